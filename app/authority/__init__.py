@@ -1,0 +1,1 @@
+"""Use cases of the authority process, one verb a module, and the ports they need."""

@@ -1,0 +1,153 @@
+"""What the use cases of the authority process need from the outside.
+
+Protocols and the values that cross them; adapters in `storage`, `keys`, `tokens` implement them. Everything
+that waits is async; an adapter decides for itself which thread does the waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.identity.inventory import Node, Service, Workload
+from app.ledger.entry import LedgerEntry
+
+
+class Clock(Protocol):
+    """Where `now` comes from; injected so that tests own the time."""
+
+    def now(self) -> datetime:
+        """The current time, aware, in UTC."""
+        ...
+
+
+class Ledger(Protocol):
+    """The append-only record. Returning means durable: a power loss after it loses nothing."""
+
+    async def append(self, entry: LedgerEntry) -> None:
+        """Record one entry; many callers share one commit.
+
+        Raises:
+            AppError: `UNAVAILABLE` when the entry could not be made durable; then its effect must not happen.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCaller:
+    """Who a bearer token speaks for, as a Kubernetes bound service-account token says it."""
+
+    issuer: str
+    token_id: str  # jti, for the ledger; the token itself is never kept
+    namespace: str
+    service_account: str
+    pod_name: str = ""
+    pod_uid: str = ""
+    node_name: str = ""
+    cluster: str = ""
+    expires_at: datetime | None = None
+
+
+class TokenAuthenticator(Protocol):
+    """Verifies bearer tokens."""
+
+    async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
+        """The caller that a valid token names.
+
+        Raises:
+            AppError: `UNAUTHENTICATED` with a diagnosis (`expired`, `audience` ...) when the token does not
+                hold; `UNAVAILABLE` when its keys cannot be had.
+        """
+        ...
+
+
+class Signer(Protocol):
+    """Signs to-be-signed certificate bytes with the issuing authority's key, wherever that key lives."""
+
+    async def sign(self, tbs: bytes) -> bytes:
+        """A signature over `tbs` with the issuing key.
+
+        Raises:
+            AppError: `UNAVAILABLE` when the key cannot be reached.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAuthority:
+    """A certificate authority as it rests: its certificate in the clear, its key sealed."""
+
+    id: str
+    role: str  # "root" or "issuing"
+    state: str  # prepared, active, retiring, retired, tainted
+    certificate_pem: str
+    sealed_key: bytes
+    created_at: datetime
+    epoch: int = 0
+
+
+class AuthorityStore(Protocol):
+    """Where authorities and other sealed keys rest."""
+
+    async def list_authorities(self) -> Sequence[StoredAuthority]:
+        """Every authority, oldest first."""
+        ...
+
+    async def add_authorities(self, authorities: Sequence[StoredAuthority], entry: LedgerEntry) -> None:
+        """Store new authorities and the entry that records it, in one transaction.
+
+        Raises:
+            AppError: `CONFLICT` when another replica was faster; read again.
+        """
+        ...
+
+    async def get_sealed_key(self, name: str) -> bytes | None:
+        """A sealed key by name (`token-issuer`, `snapshot`, `ledger`), or None."""
+        ...
+
+    async def put_sealed_key(self, name: str, sealed: bytes) -> bytes:
+        """Store a sealed key unless the name is taken; returns what is stored now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryContents:
+    """The whole inventory at one generation. `read_at` is when its source was last read successfully."""
+
+    generation: int
+    workloads: tuple[Workload, ...] = ()
+    services: tuple[Service, ...] = ()
+    nodes: tuple[Node, ...] = ()
+
+
+class InventoryStore(Protocol):
+    """Where nodes, workloads and services rest."""
+
+    async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
+        """The inventory, or None when its generation is still `known_generation`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDelta:
+    """What changed in the snapshot's sources since a number that the reader already has.
+
+    `documents` and `services` map keys to JSON values; None means that the item is gone. Read in one transaction, so the
+    four numbers belong together.
+    """
+
+    number: int
+    revision: int
+    inventory_generation: int
+    documents: dict[str, Any] = field(default_factory=dict)
+    services: dict[str, Any] = field(default_factory=dict)
+
+
+class SnapshotSource(Protocol):
+    """Where the publisher reads policy documents and services from."""
+
+    async def read_delta(self, since_number: int) -> SnapshotDelta:
+        """Everything that changed after `since_number`; -1 asks for everything there is."""
+        ...

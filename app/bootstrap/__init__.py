@@ -1,0 +1,1 @@
+"""Settings to object graph; the only room that knows every adapter."""

@@ -1,0 +1,1 @@
+"""What may be signed: CSRs, profiles, issuance, impersonation (pure)."""

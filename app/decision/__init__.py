@@ -1,0 +1,1 @@
+"""Use cases of the decision worker, and the ports they need."""

@@ -1,0 +1,55 @@
+"""What the use cases of a decision worker need from the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.policy.snapshot import Manifest, Part, PartRef
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """A manifest whose signature was checked, with its exact bytes for the last-good file."""
+
+    manifest: Manifest
+    data: bytes
+    signature: bytes
+    etag: str
+
+
+class SnapshotLink(Protocol):
+    """The authority, seen from a worker."""
+
+    async def fetch_manifest(self, etag: str, *, wait_seconds: float) -> SignedManifest | None:
+        """The newest manifest, or None when it is still the one with `etag` after the wait (long poll).
+
+        Raises:
+            AppError: `UNAVAILABLE` when the authority cannot be reached, `UNAUTHENTICATED` when the signature does not hold.
+        """
+        ...
+
+    async def fetch_parts(self, refs: Sequence[PartRef]) -> list[Part]:
+        """The parts, each with bytes that hash to its reference.
+
+        Raises:
+            AppError: `UNAVAILABLE` or `MALFORMED`.
+        """
+        ...
+
+    async def send_status(self, status: dict[str, Any]) -> None:
+        """Tell the authority what this worker serves; best effort."""
+        ...
+
+
+class LastGoodStore(Protocol):
+    """The last good snapshot on this worker's disk."""
+
+    def load(self) -> tuple[SignedManifest, list[Part]] | None:
+        """What was saved, its signature checked again, or None when there is none that holds."""
+        ...
+
+    def save(self, manifest: SignedManifest, parts: Sequence[Part]) -> None:
+        """Replace what was saved, atomically."""
+        ...

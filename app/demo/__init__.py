@@ -1,0 +1,1 @@
+"""The demo: a node agent, a waypoint and clients around a real Gatehouse."""

@@ -1,0 +1,1 @@
+"""Who is speaking: SPIFFE IDs, callers, forwarded certificates, token claims (pure)."""

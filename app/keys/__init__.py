@@ -1,0 +1,1 @@
+"""Sealed keys, their passphrase, and signing."""

@@ -1,0 +1,171 @@
+"""Every bound of Gatehouse, by name, with its unit: the one place to look for "how much is too much".
+
+Plain values that each room gets handed; `app.settings` lets an operator change them. Durations are seconds,
+sizes are bytes. Why each default is what it is stands in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcLimits:
+    """Bounds of one gRPC listener."""
+
+    max_message_bytes: int
+    max_concurrent_streams: int  # per connection
+    max_concurrent_rpcs: int  # per process; the last resort behind the limiters of the use cases
+    rpc_budget_seconds: float  # our own deadline, because the clients set none
+    min_ping_interval_seconds: float = 10.0
+    max_ping_strikes: int = 5
+    keepalive_seconds: float = 60.0
+    keepalive_timeout_seconds: float = 10.0
+    max_connection_idle_seconds: float = 0.0  # 0: off
+    max_connection_age_seconds: float = 600.0
+    max_connection_age_grace_seconds: float = 30.0
+    handshake_timeout_seconds: float = 5.0
+    max_metadata_bytes: int = 16_384  # soft
+    absolute_max_metadata_bytes: int = 32_768  # hard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Bounds of one HTTP listener."""
+
+    max_header_bytes: int = 16_384
+    max_body_bytes: int = 262_144
+    max_import_bytes: int = 10_485_760  # bodies of batch apply and inventory import
+    header_timeout_seconds: float = 5.0  # from the connection's first moment to the end of the headers
+    body_min_bytes_per_second: int = 1_024
+    body_grace_seconds: float = 5.0
+    request_budget_seconds: float = 30.0
+    keep_alive_seconds: float = 5.0
+    max_connections: int = 500
+    max_connections_per_address: int = 200
+    backlog: int = 512
+    shutdown_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateLimits:
+    """Bounds of what is asked of the certificate authority, and of what it gives."""
+
+    max_csr_bytes: int = 16_384
+    max_sans: int = 8
+    default_ttl_seconds: int = 86_400
+    max_ttl_seconds: int = 90 * 86_400
+    min_ttl_seconds: int = 300  # never below twice the backdate: a ztunnel would ask in a tight loop
+    backdate_seconds: int = 120
+    min_issuer_life_seconds: int = 3_600  # an issuer with less left refuses to issue
+    node_rate_per_second: float = 50.0
+    node_burst: int = 200
+    identity_rate_per_second: float = 1.0
+    identity_burst: int = 10
+    max_tracked_callers: int = 50_000
+    max_in_flight: int = 2_000  # issuance jobs of the process
+    max_token_bytes: int = 16_384
+    token_cache_entries: int = 10_000
+    token_leeway_seconds: int = 10
+    jwks_max_bytes: int = 262_144
+    jwks_timeout_seconds: float = 3.0
+    jwks_refresh_seconds: float = 300.0
+    jwks_min_refetch_seconds: float = 10.0  # between two refetches for an unknown key id
+    max_kept_refusals: int = 10_000  # for `gatehouse ca explain REQUEST`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLimits:
+    """Bounds of policy documents, the same when they are written and when they are loaded."""
+
+    max_document_bytes: int = 262_144
+    max_documents: int = 200_000
+    max_rules: int = 512
+    max_items: int = 512  # entries of one list in a rule
+    max_value_chars: int = 1_024
+    max_target_refs: int = 16
+    max_nesting: int = 32
+    max_yaml_nodes: int = 200_000
+    max_batch_documents: int = 20_000
+    max_readings: int = 64  # of one request under hardened matching
+    max_page_items: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckLimits:
+    """Bounds of the decision worker."""
+
+    max_concurrent_checks: int = 400  # more are denied as OVERLOADED
+    max_path_bytes: int = 65_536
+    max_header_count: int = 1_000
+    max_header_bytes: int = 131_072
+    max_snapshot_bytes: int = 1_073_741_824
+    max_part_bytes: int = 67_108_864
+    compile_slice_seconds: float = 0.003
+    stale_after_seconds: float = 300.0  # serve and raise an alarm
+    deny_after_seconds: float = 0.0  # 0: never deny for age; else SNAPSHOT_TOO_OLD
+    long_poll_seconds: float = 25.0
+    status_interval_seconds: float = 1.0
+    link_timeout_seconds: float = 5.0
+    link_backoff_max_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLimits:
+    """Bounds of the database and of its group commit."""
+
+    pool_size: int = 5
+    pool_timeout_seconds: float = 5.0
+    statement_timeout_seconds: float = 5.0
+    lock_timeout_seconds: float = 3.0
+    idle_in_transaction_seconds: float = 10.0
+    busy_timeout_seconds: float = 5.0
+    max_queued_writes: int = 10_000
+    max_batch_writes: int = 256  # units of work that share one commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessLimits:
+    """Bounds of starting, watching and draining processes."""
+
+    start_seconds: float = 30.0  # until a child must have reported ready
+    heartbeat_seconds: float = 0.5
+    heartbeat_timeout_seconds: float = 5.0  # a child that is silent for longer is killed and replaced
+    drain_min_seconds: float = 5.0  # answered after SIGTERM before GOAWAY
+    drain_max_seconds: float = 15.0  # then the process is killed
+    restart_burst: int = 5
+    restart_window_seconds: float = 60.0  # more restarts than the burst in the window: back off
+    restart_backoff_max_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All of them."""
+
+    ca_grpc: GrpcLimits = field(
+        default_factory=lambda: GrpcLimits(
+            max_message_bytes=65_536,
+            max_concurrent_streams=64,
+            max_concurrent_rpcs=4_000,
+            rpc_budget_seconds=10.0,
+            max_connection_idle_seconds=600.0,
+        )
+    )
+    check_grpc: GrpcLimits = field(
+        default_factory=lambda: GrpcLimits(
+            max_message_bytes=1_048_576,
+            max_concurrent_streams=1_000,
+            max_concurrent_rpcs=4_000,
+            rpc_budget_seconds=0.15,
+            max_connection_age_seconds=1_800.0,
+            max_connection_age_grace_seconds=5.0,
+            max_metadata_bytes=8_192,
+            absolute_max_metadata_bytes=16_384,
+        )
+    )
+    http: HttpLimits = field(default_factory=HttpLimits)
+    certificate: CertificateLimits = field(default_factory=CertificateLimits)
+    policy: PolicyLimits = field(default_factory=PolicyLimits)
+    check: CheckLimits = field(default_factory=CheckLimits)
+    storage: StorageLimits = field(default_factory=StorageLimits)
+    process: ProcessLimits = field(default_factory=ProcessLimits)

@@ -1,0 +1,1 @@
+"""The link between authority and decision workers: server, client, last-good file."""

@@ -1,0 +1,1 @@
+"""The policy language: documents, validation, compilation, evaluation, explanation (pure)."""

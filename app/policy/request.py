@@ -1,0 +1,40 @@
+"""What a rule can ask about: one request, already free of any wire format.
+
+`Request` is what the evaluator sees. Adapters and the caller resolution build it; the evaluator never sees
+protobuf, ASGI or JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_NO_HEADERS: Mapping[str, Sequence[str]] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One request as the enforcing proxy saw it.
+
+    Not frozen only because freezing costs a microsecond on the Check path; nobody changes one after it is built.
+
+    `principal` is the peer's full SPIFFE ID, or empty when the peer is not authenticated. `path` is the
+    request target as sent to the filter, with its query. `headers` has lower-case names; a value that arrived
+    comma-joined stays one string. `port` is the destination port as the enforcing proxy sees it.
+    """
+
+    protocol: str = "http"  # http, grpc or tcp
+    principal: str = ""
+    source_ip: str = ""
+    remote_ip: str = ""  # the client after trusted X-Forwarded-For hops; empty means source_ip
+    destination_ip: str = ""
+    port: int = 0
+    method: str = ""
+    path: str = ""
+    host: str = ""
+    headers: Mapping[str, Sequence[str]] = field(default_factory=lambda: _NO_HEADERS)
+    sni: str = ""
+    claims: Mapping[str, Any] | None = None  # the payload of a verified token
+    space_delimited_claims: frozenset[str] = frozenset()
+    dynamic_metadata: Mapping[str, Any] | None = None

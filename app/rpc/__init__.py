@@ -1,0 +1,1 @@
+"""gRPC services: bytes of hostile clients in, bytes out."""

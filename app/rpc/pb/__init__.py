@@ -1,0 +1,1 @@
+"""Generated protobuf code; made by scripts/generate-protobuf from proto/, never edited."""

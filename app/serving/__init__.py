@@ -1,0 +1,1 @@
+"""Hardened HTTP listeners that rest, link and the supervisor share."""

@@ -1,0 +1,1 @@
+"""SQLAlchemy adapters of the authority's ports: SQLite and PostgreSQL."""

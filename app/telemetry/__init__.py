@@ -1,0 +1,1 @@
+"""Logging and metrics; every event and every metric is declared here."""

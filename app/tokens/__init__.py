@@ -1,0 +1,1 @@
+"""Bearer tokens: verification against JWKS and the built-in issuer."""
