@@ -134,8 +134,8 @@ class InventoryStore(Protocol):
 class SnapshotDelta:
     """What changed in the snapshot's sources since a number that the reader already has.
 
-    `documents` and `services` map keys to JSON values; None means that the item is gone. Read in one transaction, so the
-    four numbers belong together.
+    `documents` and `services` map keys to JSON values; None means that the item is gone. Read in one
+    transaction, so the numbers belong together.
     """
 
     number: int

@@ -26,7 +26,8 @@ class SnapshotLink(Protocol):
         """The newest manifest, or None when it is still the one with `etag` after the wait (long poll).
 
         Raises:
-            AppError: `UNAVAILABLE` when the authority cannot be reached, `UNAUTHENTICATED` when the signature does not hold.
+            AppError: `UNAVAILABLE` when the authority cannot be reached, `UNAUTHENTICATED` when the
+                signature does not hold.
         """
         ...
 

@@ -28,8 +28,8 @@ class EntryKind(StrEnum):
 class LedgerEntry:
     """One thing that happened.
 
-    `actor` is who caused it (`admin:alice`, `token:node-a`, `node:istio-system/ztunnel@node-a`, `system`), `subject` what it happened to
-    (a SPIFFE ID, a document key, an authority id). `detail` holds JSON values only, and never a secret.
+    `actor` is who caused it (`admin:alice`, `node:istio-system/ztunnel@node-a`, `system`), `subject` what it
+    happened to (a SPIFFE ID, a document key, an authority id). `detail` holds JSON values only, and never a secret.
     """
 
     kind: EntryKind

@@ -1,0 +1,1 @@
+"""Builds the authority process from settings."""
