@@ -1,0 +1,77 @@
+"""What the authority's side of the link needs from the outside: who a worker is, and its serving certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a worker may see: the policies and services of some namespaces, or everything (None)."""
+
+    namespaces: frozenset[str] | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.namespaces is None
+
+    def sees(self, namespace: str, *, root_namespace: str) -> bool:
+        """Whether items of this namespace are in scope; cluster-wide items and the root namespace always are."""
+        return self.namespaces is None or namespace in ("", root_namespace) or namespace in self.namespaces
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCaller:
+    """A decision worker that authenticated on the link; `name` is the name of its token."""
+
+    name: str
+    scope: Scope = EVERYTHING
+
+
+class WorkerAuthenticator(Protocol):
+    """Verifies the bearer tokens of decision workers."""
+
+    async def authenticate_worker(self, token: str) -> WorkerCaller:
+        """The worker that a valid token of role `worker` names.
+
+        Raises:
+            AppError: `UNAUTHENTICATED` when the token is unknown, revoked, expired or of another role.
+        """
+        ...
+
+
+class ServingCertificateIssuer(Protocol):
+    """Issues the short-lived certificates with which workers serve port 9193."""
+
+    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
+        """The chain for the key in the CSR: leaf first, then each intermediate, then all roots, as CreateCertificate.
+
+        Recorded in the ledger like any other certificate. The identity is the authority's choice for workers;
+        what the CSR asks for is not followed.
+
+        Raises:
+            AppError: as issuing does.
+        """
+        ...
+
+
+class TrustSource(Protocol):
+    """Where the publisher reads the trust bundle from."""
+
+    def trust_bundle(self) -> Mapping[str, Any]:
+        """`{"trustDomain": NAME, "pem": PEM}` of the roots that hold now."""
+        ...
+
+
+class ManifestSigner(Protocol):
+    """Signs manifests with the snapshot key."""
+
+    def sign(self, manifest: bytes) -> bytes:
+        """A detached signature over the manifest's bytes."""
+        ...

@@ -1,0 +1,59 @@
+"""What a Check asks and who asks it, free of any wire format; what it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.policy.decision import Decision
+
+_NO_HEADERS: Mapping[str, Sequence[str]] = {}
+
+
+class Transport(Enum):
+    """How the enforcing proxy reaches this listener."""
+
+    LOCAL = "local"  # plaintext on loopback or a UNIX socket: whoever is here shares the pod or the host
+    PLAINTEXT = "plaintext"  # plaintext from elsewhere: believable only behind a ztunnel
+    MUTUAL_TLS = "mutual_tls"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The proxy that called: by which listener, and as whom when the connection was mutual TLS."""
+
+    listener: str
+    transport: Transport
+    spiffe_id: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class CheckAttributes:
+    """One Check as received. Not frozen, and headers not copied, for the microseconds; nobody changes one.
+
+    `problem` names what a codec found wrong with the bytes; such a request is denied as `MALFORMED`.
+    `headers` has lower-case names.
+    """
+
+    protocol: str = "http"  # http or tcp
+    source_principal: str = ""
+    source_ip: str = ""
+    destination_ip: str = ""
+    destination_port: int = 0
+    method: str = ""
+    path: str = ""
+    host: str = ""
+    headers: Mapping[str, Sequence[str]] = field(default_factory=lambda: _NO_HEADERS)
+    sni: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAnswer:
+    """A decision and what it was made from; `identity` is how the caller's identity was known."""
+
+    decision: Decision
+    number: int = 0
+    revision: int = 0
+    identity: str = "unknown"  # authenticated, asserted, unauthenticated, unavailable, unknown
