@@ -1,0 +1,284 @@
+"""The administration of policies, inventory and tokens: one typed front for REST and the command line.
+
+It wires modules that each do one thing and holds no logic. Every method that writes takes the actor, does its
+work in one transaction together with its ledger entry, and returns after the commit.
+
+Errors, everywhere: `PERMISSION_DENIED` for an actor without the role, `INVALID` (with field errors) for content
+that is not acceptable, `OVERLOADED` when the write queue is full, `UNAVAILABLE` when the database is away.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from app.authority.actor import Actor, Role
+from app.authority.ports import Clock, InventoryContents
+from app.authority.records import (
+    AdminToken,
+    DocumentVersion,
+    InventoryChange,
+    NewToken,
+    Page,
+    PolicyChange,
+    Revision,
+    StoredDocument,
+    StoreStatus,
+)
+from app.authority.store import Store
+from app.limits import Limits
+
+
+class Administration:
+    """Everything an administrator can do."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        limits: Limits,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._random_bytes = random_bytes
+
+    # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".
+
+    async def put_policy(
+        self,
+        actor: Actor,
+        document: Any,
+        *,
+        key: tuple[str, str, str] | None = None,
+        expected: str | None = None,
+        create_only: bool = False,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> PolicyChange:
+        """Create or replace one document (a JSON value); exactly one change comes back.
+
+        Raises:
+            AppError: `CONFLICT` when `create_only` and it exists; `PRECONDITION_REQUIRED` when it exists and
+                `expected` is None; `PRECONDITION_FAILED` when `expected` does not hold; `INVALID` when the
+                document is not acceptable or is not the one that `key` names; `NOT_FOUND` for an impossible key.
+        """
+        raise NotImplementedError
+
+    async def get_policy(self, key: tuple[str, str, str], *, revision: int | None = None) -> StoredDocument:
+        """One document, now or as it was at a revision.
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        raise NotImplementedError
+
+    async def list_policies(
+        self, *, kind: str = "", namespace: str = "", page_size: int = 0, page_token: str = ""
+    ) -> Page[StoredDocument]:
+        """Documents in the order of their keys. `page_size` 0 means the default of 100.
+
+        Raises:
+            AppError: `INVALID` for a filter that no document can have, a page size outside 1 to the bound, or a
+                page token that we did not make for this filter.
+        """
+        raise NotImplementedError
+
+    async def delete_policy(
+        self,
+        actor: Actor,
+        key: tuple[str, str, str],
+        *,
+        expected: str | None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> PolicyChange:
+        """Delete one document.
+
+        Raises:
+            AppError: `NOT_FOUND`, `PRECONDITION_REQUIRED`, `PRECONDITION_FAILED`.
+        """
+        raise NotImplementedError
+
+    async def apply_batch(
+        self,
+        actor: Actor,
+        documents: Sequence[Any],
+        *,
+        expected_revision: int | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> PolicyChange:
+        """Create or replace many documents, all or none; `kind: List` values are expanded.
+
+        Raises:
+            AppError: `INVALID` with the pointers of every bad document (`/<index>/...`); `TOO_LARGE`;
+                `PRECONDITION_FAILED` when the set is not at `expected_revision`.
+        """
+        raise NotImplementedError
+
+    # Revisions
+
+    async def list_revisions(self, *, page_size: int = 0, page_token: str = "") -> Page[Revision]:
+        """Revisions, newest first."""
+        raise NotImplementedError
+
+    async def get_revision(self, number: int) -> Revision:
+        """One revision.
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        raise NotImplementedError
+
+    async def list_revision_changes(
+        self, number: int, *, page_size: int = 0, page_token: str = ""
+    ) -> Page[DocumentVersion]:
+        """What one revision changed, in the order of the keys.
+
+        Raises:
+            AppError: `NOT_FOUND`, `INVALID`.
+        """
+        raise NotImplementedError
+
+    async def document_history(
+        self, key: tuple[str, str, str], *, page_size: int = 0, page_token: str = ""
+    ) -> Page[DocumentVersion]:
+        """Every version of one document, newest first; it may be deleted by now.
+
+        Raises:
+            AppError: `NOT_FOUND` when there never was one.
+        """
+        raise NotImplementedError
+
+    async def roll_back(
+        self,
+        actor: Actor,
+        to_revision: int,
+        *,
+        expected_revision: int | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> PolicyChange:
+        """Bring back the whole set as it was at a revision, as a new revision.
+
+        Raises:
+            AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
+        """
+        raise NotImplementedError
+
+    async def roll_back_document(
+        self,
+        actor: Actor,
+        key: tuple[str, str, str],
+        to_revision: int,
+        *,
+        expected: str | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> PolicyChange:
+        """Bring back one document as it was at a revision (deleting it when it was absent then).
+
+        `expected` is optional here: a rollback names its goal.
+
+        Raises:
+            AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
+        """
+        raise NotImplementedError
+
+    # Tokens
+
+    async def create_token(
+        self, actor: Actor, *, name: str, role: Role, expires_at: datetime | None = None
+    ) -> NewToken:
+        """Make a named token; its secret is in the answer and nowhere else.
+
+        Raises:
+            AppError: `CONFLICT` when an active token of that role has the name; `INVALID` for a bad name.
+        """
+        raise NotImplementedError
+
+    async def list_tokens(self, actor: Actor, *, include_revoked: bool = False) -> tuple[AdminToken, ...]:
+        """Tokens, oldest first, without secrets."""
+        raise NotImplementedError
+
+    async def revoke_token(self, actor: Actor, token_id: str) -> AdminToken:
+        """Revoke a token; in this process it stops working before this returns.
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        raise NotImplementedError
+
+    async def reset_token(self, actor: Actor, *, name: str, role: Role) -> NewToken:
+        """Revoke every active token of that name and role and make a new one, in one transaction."""
+        raise NotImplementedError
+
+    async def authenticate(self, bearer: str) -> Actor:
+        """Who holds this bearer string. Cached for a few seconds.
+
+        Raises:
+            AppError: `UNAUTHENTICATED`, always with the same words.
+        """
+        raise NotImplementedError
+
+    # Inventory
+
+    async def get_inventory(self) -> InventoryContents:
+        """Everything: nodes, workloads, services, and the generation."""
+        raise NotImplementedError
+
+    async def put_inventory(
+        self,
+        actor: Actor,
+        value: Any,
+        *,
+        expected_generation: int | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> InventoryChange:
+        """Replace the whole inventory by a JSON value (the compact form, or a Kubernetes list).
+
+        Raises:
+            AppError: `INVALID` with field errors, `TOO_LARGE`, `PRECONDITION_FAILED`.
+        """
+        raise NotImplementedError
+
+    async def apply_inventory(
+        self, actor: Actor, value: Any, *, reason: str = "", dry_run: bool = False
+    ) -> InventoryChange:
+        """Create or replace the items that a JSON value holds; what it does not name stays.
+
+        Raises:
+            AppError: `INVALID` with field errors, `TOO_LARGE`.
+        """
+        raise NotImplementedError
+
+    async def delete_inventory_item(self, actor: Actor, kind: str, key: str, *, reason: str = "") -> InventoryChange:
+        """Delete one `node` (by name), `workload` (by `<namespace>/<name>`) or `service` (by its key).
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        raise NotImplementedError
+
+    # Questions
+
+    async def explain(self, question: Any, *, revision: int | None = None) -> dict[str, Any]:
+        """Decide one request as a worker would and say why, over the live set or a revision.
+
+        `question` is a JSON object with the members `request`, and `target` or `enforcementPoint`, as in a
+        decision case.
+
+        Raises:
+            AppError: `INVALID`, `NOT_FOUND` for an unknown revision or enforcement point.
+        """
+        raise NotImplementedError
+
+    async def status(self) -> StoreStatus:
+        """The numbers of the store."""
+        raise NotImplementedError
