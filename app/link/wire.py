@@ -1,0 +1,9 @@
+"""What both ends of the link must agree on."""
+
+from __future__ import annotations
+
+SIGNATURE_HEADER = "gatehouse-signature"
+MAX_MANIFEST_BYTES = 1_048_576  # 513 parts make 75 KB
+MAX_STATUS_BYTES = 65_536
+MAX_CSR_BODY_BYTES = 32_768
+MAX_CHAIN_BYTES = 262_144
