@@ -1,21 +1,60 @@
-"""Prepare, lint, sign, check: the only way to a workload certificate."""
+"""Prepare, lint, sign, check: the only way to a workload certificate.
+
+`prepare` builds the bytes and lints them before any key has seen them; its result is what the caller records
+durably and then lets the signer sign; `assemble` puts bytes and signature together and checks that they are
+what was linted and that the signature is the authority's (a wrong key or slot is found here, not by a peer).
+
+Nothing of the CSR but its public key gets into a certificate.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from app.ca.authority import Authority
+from app.ca.authority import Authority, key_hash
 from app.ca.csr import Csr
+from app.ca.lint import Expected, key_identifier, lint_workload
 from app.ca.profile import TtlGrant, WorkloadProfile
+from app.ca.signing import capture, replay, signing_hash
+from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
+
+RANDOM_SERIAL_BYTES = 16
+_SERIAL_PREFIX = b"\x47"  # keeps the number positive and of one length: 17 octets, 128 random bits
+
+# The extensions that are the same in every workload certificate.
+_KEY_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+_EXTENDED_KEY_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+_NOT_AN_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
+_NO_SUBJECT = x509.Name([])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSvid:
-    """Linted to-be-signed bytes; only `prepare` makes one. Record it (the intent) before its `tbs` is signed."""
+    """Linted to-be-signed bytes; only `prepare` makes one.
+
+    Record it (the intent) durably before anybody signs its `tbs`, and sign it once: a retry prepares anew, with a
+    new serial.
+    """
 
     identity: SpiffeId
     tbs: bytes
@@ -33,7 +72,7 @@ class PreparedSvid:
     @property
     def tbs_sha256(self) -> str:
         """The hash of the to-be-signed bytes, for the ledger's intent."""
-        raise NotImplementedError
+        return hashlib.sha256(self.tbs).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +92,21 @@ class IssuedSvid:
         """The serial number in lower-case hexadecimal."""
         return f"{self.serial:x}"
 
+    @property
+    def sha256(self) -> str:
+        """The certificate's fingerprint, for the ledger."""
+        return hashlib.sha256(self.der).hexdigest()
+
 
 def serial_number(random: bytes) -> int:
-    """A serial number from at least 16 random bytes."""
-    raise NotImplementedError
+    """A serial number from 16 random bytes: positive, 17 octets, 128 unpredictable bits (RFC 5280 §4.1.2.2).
+
+    Raises:
+        ValueError: for any other number of bytes.
+    """
+    if len(random) != RANDOM_SERIAL_BYTES:
+        raise ValueError(f"{RANDOM_SERIAL_BYTES} random bytes are wanted")
+    return int.from_bytes(_SERIAL_PREFIX + random)
 
 
 def prepare(
@@ -68,13 +118,47 @@ def prepare(
     profile: WorkloadProfile,
     now: datetime,
     serial: int,
+    blocked_keys: AbstractSet[bytes] = frozenset(),
 ) -> PreparedSvid:
     """Build the to-be-signed certificate and lint it.
 
+    `blocked_keys` are hashes (`app.ca.authority.key_hash`) of public keys that must not be certified, on top of the
+    authority's own.
+
     Raises:
-        AppError: `INVALID` when the key must not be certified; `INTERNAL` when the lint finds anything.
+        AppError: `INVALID` when the key must not be certified; `INTERNAL`, with the findings as diagnosis, when the
+            lint finds anything or the identity is of another trust domain than the authority.
     """
-    raise NotImplementedError
+    fingerprint = key_hash(csr.public_key_der)
+    if fingerprint in authority.own_keys or fingerprint in blocked_keys:
+        raise AppError(ErrorCode.INVALID, "the CSR's key must not be used for a workload")
+    not_before, not_after = _validity(grant, authority, profile, now)
+    builder = _builder(identity, csr, authority, serial).not_valid_before(not_before).not_valid_after(not_after)
+    tbs, stand_in = capture(builder, authority.public_key.curve)
+    expected = Expected(
+        identity=identity,
+        public_key_der=csr.public_key_der,
+        issuer_name=authority.name,
+        issuer_key_id=authority.key_id,
+        issuer_curve=authority.public_key.curve,
+        serial=serial,
+        not_before=not_before,
+        not_after=not_after,
+    )
+    findings = lint_workload(stand_in.public_bytes(Encoding.DER), expected)
+    if identity.trust_domain != authority.trust_domain:
+        findings.append("the identity is of another trust domain than the authority")
+    if findings:
+        raise AppError(ErrorCode.INTERNAL, "the certificate failed its own lint", diagnosis="; ".join(findings))
+    return PreparedSvid(
+        identity=identity,
+        tbs=tbs,
+        serial=serial,
+        not_before=not_before,
+        not_after=not_after,
+        authority=authority,
+        builder=builder,
+    )
 
 
 def assemble(prepared: PreparedSvid, signature: bytes) -> IssuedSvid:
@@ -83,4 +167,59 @@ def assemble(prepared: PreparedSvid, signature: bytes) -> IssuedSvid:
     Raises:
         AppError: `INTERNAL` when the bytes differ from what was linted or the signature is not the authority's.
     """
-    raise NotImplementedError
+    public_key = prepared.authority.public_key
+    try:
+        certificate = replay(prepared.builder, public_key.curve, signature)
+        encoded = certificate.public_bytes(Encoding.DER)
+        # Read back what leaves the process, not what the builder believes to have written.
+        read_back = x509.load_der_x509_certificate(encoded)
+        public_key.verify(
+            read_back.signature, read_back.tbs_certificate_bytes, ec.ECDSA(signing_hash(public_key.curve))
+        )
+    except (InvalidSignature, ValueError):
+        raise AppError(
+            ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signature is not the authority's"
+        ) from None
+    if read_back.tbs_certificate_bytes != prepared.tbs:
+        raise AppError(
+            ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signed bytes were not linted"
+        )
+    return IssuedSvid(
+        identity=prepared.identity,
+        certificate=read_back,
+        der=encoded,
+        pem=read_back.public_bytes(Encoding.PEM).decode("ascii"),
+        serial=prepared.serial,
+        not_before=prepared.not_before,
+        not_after=prepared.not_after,
+    )
+
+
+def _validity(
+    grant: TtlGrant, authority: Authority, profile: WorkloadProfile, now: datetime
+) -> tuple[datetime, datetime]:
+    """The first and the last second, both within the validity of every element of the chain."""
+    now = now.astimezone(UTC).replace(microsecond=0)
+    not_before = max(now - timedelta(seconds=profile.backdate_seconds), authority.not_before)
+    not_after = min(now + timedelta(seconds=grant.seconds - 1), authority.not_after - timedelta(seconds=1))
+    return not_before, not_after
+
+
+def _builder(identity: SpiffeId, csr: Csr, authority: Authority, serial: int) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_NO_SUBJECT)
+        .issuer_name(authority.certificate.subject)
+        .public_key(csr.public_key)
+        .serial_number(serial)
+        .add_extension(_KEY_USAGE, critical=True)
+        .add_extension(_EXTENDED_KEY_USAGE, critical=False)
+        .add_extension(_NOT_AN_AUTHORITY, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(csr.public_key_der)), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(authority.key_id, authority_cert_issuer=None, authority_cert_serial_number=None),
+            critical=False,
+        )
+        # Critical, because the subject is empty (RFC 5280 §4.1.2.6).
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
+    )
