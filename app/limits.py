@@ -157,7 +157,7 @@ class Limits:
             max_concurrent_streams=1_000,
             max_concurrent_rpcs=4_000,
             rpc_budget_seconds=0.15,
-            max_connection_age_seconds=1_800.0,
+            max_connection_age_seconds=8.0,  # how connections leave a draining worker: docs/adr/0003-drain.md
             max_connection_age_grace_seconds=5.0,
             max_metadata_bytes=8_192,
             absolute_max_metadata_bytes=16_384,

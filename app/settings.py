@@ -1,1 +1,0 @@
-"""The only reader of environment and configuration file."""

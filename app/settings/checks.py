@@ -1,0 +1,124 @@
+"""Settings that are each fine and do not go together: one sentence for each such case."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.settings.model import Listener, Settings
+
+# Where 0 means "off" rather than "nothing is allowed".
+_MAY_BE_ZERO = frozenset(
+    {
+        "max_connection_idle_seconds",
+        "deny_after_seconds",
+        "token_leeway_seconds",
+        "drain_min_seconds",
+        "max_ping_strikes",
+    }
+)
+# C-core spreads a connection's age by up to a tenth either way.
+_AGE_JITTER = 1.1
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """What does not go together, each as a sentence that names the settings."""
+    yield from _bounds(settings.limits, "limits")
+    yield from _certificate(settings)
+    yield from _processes(settings)
+    yield from _ports(settings)
+    yield from _exposure(settings)
+    yield from _secrets(settings)
+    yield from _decision_role(settings)
+
+
+def _bounds(value: Any, path: str) -> Iterator[str]:
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            yield from _bounds(item, f"{path}.{field.name}")
+        elif item < 0 or (item == 0 and field.name not in _MAY_BE_ZERO):
+            yield f"{path}.{field.name}: must be greater than 0, not {item}"
+
+
+def _certificate(settings: Settings) -> Iterator[str]:
+    limits = settings.limits.certificate
+    if not limits.min_ttl_seconds <= limits.default_ttl_seconds <= limits.max_ttl_seconds:
+        yield (
+            "limits.certificate: min_ttl_seconds, default_ttl_seconds and max_ttl_seconds must be in ascending order, "
+            f"not {limits.min_ttl_seconds}, {limits.default_ttl_seconds}, {limits.max_ttl_seconds}"
+        )
+    if limits.min_ttl_seconds < 2 * limits.backdate_seconds:
+        yield (
+            f"limits.certificate.min_ttl_seconds: must be at least twice backdate_seconds "
+            f"({2 * limits.backdate_seconds}), or a ztunnel would renew in a tight loop"
+        )
+
+
+def _processes(settings: Settings) -> Iterator[str]:
+    limits = settings.limits.process
+    if limits.drain_max_seconds <= limits.drain_min_seconds:
+        yield (
+            f"limits.process.drain_max_seconds: must be greater than drain_min_seconds ({limits.drain_min_seconds}), "
+            f"not {limits.drain_max_seconds}"
+        )
+    if limits.heartbeat_timeout_seconds < 2 * limits.heartbeat_seconds:
+        yield "limits.process.heartbeat_timeout_seconds: must be at least twice heartbeat_seconds"
+    longest_age = limits.drain_max_seconds / _AGE_JITTER
+    if settings.limits.check_grpc.max_connection_age_seconds > longest_age:
+        yield (
+            f"limits.check_grpc.max_connection_age_seconds: must be at most {longest_age:.1f} (drain_max_seconds of "
+            "limits.process, less the jitter): a draining worker waits until its connections have left by age"
+        )
+
+
+def _listeners(settings: Settings) -> dict[str, Listener]:
+    names = {
+        "all": ("ca", "api", "link", "check", "check_mtls", "operations"),
+        "authority": ("ca", "api", "link", "operations"),
+        "decision": ("check", "check_mtls", "operations"),
+    }[settings.role.value]
+    return {name: getattr(settings.listen, name) for name in names if getattr(settings.listen, name).enabled}
+
+
+def _ports(settings: Settings) -> Iterator[str]:
+    for (name, one), (other_name, other) in combinations(_listeners(settings).items(), 2):
+        if one.port and one.port == other.port:
+            yield f"listen.{name}.port and listen.{other_name}.port are both {one.port}; give each its own"
+
+
+def _exposure(settings: Settings) -> Iterator[str]:
+    listeners = _listeners(settings)
+    if (settings.tls.certificate_file is None) != (settings.tls.key_file is None):
+        yield "tls: certificate_file and key_file belong together; one of them is missing"
+    for name in ("api", "link"):
+        listener = listeners.get(name)
+        if listener is not None and not listener.is_loopback and not settings.tls.is_configured:
+            yield (
+                f"listen.{name}.address: {listener.address} is reachable from other hosts, which needs TLS; "
+                "set tls.certificate_file and tls.key_file, or listen on 127.0.0.1"
+            )
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    for section, name in (("database", "url"), ("keys", "passphrase"), ("link", "token")):
+        value = getattr(settings, section)
+        if getattr(value, name) is not None and getattr(value, f"{name}_file") is not None:
+            yield f"{section}: {name} and {name}_file exclude each other"
+
+
+def _decision_role(settings: Settings) -> Iterator[str]:
+    if settings.role.value != "decision":
+        return
+    link = settings.link
+    if not link.url:
+        yield "link.url: --role decision needs the address of its authority's link, for example https://gatehouse:8081"
+    if not link.url.startswith(("https://", "http://127.", "http://localhost", "http://[::1]")):
+        yield f"link.url: must start with https:// (plain http only to loopback), not {link.url!r}"
+    if link.token is None and link.token_file is None:
+        yield "link.token_file: --role decision needs a worker token; `gatehouse token worker` makes one"
+    if not link.public_key:
+        yield "link.public_key: --role decision needs the authority's snapshot key; `gatehouse status` prints it"

@@ -1,0 +1,339 @@
+"""The only reader of environment and configuration file.
+
+Every setting has a default that works on a fresh machine, so the first run needs no configuration. A YAML file
+(`--config FILE` or `GATEHOUSE_CONFIG`) changes settings; environment variables change them on top:
+`limits: {certificate: {max_ttl_seconds: 3600}}` is `GATEHOUSE_LIMITS__CERTIFICATE__MAX_TTL_SECONDS=3600`.
+An unknown key is refused in both, naming the nearest known one. Secrets have a `_file` twin each.
+What each bound is for stands in `app.limits`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from app.errors import AppError, ErrorCode
+from app.identity.spiffe import TrustDomain
+from app.limits import Limits
+from app.settings.keys import ENV_PREFIX, NESTED, check_keys, parse_environment, read_config_file
+
+DEFAULT_CONFIG_VARIABLE = "GATEHOUSE_CONFIG"
+_MASK = "**********"
+
+
+class Role(StrEnum):
+    """Which half of Gatehouse this `serve` runs."""
+
+    ALL = "all"
+    AUTHORITY = "authority"
+    DECISION = "decision"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listener(_Section):
+    """Where one listener binds; port 0 takes a free port, `run/addresses.json` in the state directory says which."""
+
+    address: str = "127.0.0.1"
+    port: int = Field(ge=0, le=65_535)
+    enabled: bool = True
+
+    @field_validator("address")
+    @classmethod
+    def _must_be_an_ip_address(cls, value: str) -> str:
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            raise ValueError(f"must be an IP address such as 127.0.0.1 or 0.0.0.0, not {value!r}") from None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+
+DEFAULT_PORTS = {"ca": 15_012, "api": 8_080, "link": 8_081, "check": 9_191, "check_mtls": 9_193, "operations": 15_014}
+
+
+class ListenSettings(_Section):
+    """The ports of docs/architecture.md, on loopback unless told otherwise."""
+
+    ca: Listener = Listener(port=DEFAULT_PORTS["ca"])
+    api: Listener = Listener(port=DEFAULT_PORTS["api"])
+    link: Listener = Listener(port=DEFAULT_PORTS["link"])
+    check: Listener = Listener(port=DEFAULT_PORTS["check"])
+    check_mtls: Listener = Listener(port=DEFAULT_PORTS["check_mtls"])
+    operations: Listener = Listener(port=DEFAULT_PORTS["operations"])
+
+    @field_validator(*DEFAULT_PORTS, mode="before")
+    @classmethod
+    def _keep_the_default_port(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Mapping) and info.field_name is not None:
+            return {"port": DEFAULT_PORTS[info.field_name], **value}
+        return value
+
+
+class TlsSettings(_Section):
+    """Certificate and key (PEM files) for the API and the link; required where they listen off loopback."""
+
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether both files are named."""
+        return self.certificate_file is not None and self.key_file is not None
+
+
+class ClusterSettings(_Section):
+    """The cluster that a `clusterid` of a certificate request must name."""
+
+    id: str = "Kubernetes"
+    aliases: tuple[str, ...] = ()
+
+
+class DatabaseSettings(_Section):
+    """Where the authority keeps its data; empty: SQLite in the state directory."""
+
+    url: SecretStr | None = None
+    url_file: Path | None = None
+
+
+class KeysSettings(_Section):
+    """The passphrase that keys at rest are sealed under; neither: `passphrase` in the state directory."""
+
+    passphrase: SecretStr | None = None
+    passphrase_file: Path | None = None
+
+
+class IssuerSettings(_Section):
+    """An issuer of bearer tokens, for example the API server of a Kubernetes cluster."""
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...] = ("istio-ca",)
+    jwks_file: Path | None = None
+    jwks_url: str | None = None
+    cluster: str = ""
+
+    @model_validator(mode="after")
+    def _needs_one_key_source(self) -> Self:
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise ValueError(f"token issuer {self.name!r} needs exactly one of jwks_file and jwks_url")
+        return self
+
+
+class TokensSettings(_Section):
+    """Whose bearer tokens are believed, and which accounts may ask for the identities of their node."""
+
+    issuers: tuple[IssuerSettings, ...] = ()
+    audiences: tuple[str, ...] = ("istio-ca",)  # of tokens from the built-in issuer
+    trusted_node_accounts: tuple[str, ...] = ("istio-system/ztunnel", "kube-system/ztunnel")
+
+    @field_validator("trusted_node_accounts")
+    @classmethod
+    def _must_name_namespace_and_account(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for account in value:
+            if account.count("/") != 1 or account.startswith("/") or account.endswith("/"):
+                raise ValueError(f"must be NAMESPACE/SERVICE-ACCOUNT, not {account!r}")
+        return value
+
+
+class LinkSettings(_Section):
+    """How the workers of `--role decision` reach their authority; `gatehouse serve` fills it in by itself."""
+
+    url: str = ""
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    public_key: str = ""
+    ca_file: Path | None = None
+
+
+class CheckSettings(_Section):
+    """What the workers say about themselves."""
+
+    listener: str = "local"  # the name by which an EnforcementPoint means port 9191
+
+
+class LoggingSettings(_Section):
+    """How log lines look."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class MetricsSettings(_Section):
+    """What `/metrics` shows."""
+
+    istio_names: bool = True  # also the names of istiod's certificate authority, for existing dashboards
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME")
+    return Path(base) / "gatehouse" if base else Path.home() / ".local" / "share" / "gatehouse"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, validate_default=True
+    )
+
+    role: Role = Role.ALL
+    state_dir: Path = Field(default_factory=_default_state_dir)
+    trust_domain: str = "cluster.local"
+    workers: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1, le=256)
+    cluster: ClusterSettings = ClusterSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    keys: KeysSettings = KeysSettings()
+    listen: ListenSettings = ListenSettings()
+    tls: TlsSettings = TlsSettings()
+    tokens: TokensSettings = TokensSettings()
+    link: LinkSettings = LinkSettings()
+    check: CheckSettings = CheckSettings()
+    logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    limits: Limits = Limits()
+
+    @field_validator("state_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("trust_domain")
+    @classmethod
+    def _must_be_a_trust_domain(cls, value: str) -> str:
+        try:
+            return str(TrustDomain.parse(value))
+        except AppError as error:
+            raise ValueError(error.detail) from None
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _complete_limits(cls, value: Any) -> Any:
+        """What is not set keeps its default, also inside a section that is set in part."""
+        if not isinstance(value, Mapping):
+            return value
+        return _merged(dataclasses.asdict(Limits()), value)
+
+    @model_validator(mode="after")
+    def _must_fit_together(self) -> Self:
+        from app.settings.checks import contradictions  # here: it needs the types above
+
+        for sentence in contradictions(self):
+            raise ValueError(sentence)
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL, secrets included."""
+        secret = _secret(self.database.url, self.database.url_file, "database.url_file")
+        return secret or f"sqlite:///{self.state_dir / 'gatehouse.db'}"
+
+    @property
+    def link_token(self) -> str:
+        """The bearer token of the workers of `--role decision`."""
+        return _secret(self.link.token, self.link.token_file, "link.token_file")
+
+    @property
+    def run_dir(self) -> Path:
+        """Where running processes leave what others may read: addresses, the control socket, metrics."""
+        return self.state_dir / "run"
+
+
+def load_settings(config_file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The settings of the file, the environment and `given` (the command line), each on top of the one before.
+
+    Raises:
+        AppError: `INVALID` with one sentence that names the setting, what is wrong and what would be right.
+    """
+    environ = os.environ if environ is None else environ
+    if config_file is None and environ.get(DEFAULT_CONFIG_VARIABLE):
+        config_file = Path(environ[DEFAULT_CONFIG_VARIABLE])
+    from_file = read_config_file(config_file) if config_file is not None else {}
+    check_keys(Settings, from_file, where=str(config_file))
+    variables = parse_environment(Settings, environ)
+
+    class _Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - it reads the process's environment
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            environment = EnvSettingsSource(settings_cls)
+            environment.env_vars = variables
+            return init_settings, environment, InitSettingsSource(settings_cls, init_kwargs=from_file)
+
+    try:
+        return _Loaded(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise AppError(ErrorCode.INVALID, _sentence(error)) from None
+    except ValueError as error:  # a list or a map in the environment that is not JSON
+        raise AppError(ErrorCode.INVALID, f"settings: {error}".replace("\n", " ")) from None
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Every setting with its value in force, as JSON values, secrets masked: what `gatehouse config print` shows."""
+    shown: dict[str, Any] = settings.model_dump(mode="json")
+    if "://" in settings.database_url and "@" in settings.database_url:
+        shown["database"]["url"] = _MASK
+    return shown
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"settings: {path + ': ' if path else ''}{message}{more}".replace("\n", " ")
+
+
+def _secret(value: SecretStr | None, file: Path | None, name: str) -> str:
+    if value is not None:
+        return value.get_secret_value()
+    if file is None:
+        return ""
+    try:
+        return file.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise AppError(ErrorCode.INVALID, f"settings: {name}: cannot read {file}: {reason}") from error
+
+
+def _merged(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for key, value in given.items():
+        default = defaults.get(key)
+        merged[key] = _merged(default, value) if isinstance(default, dict) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,152 @@
+"""Settings from defaults, a file and the environment, and what is said about what cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.errors import AppError, ErrorCode
+from app.limits import Limits
+from app.settings import Role, describe, load_settings
+
+
+def _write(directory: Path, text: str) -> Path:
+    file = directory / "gatehouse.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_the_first_run_needs_no_configuration(tmp_path: Path) -> None:
+    """Without a file and variables every setting has a value that works, on loopback."""
+    settings = load_settings(environ={}, state_dir=tmp_path)
+    assert Role.ALL == settings.role
+    assert Limits() == settings.limits
+    assert f"sqlite:///{tmp_path}/gatehouse.db" == settings.database_url
+    assert all(
+        listener.is_loopback
+        for listener in (settings.listen.ca, settings.listen.api, settings.listen.link, settings.listen.check)
+    )
+    assert settings.workers >= 1
+
+
+def test_the_environment_is_on_top_of_the_file_and_the_command_line_on_top_of_both(tmp_path: Path) -> None:
+    """Each source changes only what it names."""
+    file = _write(
+        tmp_path,
+        "trust_domain: from.file\nworkers: 2\nlisten: {api: {port: 1}}\nlimits: {certificate: {max_ttl_seconds: 90000}}\n",
+    )
+    environ = {
+        "GATEHOUSE_WORKERS": "3",
+        "GATEHOUSE_LIMITS__CERTIFICATE__MIN_TTL_SECONDS": "600",
+        "GATEHOUSE_LISTEN__API__ADDRESS": "127.0.0.2",
+        "GATEHOUSE_TOKENS__TRUSTED_NODE_ACCOUNTS": '["a/b"]',
+    }
+    settings = load_settings(file, environ, workers=4)
+    assert "from.file" == settings.trust_domain
+    assert 4 == settings.workers
+    assert (90_000, 600) == (settings.limits.certificate.max_ttl_seconds, settings.limits.certificate.min_ttl_seconds)
+    assert Limits().ca_grpc == settings.limits.ca_grpc
+    assert ("127.0.0.2", 1) == (settings.listen.api.address, settings.listen.api.port)
+    assert 15_012 == settings.listen.ca.port
+    assert ("a/b",) == settings.tokens.trusted_node_accounts
+
+
+def test_the_configuration_file_can_be_named_by_a_variable(tmp_path: Path) -> None:
+    """GATEHOUSE_CONFIG is `--config`."""
+    file = _write(tmp_path, "trust_domain: from.variable\n")
+    assert "from.variable" == load_settings(environ={"GATEHOUSE_CONFIG": str(file)}).trust_domain
+
+
+def test_secrets_can_stand_in_files_and_are_never_shown(tmp_path: Path) -> None:
+    """The `_file` twin of a secret is read; what is printed holds no secret."""
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://gatehouse:hunter2@db/gatehouse\n")
+    settings = load_settings(
+        environ={"GATEHOUSE_DATABASE__URL_FILE": str(secret), "GATEHOUSE_KEYS__PASSPHRASE": "correct horse battery"}
+    )
+    assert "postgresql://gatehouse:hunter2@db/gatehouse" == settings.database_url
+    shown = json.dumps(describe(settings)) + repr(settings)
+    assert "hunter2" not in shown
+    assert "correct horse" not in shown
+
+
+BROKEN_FILES = {
+    "unknown key": ("statedir: /x", "statedir is not known; did you mean state_dir?"),
+    "unknown nested key": (
+        "limits: {certificate: {max_ttl: 1}}",
+        "limits.certificate.max_ttl is not known; did you mean limits.certificate.max_ttl_seconds?",
+    ),
+    "a key twice": ("workers: 1\nworkers: 2", "'workers' stands there twice"),
+    "aliases": ("a: &x 1\nb: *x", "aliases are not accepted"),
+    "a tag": ("workers: !!python/object/apply:os.system ['true']", "is not YAML"),
+    "not a mapping": ("- 1", "must be a mapping"),
+    "not YAML": ("{", "is not YAML"),
+    "wrong type": ("workers: many", "workers: "),
+    "no worker": ("workers: 0", "workers: "),
+    "unknown role": ("role: everything", "role: "),
+    "bad trust domain": ("trust_domain: Not_Lower", "trust_domain: "),
+    "port too large": ("listen: {api: {port: 70000}}", "listen.api.port: "),
+    "a host name to listen on": ("listen: {api: {address: localhost}}", "must be an IP address"),
+    "one port twice": ("listen: {api: {port: 9000}, link: {port: 9000}}", "are both 9000"),
+    "API off loopback without TLS": ("listen: {api: {address: 0.0.0.0}}", "which needs TLS"),
+    "link off loopback without TLS": ("listen: {link: {address: '::'}}", "which needs TLS"),
+    "half of the TLS files": ("tls: {key_file: /x}", "one of them is missing"),
+    "secret twice": ("keys: {passphrase: x, passphrase_file: /y}", "exclude each other"),
+    "limit of zero": ("limits: {http: {max_connections: 0}}", "limits.http.max_connections: must be greater than 0"),
+    "negative limit": ("limits: {ca_grpc: {max_message_bytes: -1}}", "must be greater than 0"),
+    "TTLs out of order": ("limits: {certificate: {max_ttl_seconds: 3600}}", "ascending order"),
+    "TTL below the backdate": ("limits: {certificate: {min_ttl_seconds: 200}}", "tight loop"),
+    "drain ends before it begins": ("limits: {process: {drain_max_seconds: 4}}", "greater than drain_min_seconds"),
+    "connections older than the drain": (
+        "limits: {check_grpc: {max_connection_age_seconds: 60}}",
+        "limits.check_grpc.max_connection_age_seconds: must be at most",
+    ),
+    "silent for less than a heartbeat": ("limits: {process: {heartbeat_timeout_seconds: 0.6}}", "twice heartbeat"),
+    "issuer without keys": ("tokens: {issuers: [{name: k, issuer: 'https://k'}]}", "exactly one of jwks_file and jwks"),
+    "bad node account": ("tokens: {trusted_node_accounts: [ztunnel]}", "must be NAMESPACE/SERVICE-ACCOUNT"),
+    "decision role without a link": ("role: decision", "link.url: "),
+    "decision role over plain http": ("role: decision\nlink: {url: 'http://gatehouse:8081'}", "must start with https"),
+    "decision role without a token": ("role: decision\nlink: {url: 'https://gatehouse:8081'}", "link.token_file: "),
+    "decision role without a key": ("role: decision\nlink: {url: 'https://a:1', token: t}", "link.public_key: "),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_case_125_a_broken_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    """Whatever is wrong, one line names the setting and what would be right."""
+    text, expected = BROKEN_FILES[name]
+    with pytest.raises(AppError) as refusal:
+        load_settings(_write(tmp_path, text), {})
+    assert ErrorCode.INVALID == refusal.value.code
+    assert expected in refusal.value.detail
+    assert "\n" not in refusal.value.detail
+
+
+BROKEN_ENVIRONMENTS = {
+    "GATEHOUSE_STATEDIR": ("x", "did you mean GATEHOUSE_STATE_DIR?"),
+    "GATEHOUSE_LIMITS__CERTIFICATE__MAX_TTL": ("1", "did you mean GATEHOUSE_LIMITS__CERTIFICATE__MAX_TTL_SECONDS?"),
+    "GATEHOUSE_WORKERS__COUNT": ("1", "did you mean GATEHOUSE_WORKERS?"),
+    "GATEHOUSE_TOKENS__ISSUERS": ("[not json", "tokens"),
+    "GATEHOUSE_LINK__TOKEN_FILE": ("/nowhere/token", "cannot read /nowhere/token"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_ENVIRONMENTS)
+def test_case_125_a_broken_environment_is_refused_in_one_line(name: str) -> None:
+    """Variables with our prefix are held to the same keys as the file."""
+    value, expected = BROKEN_ENVIRONMENTS[name]
+    with pytest.raises(AppError) as refusal:
+        assert load_settings(environ={name: value}).link_token
+    assert expected in refusal.value.detail
+    assert "\n" not in refusal.value.detail
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path and the system's reason are in the sentence."""
+    with pytest.raises(AppError, match=r"cannot read .*absent\.yaml: No such file"):
+        load_settings(tmp_path / "absent.yaml", {})
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    """Only our prefix is ours."""
+    assert load_settings(environ={"PATH": "/bin", "GATEHOUSE_CONTEXT": "/x"}).role == Role.ALL
