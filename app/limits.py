@@ -95,7 +95,7 @@ class PolicyLimits:
 class CheckLimits:
     """Bounds of the decision worker."""
 
-    max_concurrent_checks: int = 400  # more are denied as OVERLOADED
+    max_queue_seconds: float = 0.1  # Checks that wait for longer, and for no short while, are denied as OVERLOADED
     max_path_bytes: int = 65_536
     max_header_count: int = 1_000
     max_header_bytes: int = 131_072
