@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Fail on a skipped or expected-to-fail test that the committed list does not name.
+
+Usage: scripts/check_skips.py JUNIT_XML. The list is tests/skips-allowed.txt: one test id a line, `#` begins a comment.
+An entry that was not skipped is an error too, so that the list can only shrink.
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ALLOWED = Path(__file__).parent.parent / "tests" / "skips-allowed.txt"
+
+
+def main() -> int:
+    """Compare what was skipped with what may be."""
+    root = ET.parse(sys.argv[1]).getroot()  # noqa: S314 - written by our own pytest a moment ago
+    cases = list(root.iter("testcase"))
+    skipped = {f"{case.get('classname')}::{case.get('name')}" for case in cases if case.find("skipped") is not None}
+    lines = (line.partition("#")[0].strip() for line in ALLOWED.read_text(encoding="utf-8").splitlines())
+    allowed = {line for line in lines if line}
+    for name in sorted(skipped - allowed):
+        sys.stderr.write(f"skipped, and not in {ALLOWED.name}: {name}\n")
+    for name in sorted(allowed - skipped):
+        sys.stderr.write(f"in {ALLOWED.name}, but not skipped: {name}\n")
+    sys.stdout.write(f"{len(cases)} tests, {len(skipped)} skipped, {len(allowed)} allowed\n")
+    if not cases:
+        sys.stderr.write("no tests ran\n")
+    return 0 if cases and skipped == allowed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
