@@ -1,0 +1,61 @@
+"""TLS of the gRPC listeners: certificates that change while the server runs, and mutual TLS on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+import structlog
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingCertificate:
+    """What a listener presents, and the roots that it accepts client certificates from (mutual TLS only).
+
+    `chain_pem` is leaf first, without the root.
+    """
+
+    chain_pem: bytes
+    key_pem: bytes = field(repr=False)
+    client_roots_pem: bytes | None = None
+
+
+CertificateSource = Callable[[], ServingCertificate]
+
+
+def server_credentials(
+    source: CertificateSource, *, require_client_certificate: bool = False
+) -> grpc.ServerCredentials:
+    """Credentials that ask `source` at every handshake, so that a new certificate needs no restart.
+
+    `source` is called on gRPC's threads and must only hand out what it already has. When it fails, the last
+    certificate is kept and the failure is logged.
+    """
+    current = source()
+
+    def configuration_if_new() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal current
+        try:
+            latest = source()
+        except Exception:  # noqa: BLE001 - a handshake must not fail because the next certificate is late
+            _log.exception("serving_certificate_failed")
+            return None
+        if latest is current:
+            return None
+        current = latest
+        return _configuration(latest)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(current),
+        configuration_if_new,  # type: ignore[arg-type]  # the stubs do not know that None means "unchanged"
+        require_client_authentication=require_client_certificate,
+    )
+
+
+def _configuration(certificate: ServingCertificate) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(certificate.key_pem, certificate.chain_pem)], certificate.client_roots_pem
+    )
