@@ -43,6 +43,7 @@ class Authority:
     trust_domain: TrustDomain
     certificate: x509.Certificate
     intermediates: tuple[x509.Certificate, ...]
+    intermediate_pems: tuple[str, ...]
     root: x509.Certificate
     public_key: ec.EllipticCurvePublicKey
     name: bytes  # the subject, DER
@@ -69,6 +70,7 @@ class Authority:
             trust_domain=trust_domain,
             certificate=certificate,
             intermediates=chain[:-1],
+            intermediate_pems=tuple(element.public_bytes(Encoding.PEM).decode("ascii") for element in chain[:-1]),
             root=chain[-1],
             public_key=public_key,
             name=certificate.subject.public_bytes(),

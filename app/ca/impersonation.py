@@ -1,16 +1,27 @@
-"""Who may get a certificate for whom."""
+"""Who may get a certificate for whom.
+
+A node proxy asks for the identities of the workloads on its node. The checks run in a fixed order and the
+first that fails refuses, with a sentence for the operator; the caller on the wire learns nothing of it. Beyond what
+istiod checks: the trust domain is compared, empty names and foreign forms do not parse, a token's node claim must
+agree with where its pod runs, and a banned node gets nothing.
+
+Everything is decided from two values, the caller's verified token and one generation of the inventory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from app.errors import AppError
 from app.identity.inventory import Node, Workload
 from app.identity.spiffe import TrustDomain, WorkloadIdentity
 
 DEFAULT_TRUSTED_ACCOUNTS = frozenset({"istio-system/ztunnel", "kube-system/ztunnel"})
+_FAILED = "Failed"
 
 
 class Step(StrEnum):
@@ -37,12 +48,18 @@ class NodeCaller:
     pod_uid: str = ""
     node_name: str = ""
 
+    @property
+    def account(self) -> str:
+        """`<namespace>/<service account>`, as trusted accounts are written."""
+        return f"{self.namespace}/{self.service_account}"
+
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The caller may have a certificate for `identity`."""
+    """The caller may have a certificate for `identity`; `node` is where it runs, empty when nobody says."""
 
     identity: WorkloadIdentity
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +72,42 @@ class Refused:
 
 
 class PlacementIndex:
-    """Which service accounts run on which node, from one generation of the inventory."""
+    """Which service accounts run on which node, from one generation of the inventory; immutable once built."""
+
+    __slots__ = ("_accounts", "_banned", "_pods")
+
+    def __init__(
+        self,
+        pods: dict[str, Workload],
+        accounts: frozenset[tuple[str, str, str]],
+        banned: frozenset[str],
+    ) -> None:
+        self._pods = pods
+        self._accounts = accounts
+        self._banned = banned
 
     @classmethod
     def build(cls, workloads: Iterable[Workload], nodes: Iterable[Node] = ()) -> Self:
-        """Index an inventory."""
-        raise NotImplementedError
+        """Index an inventory: failed workloads and those without a node give no right to their identity."""
+        pods = {workload.key: workload for workload in workloads}
+        accounts = frozenset(
+            (workload.node, workload.namespace, workload.service_account)
+            for workload in pods.values()
+            if workload.node and workload.phase != _FAILED
+        )
+        return cls(pods, accounts, frozenset(node.name for node in nodes if node.banned))
+
+    def pod(self, namespace: str, name: str) -> Workload | None:
+        """The workload of that name, or None."""
+        return self._pods.get(f"{namespace}/{name}")
+
+    def runs(self, node: str, identity: WorkloadIdentity) -> bool:
+        """Whether a workload with that identity runs on the node."""
+        return (node, identity.namespace, identity.service_account) in self._accounts
+
+    def is_banned(self, node: str) -> bool:
+        """Whether nothing may be issued to that node."""
+        return node in self._banned
 
 
 def authorize(
@@ -69,12 +116,121 @@ def authorize(
     *,
     index: PlacementIndex,
     trust_domain: TrustDomain,
-    trusted_accounts: Set[str] = DEFAULT_TRUSTED_ACCOUNTS,
+    trusted_accounts: AbstractSet[str] = DEFAULT_TRUSTED_ACCOUNTS,
 ) -> Granted | Refused:
-    """May this node proxy have a certificate for `requested`? Never raises."""
-    raise NotImplementedError
+    """May this node proxy have a certificate for `requested`? Never raises.
+
+    Its own identity is among those it may have: a ztunnel asks for it to serve its own pod.
+    """
+    if caller.account not in trusted_accounts:
+        return Refused(
+            Step.CALLER_ACCOUNT,
+            f"{caller.account} is not a trusted node account",
+            f"add {caller.account} to the trusted node accounts if it is the service account of your node proxies.",
+        )
+    identity = _parse_identity(requested, trust_domain)
+    if isinstance(identity, Refused):
+        return identity
+    node = _locate(caller, index)
+    if isinstance(node, Refused):
+        return node
+    is_self = (identity.namespace, identity.service_account) == (caller.namespace, caller.service_account)
+    if not is_self and not index.runs(node, identity):
+        return Refused(
+            Step.PLACEMENT,
+            f"no workload with the service account {identity.namespace}/{identity.service_account} "
+            f"is known on node {node!r}",
+            "check with `gatehouse inventory get` that the workload is listed with this node and has not failed; "
+            "if it has just started, the inventory has yet to learn of it.",
+        )
+    return Granted(identity, node)
 
 
 def authorize_own(caller: NodeCaller, *, index: PlacementIndex, trust_domain: TrustDomain) -> Granted | Refused:
-    """The identity of a caller that asks for itself (no impersonation). Never raises."""
-    raise NotImplementedError
+    """The identity of a caller that asks for itself (no impersonation). Never raises.
+
+    Its token already says who it is; placement only matters for the ban of a node. The node is taken from the
+    token or, when that names a pod, from the inventory: either one being banned is enough.
+    """
+    try:
+        text = f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}"
+        identity = WorkloadIdentity.parse(text)
+    except AppError as error:
+        return _not_an_identity(error)
+    pod = index.pod(caller.namespace, caller.pod_name) if caller.pod_name else None
+    nodes = [node for node in (caller.node_name, pod.node if pod else "") if node]
+    for node in nodes:
+        if index.is_banned(node):
+            return _banned(node)
+    return Granted(identity, nodes[0] if nodes else "")
+
+
+def _parse_identity(requested: str, trust_domain: TrustDomain) -> WorkloadIdentity | Refused:
+    try:
+        identity = WorkloadIdentity.parse(requested)
+    except AppError as error:
+        return _not_an_identity(error)
+    if identity.trust_domain != trust_domain:
+        return Refused(
+            Step.TRUST_DOMAIN,
+            f"the trust domain {identity.trust_domain} is not {trust_domain}",
+            f"set the node proxy's TRUST_DOMAIN to {trust_domain}, or ask the authority of the other trust domain.",
+        )
+    return identity
+
+
+def _locate(caller: NodeCaller, index: PlacementIndex) -> str | Refused:
+    """The node of the caller, by its pod in the inventory or, for a token without a pod, by its node claim."""
+    node = caller.node_name
+    if caller.pod_name:
+        pod = index.pod(caller.namespace, caller.pod_name)
+        if pod is None:
+            return Refused(
+                Step.CALLER_POD,
+                f"the caller's pod {caller.namespace}/{caller.pod_name} is not in the inventory",
+                "add the node proxy's own pod to the inventory, or wait until the inventory has caught up.",
+            )
+        if refused := _check_pod(caller, pod):
+            return refused
+        node = pod.node
+    if not node or (caller.node_name and caller.node_name != node):
+        return Refused(
+            Step.CALLER_NODE,
+            f"the token says node {caller.node_name or '(none)'}, the inventory {node or '(none)'}",
+            "use a pod-bound token of the node proxy's own pod, and check that the inventory has that pod's node.",
+        )
+    return _banned(node) if index.is_banned(node) else node
+
+
+def _check_pod(caller: NodeCaller, pod: Workload) -> Refused | None:
+    name = pod.key
+    if pod.uid != caller.pod_uid:
+        return Refused(
+            Step.CALLER_POD_UID,
+            f"the pod {name} has another UID ({pod.uid or 'none'}) than the token ({caller.pod_uid or 'none'})",
+            "the token belongs to an earlier pod of that name: let the node proxy read its current token, "
+            "or put the pod's UID into the inventory.",
+        )
+    if pod.service_account != caller.service_account:
+        return Refused(
+            Step.CALLER_POD_ACCOUNT,
+            f"the pod {name} runs as {pod.service_account}, the token says {caller.service_account}",
+            "correct the service account of the pod in the inventory, or find out whose token this is.",
+        )
+    return None
+
+
+def _not_an_identity(error: AppError) -> Refused:
+    return Refused(
+        Step.IDENTITY,
+        error.detail,
+        "ask for spiffe://<trust domain>/ns/<namespace>/sa/<service account>, with Kubernetes names in both places.",
+    )
+
+
+def _banned(node: str) -> Refused:
+    return Refused(
+        Step.NODE_BANNED,
+        f"node {node!r} is banned",
+        "lift the ban in the inventory when the node is clean again.",
+    )

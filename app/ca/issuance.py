@@ -217,7 +217,9 @@ def _builder(identity: SpiffeId, csr: Csr, authority: Authority, serial: int) ->
         .add_extension(_NOT_AN_AUTHORITY, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_identifier(csr.public_key_der)), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier(authority.key_id, authority_cert_issuer=None, authority_cert_serial_number=None),
+            x509.AuthorityKeyIdentifier(
+                authority.key_id, authority_cert_issuer=None, authority_cert_serial_number=None
+            ),
             critical=False,
         )
         # Critical, because the subject is empty (RFC 5280 §4.1.2.6).

@@ -97,12 +97,10 @@ def _extension_findings(extensions: list[der.Extension], expected: Expected) -> 
             asn1.encode_der(der.AuthorityKeyIdentifier(key_identifier=expected.issuer_key_id)),
         ),
     }
-    findings = []
-    for extension in extensions:
-        if wanted.pop(extension.oid, None) != (extension.critical, extension.value):
-            findings.append(f"extension {extension.oid.dotted_string} is unexpected, repeated or not as expected")
-    findings.extend(f"extension {missing.dotted_string} is missing" for missing in wanted)
-    return findings
+    found = {extension.oid: (extension.critical, extension.value) for extension in extensions}
+    findings = [] if len(found) == len(extensions) else ["an extension is repeated"]
+    differing = (oid for oid in {**wanted, **found} if found.get(oid) != wanted.get(oid))
+    return findings + [f"extension {oid.dotted_string} is not as expected" for oid in differing]
 
 
 def key_identifier(public_key_der: bytes) -> bytes:

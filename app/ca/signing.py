@@ -8,6 +8,7 @@ are compared with the bytes that were put together.
 The capturing key needs no key material: nothing that it "signs" is ever verified, and the lint wants only a
 signature of the right type. A stand-in that could sign nothing is safer than a throw-away key that could.
 """
+# ruff: noqa: ARG002 - the methods of an abstract class keep its parameters
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from app.errors import AppError, ErrorCode
 STAND_IN_SIGNATURE = encode_dss_signature(1, 1)
 
 
-def signing_hash(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
+def signing_hash(curve: ec.EllipticCurve) -> hashes.SHA256 | hashes.SHA384:
     """The hash that belongs to an issuer's curve: SHA-256 for P-256, SHA-384 for P-384.
 
     Raises:
@@ -47,7 +48,9 @@ class FixedSignatureKey(ec.EllipticCurvePrivateKey):
         self._signature = signature
         self.signed = b""
 
-    def sign(self, data: bytes | bytearray | memoryview, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+    def sign(
+        self, data: bytes | bytearray | memoryview, signature_algorithm: ec.EllipticCurveSignatureAlgorithm
+    ) -> bytes:
         """The given signature, whatever the data."""
         self.signed = bytes(data)
         return self._signature
