@@ -1,0 +1,71 @@
+"""Every metric of Gatehouse, declared in one place.
+
+Children write into memory-mapped files under PROMETHEUS_MULTIPROC_DIR, which the supervisor sets before they
+start, and the supervisor adds them up for `/metrics`. A hot path counts plain integers of its own and hands the
+totals to a `Tally` once a heartbeat, because a memory-mapped increment costs microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_CERTIFICATE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+# Certificates.
+CERTIFICATE_REQUESTS = Counter("gatehouse_certificate_requests", "Certificate requests received.")
+CERTIFICATES_ISSUED = Counter("gatehouse_certificates_issued", "Certificates signed and recorded.")
+CERTIFICATE_REFUSALS = Counter(
+    "gatehouse_certificate_refusals", "Certificate requests that were refused, by reason.", ["reason"]
+)
+CERTIFICATE_SECONDS = Histogram(
+    "gatehouse_certificate_seconds", "Seconds from a certificate request to its answer.", buckets=_CERTIFICATE_SECONDS
+)
+AUTHORITY_EXPIRY = Gauge(
+    "gatehouse_authority_expiry_timestamp_seconds",
+    "When the certificate of an authority expires, as seconds since 1970.",
+    ["role"],
+    multiprocess_mode="max",
+)
+
+# Administration.
+SNAPSHOT_PUBLISHED = Gauge(
+    "gatehouse_snapshot_published_number", "Number of the newest published snapshot.", multiprocess_mode="max"
+)
+
+# Decisions.
+CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
+CHECK_SECONDS = Counter("gatehouse_check_seconds", "Seconds of wall time spent in answering checks.")
+SNAPSHOT_SERVED = Gauge(
+    "gatehouse_snapshot_served_number", "Lowest snapshot number that any worker serves.", multiprocess_mode="livemin"
+)
+SNAPSHOT_AGE = Gauge(
+    "gatehouse_snapshot_age_seconds",
+    "Greatest number of seconds since any worker last heard from the authority.",
+    multiprocess_mode="livemax",
+)
+SNAPSHOT_REFUSALS = Counter("gatehouse_snapshot_refusals", "Snapshots that a worker could not load.")
+
+# Processes.
+LOOP_LAG = Gauge(
+    "gatehouse_event_loop_lag_seconds",
+    "Greatest lag of an event loop in its last heartbeat.",
+    multiprocess_mode="livemax",
+)
+
+
+class Tally:
+    """Turns the running totals of a hot path into increments of a counter."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._seen: dict[tuple[str, ...], float] = {}
+
+    def flush(self, totals: Mapping[tuple[str, ...], float]) -> None:
+        """Count what came since the last flush; keys are the counter's label values in order."""
+        for labels, total in totals.items():
+            grown = total - self._seen.get(labels, 0.0)
+            if grown > 0:
+                (self._counter.labels(*labels) if labels else self._counter).inc(grown)
+                self._seen[labels] = total
