@@ -89,6 +89,8 @@ class PolicyLimits:
     max_batch_documents: int = 20_000
     max_readings: int = 64  # of one request under hardened matching
     max_page_items: int = 1_000
+    max_page_bytes: int = 16_777_216  # documents of one page; it ends after the one that passes this
+    max_reason_chars: int = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,8 @@ class StorageLimits:
     busy_timeout_seconds: float = 5.0
     max_queued_writes: int = 10_000
     max_batch_writes: int = 256  # units of work that share one commit
+    max_queued_reads: int = 1_000
+    change_poll_seconds: float = 0.3  # PostgreSQL: how soon a change by another replica is noticed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,41 @@ class PolicyChange:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The current version of a document, without its content."""
+
+    etag: str
+    revision: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentWrite:
+    """One document that a revision changes; `content` None deletes it."""
+
+    key: str
+    kind: str
+    namespace: str
+    name: str
+    source: str
+    outcome: Outcome
+    etag: str
+    previous_etag: str
+    content: Any | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionDraft:
+    """A revision about to be appended; the store gives it number, parent and content hash."""
+
+    author: str
+    reason: str
+    time: datetime
+    writes: tuple[DocumentWrite, ...]
+    rollback_of: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminToken:
     """A named token, without its secret."""

@@ -1,23 +1,43 @@
-"""The database of the authority process."""
+"""The database of the authority process.
+
+One object implements every storage port: reads run on a small pool of threads, writes are grouped by
+`group_commit`. On SQLite there is one writer for everything; on PostgreSQL the ledger has a lane of its own, so
+that issuing does not wait for a large batch of policies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, TypeVar
 
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.authority.ports import InventoryContents, SnapshotDelta, StoredAuthority
+from app.errors import AppError, ErrorCode
+from app.ledger.entry import LedgerEntry
 from app.limits import StorageLimits
+from app.storage import authority_rows
+from app.storage.changes import Changes
+from app.storage.counters import value_of
+from app.storage.engines import Engines, create_engines, parse_url
+from app.storage.failures import as_app_error
+from app.storage.file_lock import FileLock
+from app.storage.group_commit import CommitFigures, GroupCommit
+from app.storage.health import HEALTHY, StorageHealth
+from app.storage.ledger_rows import PreparedEntry
+from app.storage.migrate import bring_up_to_date
+from app.storage.snapshot_rows import read_delta
+from app.storage.tables import ledger
+from app.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageHealth:
-    """Whether writes can be acknowledged. `fatal` means that only a restart helps (a failed flush)."""
-
-    ok: bool
-    reason: str = ""
-    fatal: bool = False
+__all__ = ["Database", "StorageHealth"]
 
 
 class Database:
@@ -27,6 +47,20 @@ class Database:
     event loop of the process.
     """
 
+    def __init__(self, engines: Engines, limits: StorageLimits, lock: FileLock | None) -> None:
+        """Use `open`."""
+        self._engines = engines
+        self._limits = limits
+        self._lock = lock
+        self._changes = Changes()
+        self._readers = ThreadPoolExecutor(limits.pool_size, thread_name_prefix="storage-read")
+        self._pending_reads = 0
+        self._poll_seconds = limits.change_poll_seconds if engines.path is None else None
+        self._administration = self._lane("write")
+        # SQLite has one writer, so both lanes are one there.
+        self._ledger = self._lane("ledger") if engines.path is None else self._administration
+        self._lanes = (self._administration,) if engines.path else (self._administration, self._ledger)
+
     @classmethod
     def open(cls, url: str, limits: StorageLimits, *, migrate: bool = True) -> Self:
         """Connect, lock (SQLite), migrate, start the threads. Blocks; call it before the event loop serves.
@@ -34,10 +68,28 @@ class Database:
         `url` is `sqlite:///<absolute path>` or `postgresql+psycopg://...`.
 
         Raises:
-            AppError: `FAILED_PRECONDITION` when another process owns the file, or the schema is newer than this
-                program or (with `migrate=False`) older; `UNAVAILABLE` when the database cannot be reached.
+            AppError: `INVALID` for another URL; `FAILED_PRECONDITION` when another process owns the file, or the
+                schema is newer than this program or (with `migrate=False`) older; `UNAVAILABLE` when the
+                database cannot be reached.
         """
-        raise NotImplementedError
+        engines = create_engines(parse_url(url), limits)
+        lock = _lock_file(engines.path) if engines.path else None
+        try:
+            with engines.writer.connect() as connection, connection.begin():
+                bring_up_to_date(connection, migrate=migrate)
+            if engines.path:
+                _flush_directory(engines.path.parent)
+        except BaseException as error:
+            engines.dispose()
+            if lock:
+                lock.release()
+            if isinstance(error, SQLAlchemyError):
+                raise _cannot_open(error) from error
+            raise
+        database = cls(engines, limits, lock)
+        for lane in database._lanes:
+            lane.start()
+        return database
 
     def __enter__(self) -> Self:
         return self
@@ -47,23 +99,166 @@ class Database:
 
     def close(self) -> None:
         """Finish what is queued, stop the threads, close every connection, release the lock."""
-        raise NotImplementedError
+        for lane in self._lanes:
+            lane.stop()
+        self._readers.shutdown()
+        self._engines.dispose()
+        if self._lock:
+            self._lock.release()
 
     def health(self) -> StorageHealth:
         """Whether writes can be acknowledged right now; for readiness and for the supervisor."""
-        raise NotImplementedError
+        return next((lane.health for lane in self._lanes if not lane.health.ok), HEALTHY)
+
+    def figures(self) -> CommitFigures:
+        """How many commits carried how many units since the start."""
+        return CommitFigures(
+            commits=sum(lane.figures.commits for lane in self._lanes),
+            units=sum(lane.figures.units for lane in self._lanes),
+            failures=sum(lane.figures.failures for lane in self._lanes),
+        )
+
+    # Store
+
+    async def read(self, work: Callable[[SqlTransaction], T]) -> T:
+        """See `app.authority.store.Store.read`."""
+        if self._pending_reads >= self._limits.max_queued_reads:
+            raise AppError(ErrorCode.OVERLOADED, "too many reads are waiting for the database; try again")
+        self._pending_reads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)
+        finally:
+            self._pending_reads -= 1
+
+    async def write(self, work: Callable[[SqlTransaction], T]) -> T:
+        """See `app.authority.store.Store.write`."""
+        result: T = await self._administration.submit(work=work)
+        return result
+
+    # Ledger
+
+    async def append(self, entry: LedgerEntry) -> None:
+        """See `app.authority.ports.Ledger.append`."""
+        await self._ledger.submit(entries=(PreparedEntry.prepare(entry),))
+
+    async def read_ledger(self, first: int, limit: int) -> tuple[tuple[int, bytes, bytes], ...]:
+        """Entries by index: (index, canonical bytes, leaf hash), in order, from `first` on."""
+
+        def work(transaction: SqlTransaction) -> tuple[tuple[int, bytes, bytes], ...]:
+            query = (
+                select(ledger.c.leaf_index, ledger.c.data, ledger.c.leaf_hash)
+                .where(ledger.c.leaf_index >= first)
+                .order_by(ledger.c.leaf_index)
+                .limit(limit)
+            )
+            rows = transaction.connection.execute(query)
+            return tuple((row.leaf_index, bytes(row.data), bytes(row.leaf_hash)) for row in rows)
+
+        return await self.read(work)
+
+    # AuthorityStore
+
+    async def list_authorities(self) -> Sequence[StoredAuthority]:
+        """See `app.authority.ports.AuthorityStore.list_authorities`."""
+        return await self.read(lambda transaction: authority_rows.list_authorities(transaction.connection))
+
+    async def add_authorities(self, authorities: Sequence[StoredAuthority], entry: LedgerEntry) -> None:
+        """See `app.authority.ports.AuthorityStore.add_authorities`."""
+
+        def work(transaction: SqlTransaction) -> None:
+            transaction.lock()
+            authority_rows.add_authorities(transaction.connection, authorities)
+            transaction.record(entry)
+
+        await self.write(work)
+
+    async def get_sealed_key(self, name: str) -> bytes | None:
+        """See `app.authority.ports.AuthorityStore.get_sealed_key`."""
+        return await self.read(lambda transaction: authority_rows.find_sealed_key(transaction.connection, name))
+
+    async def put_sealed_key(self, name: str, sealed: bytes) -> bytes:
+        """See `app.authority.ports.AuthorityStore.put_sealed_key`."""
+        return await self.write(
+            lambda transaction: authority_rows.keep_sealed_key(transaction.connection, name, sealed)
+        )
+
+    # InventoryStore
+
+    async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
+        """See `app.authority.ports.InventoryStore.read_inventory`."""
+
+        def work(transaction: SqlTransaction) -> InventoryContents | None:
+            rows = transaction.inventory
+            generation = rows.generation()
+            if generation == known_generation:
+                return None
+            return InventoryContents(
+                generation,
+                workloads=tuple(rows.workloads().values()),
+                services=tuple(rows.services().values()),
+                nodes=tuple(rows.nodes().values()),
+            )
+
+        return await self.read(work)
+
+    # SnapshotSource
+
+    async def read_delta(self, since_number: int) -> SnapshotDelta:
+        """See `app.authority.ports.SnapshotSource.read_delta`."""
+        return await self.read(lambda transaction: read_delta(transaction.connection, since_number))
 
     async def wait_for_change(self, number: int, seconds: float) -> bool:
         """Wait until the snapshot number is greater than `number`; False when the time is over.
 
         Changes of this process are noticed at once, those of other replicas within half a second.
+
+        Raises:
+            AppError: `UNAVAILABLE` when the database cannot be asked.
         """
-        raise NotImplementedError
 
-    async def read(self, work: Callable[[Any], T]) -> T:
-        """See `app.authority.store.Store.read`."""
-        raise NotImplementedError
+        async def reached() -> bool:
+            return await self.read(lambda transaction: value_of(transaction.connection, "snapshot")) > number
 
-    async def write(self, work: Callable[[Any], T]) -> T:
-        """See `app.authority.store.Store.write`."""
-        raise NotImplementedError
+        return await self._changes.wait_until(reached, seconds, poll_seconds=self._poll_seconds)
+
+    def _lane(self, name: str) -> GroupCommit:
+        return GroupCommit(name, self._engines.writer, self._limits, after_commit=self._changes.notify)
+
+    def _read_now(self, work: Callable[[SqlTransaction], T]) -> T:
+        try:
+            with self._engines.reader.connect() as connection, connection.begin():
+                transaction = SqlTransaction(connection)
+                result = work(transaction)
+                assert not transaction.entries, "a unit that only reads recorded something"
+                return result
+        except SQLAlchemyError as error:
+            raise as_app_error(error) from error
+
+
+def _lock_file(path: Path) -> FileLock:
+    if not path.parent.is_dir():
+        raise AppError(ErrorCode.UNAVAILABLE, f"the folder {path.parent} does not exist: create it first")
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    lock.acquire()
+    try:
+        # SQLite gives its -wal and -shm files the mode of the database.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        lock.release()
+        raise AppError(ErrorCode.UNAVAILABLE, f"cannot write {path}: {error.strerror}") from error
+    return lock
+
+
+def _flush_directory(directory: Path) -> None:
+    """Make the new file's name durable, not only its bytes."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_open(error: SQLAlchemyError) -> AppError:
+    mapped = as_app_error(error)
+    first_line = mapped.diagnosis.splitlines()[0] if mapped.diagnosis else "no reason was given"
+    return AppError(ErrorCode.UNAVAILABLE, f"the database cannot be opened ({first_line})", diagnosis=mapped.diagnosis)

@@ -1,0 +1,217 @@
+"""Group commit: one thread, one connection, many units of work in one durable transaction.
+
+While a commit is being flushed, the next units queue up and then share the next one; so the price of a flush is
+paid once for all that arrived meanwhile, and a lone unit waits for nobody. Each unit runs in a SAVEPOINT: one
+that fails takes nobody with it. Futures resolve after COMMIT returned, never before.
+
+When a commit fails, nobody in it is told that it succeeded, also where it perhaps did. After a failed flush of
+SQLite nothing more is written by this process at all (see `failures.damage_of`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from app.errors import AppError, ErrorCode
+from app.limits import StorageLimits
+from app.storage.counters import advance
+from app.storage.failures import Damage, as_app_error, damage_of, describe
+from app.storage.health import HEALTHY, StorageHealth
+from app.storage.ledger_rows import PreparedEntry, store_entries
+from app.storage.transaction import SqlTransaction
+
+_log = structlog.get_logger(__name__)
+_PROBE_SECONDS = 1.0  # how often an idle writer looks whether the database takes commits again
+
+Work = Callable[[SqlTransaction], Any]
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """One caller's share of a commit: a function to run, or ledger entries alone (which need no SAVEPOINT)."""
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    work: Work | None = None
+    entries: Sequence[PreparedEntry] = ()
+    result: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class CommitFigures:
+    """How much was grouped: for metrics and tests."""
+
+    commits: int = 0
+    units: int = 0
+    failures: int = 0
+
+
+class GroupCommit:
+    """A writer thread over an engine. `after_commit` is called in that thread whenever work was committed."""
+
+    def __init__(self, name: str, engine: Engine, limits: StorageLimits, *, after_commit: Callable[[], None]) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._after_commit = after_commit
+        self._queue: deque[Unit] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"storage-{name}", daemon=True)
+        self.health = HEALTHY
+        self.figures = CommitFigures()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued, then end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, *, work: Work | None = None, entries: Sequence[PreparedEntry] = ()) -> asyncio.Future[Any]:
+        """Queue a unit; call it on an event loop.
+
+        Raises:
+            AppError: `OVERLOADED` when the queue is full, `UNAVAILABLE` when nothing is written any more.
+        """
+        if self.health.fatal:
+            raise AppError(ErrorCode.UNAVAILABLE, self.health.reason)
+        loop = asyncio.get_running_loop()
+        unit = Unit(loop, loop.create_future(), work, entries)
+        with self._wake:
+            if self._stopping:
+                raise AppError(ErrorCode.UNAVAILABLE, "the database is being closed")
+            if len(self._queue) >= self._limits.max_queued_writes:
+                raise AppError(ErrorCode.OVERLOADED, "too many writes are waiting for the database; try again")
+            self._queue.append(unit)
+            self._wake.notify()
+        return unit.future
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            self._commit(batch)
+            _answer(batch)
+
+    def _take(self) -> list[Unit] | None:
+        """The next units; an empty list to probe an unhealthy database; None at the end."""
+        with self._wake:
+            while not self._queue:
+                if self._stopping:
+                    return None
+                may_recover = not self.health.ok and not self.health.fatal
+                if not self._wake.wait(_PROBE_SECONDS if may_recover else None) and may_recover:
+                    return []
+            size = min(len(self._queue), self._limits.max_batch_writes)
+            taken = [self._queue.popleft() for _ in range(size)]
+        return [unit for unit in taken if not unit.future.cancelled()]
+
+    def _commit(self, batch: list[Unit]) -> None:
+        if self.health.fatal:
+            _fail(batch, AppError(ErrorCode.UNAVAILABLE, self.health.reason))
+            return
+        committing = False
+        try:
+            with self._engine.connect() as connection, connection.begin() as transaction:
+                if not batch:
+                    advance(connection, "ledger", 0)  # a write that changes nothing, to see whether one is possible
+                entries: list[PreparedEntry] = []
+                for unit in batch:
+                    entries.extend(_run_unit(connection, unit))
+                store_entries(connection, entries)
+                committing = True
+                transaction.commit()
+        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a commit meets
+            self._give_up(batch, error, committing=committing)
+            return
+        self._succeeded(batch)
+
+    def _succeeded(self, batch: list[Unit]) -> None:
+        self.figures.commits += 1
+        self.figures.units += len(batch)
+        if not self.health.ok:
+            self.health = HEALTHY
+            _log.info("storage_recovered")
+        if any(unit.work is not None for unit in batch):
+            self._after_commit()
+
+    def _give_up(self, batch: list[Unit], error: Exception, *, committing: bool) -> None:
+        self.figures.failures += 1
+        if isinstance(error, SQLAlchemyError):
+            outward = as_app_error(error)
+            if outward.code is ErrorCode.CONFLICT:  # not a unit's own doing: units have their SAVEPOINT
+                outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=outward.diagnosis)
+        else:
+            outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error))
+        fatal = committing and damage_of(error) is Damage.FATAL
+        reason = describe(error) if isinstance(error, DBAPIError) else outward.detail
+        if fatal:
+            reason = "a flush of the database failed; restart Gatehouse and check the disk before trusting it"
+        self.health = StorageHealth(ok=False, reason=reason, fatal=fatal)
+        _log.error("storage_commit_failed", units=len(batch), fatal=fatal, diagnosis=outward.diagnosis)
+        _fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
+
+
+def _run_unit(connection: Connection, unit: Unit) -> Sequence[PreparedEntry]:
+    """Run one unit in its SAVEPOINT; its own failure stays its own.
+
+    Raises:
+        SQLAlchemyError: when the failure took the whole transaction (or the connection) with it.
+    """
+    if unit.work is None:
+        return unit.entries
+    savepoint = connection.begin_nested()
+    transaction = SqlTransaction(connection)
+    try:
+        unit.result = unit.work(transaction)
+    except Exception as error:
+        if connection.invalidated:
+            raise
+        try:
+            savepoint.rollback()
+        except SQLAlchemyError:
+            raise error from None  # e.g. a full disk, upon which SQLite ends the whole transaction
+        unit.error = as_app_error(error) if isinstance(error, SQLAlchemyError) else error
+        return ()
+    savepoint.commit()
+    return transaction.entries
+
+
+def _fail(batch: list[Unit], error: AppError) -> None:
+    for unit in batch:
+        if unit.error is None:
+            unit.error = error
+
+
+def _answer(batch: list[Unit]) -> None:
+    """Resolve the futures, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Unit]] = {}
+    for unit in batch:
+        by_loop.setdefault(unit.loop, []).append(unit)
+    for loop, units in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, units)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _log.warning("storage_caller_gone", units=len(units))
+
+
+def _resolve(units: list[Unit]) -> None:
+    for unit in units:
+        if unit.future.done():  # cancelled meanwhile
+            continue
+        if unit.error is not None:
+            unit.future.set_exception(unit.error)
+        else:
+            unit.future.set_result(unit.result)

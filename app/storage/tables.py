@@ -1,0 +1,209 @@
+"""The tables, as SQLAlchemy Core metadata; `migrations/` creates them and a test keeps both equal.
+
+Times are microseconds since the epoch in a BIGINT: exact, sortable and the same on every database. Keys that are
+listed in order collate by code point everywhere (PostgreSQL would sort by its locale).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware datetime, stored as microseconds since the epoch."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """To the database."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From the database."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+def key_text() -> Text:
+    """Text that sorts by code point."""
+    return Text().with_variant(Text(collation="C"), "postgresql")
+
+
+def row_id() -> BigInteger:
+    """A 64-bit row id that SQLite may alias to its rowid."""
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+# Numbers that only grow: `snapshot`, `inventory`, `services`, `ledger` (its next index), and `documents`, a count.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+properties = Table(
+    "properties",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# Never updated, never deleted: the migration adds triggers that refuse it.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", row_id(), primary_key=True, autoincrement=True),
+    Column("leaf_index", BigInteger, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", key_text(), nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("leaf_hash", LargeBinary, nullable=False),
+    Index(None, "subject", "leaf_index"),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("leaf_index", BigInteger, ForeignKey("ledger.leaf_index"), primary_key=True, autoincrement=False),
+    Column("serial", Text, nullable=False, index=True),
+    Column("identity", key_text(), nullable=False, index=True),
+    Column("node", key_text(), nullable=False, index=True),
+    Column("not_after", UtcTime, index=True),
+)
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("certificate_pem", Text, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+sealed_keys = Table(
+    "sealed_keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("parent", BigInteger, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Column("changes", BigInteger, nullable=False),
+    Column("rollback_of", BigInteger),
+)
+
+# Immutable rows: the set at revision N is, for each key, the row with the greatest revision up to N.
+document_versions = Table(
+    "document_versions",
+    metadata,
+    Column("key", key_text(), primary_key=True),
+    Column("revision", BigInteger, ForeignKey("revisions.number"), primary_key=True, autoincrement=False),
+    Column("outcome", Text, nullable=False),
+    Column("etag", Text, nullable=False),  # empty: this version deleted the document
+    Column("previous_etag", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("content", Text),
+    Index(None, "revision", "key"),
+)
+
+# The current version of each key, and a tombstone for each deleted one.
+documents = Table(
+    "documents",
+    metadata,
+    Column("key", key_text(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("bucket", Integer, nullable=False, index=True),
+    Column("changed_number", BigInteger, nullable=False, index=True),
+    Index(None, "kind", "namespace", "key"),
+    Index(None, "namespace", "key"),
+)
+
+document_buckets = Table(
+    "document_buckets",
+    metadata,
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("role", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("key", key_text(), primary_key=True),
+    Column("content", Text, nullable=False),
+)
+
+workloads = Table(
+    "workloads",
+    metadata,
+    Column("key", key_text(), primary_key=True),
+    Column("content", Text, nullable=False),
+)
+
+# Services are part of snapshots, so a deleted one leaves a tombstone.
+services = Table(
+    "services",
+    metadata,
+    Column("key", key_text(), primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("changed_number", BigInteger, nullable=False, index=True),
+)
