@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 SECTIONS = {
@@ -46,18 +47,19 @@ def _is_line(output: bytes) -> bool:
 
 
 def _machine() -> dict[str, Any]:
-    cpu = "unknown"
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {"cpus": os.cpu_count(), "cpu": cpu, "python": platform.python_version(), "system": platform.platform()}
 
 
 def main() -> int:
     """Run the sections, print, and fail when one did."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=list(SECTIONS))
+    parser.add_argument("sections", nargs="*", default=list(SECTIONS))
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    if unknown := [section for section in given.sections if section not in SECTIONS]:
+        parser.error(f"no section is called {unknown[0]}; there are {', '.join(SECTIONS)}")
     report: dict[str, Any] = {"quick": given.quick, "machine": _machine(), "load_average": os.getloadavg()}
     for section in given.sections:
         print(f"bench: {section}: {SECTIONS[section]}", file=sys.stderr, flush=True)
