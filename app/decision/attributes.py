@@ -15,7 +15,7 @@ class Transport(Enum):
     """How the enforcing proxy reaches this listener."""
 
     LOCAL = "local"  # plaintext on loopback or a UNIX socket: whoever is here shares the pod or the host
-    PLAINTEXT = "plaintext"  # plaintext from elsewhere: believable only behind a ztunnel
+    BEHIND_ZTUNNEL = "behind_ztunnel"  # plaintext from a ztunnel that admits registered waypoints only
     MUTUAL_TLS = "mutual_tls"
 
 

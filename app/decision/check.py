@@ -1,0 +1,204 @@
+"""Decides one Check. Total: whatever comes in, a decision comes out, and what is not clear is a denial.
+
+A straight line without an await: one reference to the state, who calls, who sent the request, where it goes, what the
+rules say. What a client can write (headers, path) is never asked who it is or where it goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import structlog
+
+from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
+from app.decision.counters import CheckCounters
+from app.decision.overload import LoopLag
+from app.decision.state import DecisionState, StateHolder
+from app.identity.caller import CallerIdentity, IdentityState
+from app.identity.xfcc import HEADER as XFCC
+from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
+from app.limits import CheckLimits
+from app.policy.decision import Decision, Reason
+from app.policy.enforcement_point import EnforcementPoint
+from app.policy.evaluate import decide
+from app.policy.request import Request
+from app.policy.target import PointKind, Target
+
+_log = structlog.get_logger(__name__)
+
+_MAX_REMEMBERED_TARGETS = 65_536
+_LOG_ERRORS_EVERY = 10.0  # seconds
+
+_NO_SNAPSHOT = CheckAnswer(Decision(False, Reason.NO_SNAPSHOT, hint="this worker has not loaded a snapshot yet"))
+_OVERLOADED = Decision(False, Reason.OVERLOADED, hint="the worker has a queue that does not drain: add workers")
+_CALLER_UNKNOWN = Decision(
+    False, Reason.CALLER_UNKNOWN, hint="register the proxy that asks as an EnforcementPoint with its SPIFFE ID"
+)
+_TARGET_UNKNOWN = Decision(
+    False,
+    Reason.TARGET_UNKNOWN,
+    hint="no service has this destination address: add it to the inventory, or register the proxy that asks",
+)
+_TOO_OLD = Decision(False, Reason.SNAPSHOT_TOO_OLD, hint="the authority was not heard for check.deny_after_seconds")
+_INTERNAL = Decision(False, Reason.INTERNAL, hint="evaluation failed inside the worker; its log has the reason")
+_NO_METHOD = Decision(False, Reason.MALFORMED, hint="the request has no method")
+_NO_SLASH = Decision(False, Reason.MALFORMED, hint="the request path does not start with a slash")
+_LONG_PATH = Decision(False, Reason.MALFORMED, hint="the request path is longer than check.max_path_bytes")
+
+
+class CheckService:
+    """Answers Checks from the state that the holder has at that moment."""
+
+    def __init__(
+        self,
+        holder: StateHolder,
+        *,
+        limits: CheckLimits,
+        lag: LoopLag | None = None,
+        counters: CheckCounters | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._holder = holder
+        self._limits = limits
+        self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
+        self._clock = clock
+        self._logged_error_at = float("-inf")
+        self.counters = counters if counters is not None else CheckCounters()
+
+    def check(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
+        """The decision for one request; never raises."""
+        started = self._clock()
+        state = self._holder.state
+        if state is None:
+            answer = _NO_SNAPSHOT
+        else:
+            try:
+                answer = self._answer(state, attributes, peer)
+            except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
+                self._note_error(error)
+                answer = CheckAnswer(_INTERNAL, state.number, state.revision)
+        self.counters.add(answer.decision, self._clock() - started)
+        return answer
+
+    def _answer(self, state: DecisionState, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
+        refusal = self._refuse_early(attributes)
+        if refusal is not None:
+            return CheckAnswer(refusal, state.number, state.revision)
+        point, trust = _calling_point(state, attributes, peer)
+        if point is None and peer.transport is Transport.MUTUAL_TLS:
+            return CheckAnswer(_CALLER_UNKNOWN, state.number, state.revision)
+        identity = resolve_caller(
+            source_principal=attributes.source_principal,
+            xfcc=() if attributes.source_principal else _xfcc(attributes),
+            trust=trust,
+            # An unregistered caller may be a waypoint: that it says nothing about identity means nothing.
+            at_waypoint=point is None or point.kind is PointKind.WAYPOINT,
+            expected_by=peer.spiffe_id,
+        )
+        word = "asserted" if identity.asserted else identity.state.value
+        if identity.state is IdentityState.UNAVAILABLE:
+            self.counters.unavailable_identities += 1
+            if point is None or point.require_identity:
+                return CheckAnswer(_identity_unavailable(identity), state.number, state.revision, word)
+        if point is None and peer.transport is Transport.BEHIND_ZTUNNEL:
+            return CheckAnswer(_CALLER_UNKNOWN, state.number, state.revision, word)
+        target = _target(state, point, attributes)
+        if target is None:
+            return CheckAnswer(_TARGET_UNKNOWN, state.number, state.revision, word)
+        decision = decide(state.table, target, _request(attributes, identity.principal))
+        return CheckAnswer(decision, state.number, state.revision, word)
+
+    def _refuse_early(self, attributes: CheckAttributes) -> Decision | None:
+        """What is denied whatever the policies say."""
+        if attributes.problem:
+            return Decision(False, Reason.MALFORMED, hint=attributes.problem)
+        if self._lag.shedding:
+            return _OVERLOADED
+        deny_after = self._limits.deny_after_seconds
+        if deny_after > 0 and self._holder.age_seconds() > deny_after:
+            return _TOO_OLD
+        return None if attributes.protocol == "tcp" else _http_problem(attributes, self._limits.max_path_bytes)
+
+    def _note_error(self, error: Exception) -> None:
+        self.counters.errors += 1
+        now = self._clock()
+        if now - self._logged_error_at >= _LOG_ERRORS_EVERY:
+            self._logged_error_at = now
+            _log.error("check_failed", exc_info=error, errors=self.counters.errors)
+
+
+def _http_problem(attributes: CheckAttributes, max_path_bytes: int) -> Decision | None:
+    if not attributes.method:
+        return _NO_METHOD
+    if not attributes.path.startswith("/"):  # also a CONNECT, and every absolute form
+        return _NO_SLASH
+    return _LONG_PATH if len(attributes.path) > max_path_bytes else None
+
+
+def _xfcc(attributes: CheckAttributes) -> Sequence[str]:
+    return attributes.headers.get(XFCC, ())
+
+
+def _calling_point(
+    state: DecisionState, attributes: CheckAttributes, peer: Peer
+) -> tuple[EnforcementPoint | None, XfccTrust]:
+    """The registered proxy behind the call, and why its XFCC may be believed."""
+    points = state.points
+    match peer.transport:
+        case Transport.MUTUAL_TLS:
+            return points.by_spiffe_id.get(peer.spiffe_id), XfccTrust.AUTHENTICATED
+        case Transport.LOCAL:
+            point = points.by_listener.get(peer.listener)
+            return point, XfccTrust.NONE if point is None else XfccTrust.LOCAL
+        case Transport.BEHIND_ZTUNNEL:
+            values = _xfcc(attributes)
+            element = read_xfcc(values) if values else None
+            return (None if element is None else points.behind_ztunnel.get(element.by)), XfccTrust.ASSERTED
+
+
+@lru_cache(maxsize=16)
+def _identity_unavailable(identity: CallerIdentity) -> Decision:
+    return Decision(False, Reason.IDENTITY_UNAVAILABLE, hint=identity.hint)
+
+
+def _target(state: DecisionState, point: EnforcementPoint | None, attributes: CheckAttributes) -> Target | None:
+    """Where the request really goes; None when neither the destination nor the caller says it."""
+    key = (id(point), attributes.destination_ip, attributes.destination_port)
+    try:
+        return state.targets[key]
+    except KeyError:
+        target = _resolve_target(state, point, attributes)
+        if len(state.targets) < _MAX_REMEMBERED_TARGETS:
+            state.targets[key] = target
+        return target
+
+
+def _resolve_target(state: DecisionState, point: EnforcementPoint | None, attributes: CheckAttributes) -> Target | None:
+    services = state.services.lookup(attributes.destination_ip, attributes.destination_port)
+    if point is None:
+        return Target(PointKind.WAYPOINT, services[0].namespace, services=services) if services else None
+    return Target(
+        point.kind,
+        point.namespace,
+        labels=point.labels,
+        services=services if point.kind is PointKind.WAYPOINT else (),
+        gateway_name=point.gateway,
+        gateway_class=point.gateway_class,
+    )
+
+
+def _request(attributes: CheckAttributes, principal: str) -> Request:
+    return Request(
+        protocol=attributes.protocol,
+        principal=principal,
+        source_ip=attributes.source_ip,
+        destination_ip=attributes.destination_ip,
+        port=attributes.destination_port,
+        method=attributes.method,
+        path=attributes.path,
+        host=attributes.host,
+        headers=attributes.headers,
+        sni=attributes.sni,
+    )

@@ -1,0 +1,291 @@
+"""Turns a manifest and the parts that changed into the next state, without anybody waiting for it.
+
+Only documents and services whose content changed are parsed and compiled, in slices of a few milliseconds between
+which the loop answers Checks; the collector rests meanwhile. Whatever fails, the loader stays exactly as it was: what
+it remembers is replaced after the new state is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from app.decision.state import DecisionState, EnforcementPoints, TrustMaterial
+from app.errors import AppError
+from app.limits import PolicyLimits
+from app.policy.compile import CompiledPolicy, compile_policy
+from app.policy.document import Document, parse_document
+from app.policy.enforcement_point import EnforcementPoint
+from app.policy.enforcement_point import from_document as point_from_document
+from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.rule_table import RuleTable
+from app.policy.services import ServiceIndex, service_from_json
+from app.policy.snapshot import DOCUMENTS, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
+
+_log = structlog.get_logger(__name__)
+
+_TABLE_CHUNK = 256  # policies taken into the table at once
+_FREEZE_FROM = 64  # compiled documents from which the collector is told to leave them alone
+
+
+class SnapshotRejectedError(Exception):
+    """A snapshot that this worker cannot load; what was served before is served on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class _Change:
+    """What differs from what is loaded, gathered before anything is replaced."""
+
+    part_keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    documents: dict[str, Document | None] = field(default_factory=dict)
+    services: dict[str, Any] = field(default_factory=dict)  # JSON, or None when gone
+    trust: TrustMaterial | None = None
+
+
+class SnapshotLoader:
+    """Holds the parsed content of the state that serves, to compare the next one with."""
+
+    def __init__(
+        self,
+        *,
+        slice_seconds: float,
+        limits: PolicyLimits,
+        clock: Callable[[], float] = time.perf_counter,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._slice_seconds = slice_seconds
+        self._limits = limits
+        self._clock = clock
+        self._monotonic = monotonic
+        self._slice_ends = 0.0
+        self._hashes: dict[str, str] = {}  # of the loaded parts, by name
+        self._part_keys: dict[str, tuple[str, ...]] = {}
+        self._documents: dict[str, Document] = {}
+        self._services: dict[str, Any] = {}
+        self._points: dict[str, EnforcementPoint] = {}
+        self._state: DecisionState | None = None
+        self.last_load_seconds = 0.0
+        self.last_compiled = 0  # policies compiled by the last load
+
+    def missing(self, manifest: Manifest) -> list[PartRef]:
+        """The parts of a manifest that are not loaded yet."""
+        return [ref for ref in manifest.parts if self._hashes.get(ref.name) != ref.sha256]
+
+    async def load(self, manifest: Manifest, etag: str, parts: Sequence[Part]) -> DecisionState:
+        """The state of `manifest`, given (at least) its missing parts.
+
+        Raises:
+            SnapshotRejectedError: when a part or a document in it cannot be loaded; names it.
+        """
+        started = self._clock()
+        self._slice_ends = started + self._slice_seconds
+        with _collector_resting():
+            change = await self._gather(manifest, parts)
+            state, points = await self._build(manifest, etag, change)
+            self._remember(manifest, change, points, state)
+            if self.last_compiled >= _FREEZE_FROM:
+                gc.freeze()
+        self.last_load_seconds = self._clock() - started
+        return state
+
+    async def _breathe(self) -> None:
+        """Let the loop answer Checks when the slice is used up."""
+        if self._clock() >= self._slice_ends:
+            await asyncio.sleep(0)
+            self._slice_ends = self._clock() + self._slice_seconds
+
+    async def _gather(self, manifest: Manifest, parts: Sequence[Part]) -> _Change:
+        change = _Change()
+        by_name = {part.ref.name: part for part in parts}
+        names = {ref.name for ref in manifest.parts}
+        for ref in self.missing(manifest):
+            part = by_name.get(ref.name)
+            if part is None or part.ref != ref:
+                raise SnapshotRejectedError(f"part {ref.name} is missing")
+            try:
+                items = parse_part(part)
+            except AppError as error:
+                raise SnapshotRejectedError(error.detail) from error
+            await self._compare(ref, items, change)
+            await self._breathe()
+        for name in self._hashes.keys() - names:
+            kind = name.partition("/")[0]
+            _removed(change, kind, self._part_keys.get(name, ()))
+        return change
+
+    async def _compare(self, ref: PartRef, items: Mapping[str, Any], change: _Change) -> None:
+        old_keys = self._part_keys.get(ref.name, ())
+        change.part_keys[ref.name] = tuple(items)
+        match ref.kind:
+            case "documents":
+                for key, value in items.items():
+                    known = self._documents.get(key)
+                    if known is None or known.source_json != value:
+                        change.documents[key] = _parse(key, value, self._limits)
+                        await self._breathe()
+            case "services":
+                for key, value in items.items():
+                    if self._services.get(key) != value:
+                        change.services[key] = value
+            case "trust":
+                change.trust = _trust(items)
+            case _:
+                raise SnapshotRejectedError(f"part {ref.name} is of a kind not known here; upgrade this worker")
+        _removed(change, ref.kind, [key for key in old_keys if key not in items])
+
+    async def _build(
+        self, manifest: Manifest, etag: str, change: _Change
+    ) -> tuple[DecisionState, dict[str, EnforcementPoint]]:
+        before = self._state
+        mesh = before.mesh if before is not None else mesh_from_document(None)
+        for key, document in change.documents.items():
+            if key.startswith("Mesh/"):
+                mesh = mesh_from_document(document)
+        recompile_all = before is None or mesh != before.mesh
+        table = await self._table(mesh, change, None if recompile_all or before is None else before.table)
+        services = await self._service_index(change, before)
+        points = dict(self._points)
+        for key, document in change.documents.items():
+            if key.startswith("EnforcementPoint/"):
+                points.pop(key, None)
+                if document is not None:
+                    points[key] = _guarded(key, lambda document=document: point_from_document(document))
+        same_points = before is not None and points == self._points
+        state = DecisionState(
+            number=manifest.number,
+            revision=manifest.revision,
+            inventory_generation=manifest.inventory_generation,
+            etag=etag,
+            table=table,
+            services=services,
+            points=before.points if before is not None and same_points else EnforcementPoints.index(points.items()),
+            mesh=mesh,
+            trust=change.trust or (before.trust if before is not None else TrustMaterial()),
+            documents=len(self._documents)
+            + sum((document is not None) - (key in self._documents) for key, document in change.documents.items()),
+            loaded_at=self._monotonic(),
+        )
+        return state, points
+
+    async def _table(self, mesh: MeshConfig, change: _Change, table: RuleTable | None) -> RuleTable:
+        wanted: Mapping[str, Document | None] = change.documents
+        if table is None:
+            table = RuleTable.empty(mesh)
+            wanted = {**self._documents, **change.documents}
+        compiled: dict[str, CompiledPolicy] = {}
+        removed: list[str] = []
+        self.last_compiled = 0
+        for key, document in wanted.items():
+            if not key.startswith("AuthorizationPolicy/"):
+                continue
+            if document is None:
+                removed.append(key)
+                continue
+            compiled[key] = _guarded(key, lambda document=document: compile_policy(document, mesh))
+            self.last_compiled += 1
+            await self._breathe()
+            if len(compiled) >= _TABLE_CHUNK:
+                table = table.replaced(compiled, ())
+                compiled = {}
+                await self._breathe()
+        if compiled or removed:
+            table = table.replaced(compiled, removed)
+            await self._breathe()
+        return table
+
+    async def _service_index(self, change: _Change, before: DecisionState | None) -> ServiceIndex:
+        index = before.services if before is not None else ServiceIndex.empty()
+        upserts = {}
+        removed = []
+        for key, value in change.services.items():
+            if value is None:
+                removed.append(key)
+            else:
+                upserts[key] = _guarded(key, lambda value=value: service_from_json(value))
+            await self._breathe()
+        return index.replaced(upserts, removed) if upserts or removed else index
+
+    def _remember(
+        self,
+        manifest: Manifest,
+        change: _Change,
+        points: dict[str, EnforcementPoint],
+        state: DecisionState,
+    ) -> None:
+        """Take over what was gathered; nothing in here can fail half-way."""
+        self._hashes = {ref.name: ref.sha256 for ref in manifest.parts}
+        self._part_keys.update(change.part_keys)
+        for name in self._part_keys.keys() - self._hashes.keys():
+            del self._part_keys[name]
+        _merge(self._documents, change.documents)
+        _merge(self._services, change.services)
+        self._points = points
+        self._state = state
+
+
+def _removed(change: _Change, kind: str, keys: Sequence[str]) -> None:
+    if kind == DOCUMENTS:
+        change.documents.update(dict.fromkeys(keys))
+    elif kind == SERVICES:
+        change.services.update(dict.fromkeys(keys))
+    elif kind == TRUST and change.trust is None:
+        change.trust = TrustMaterial()
+
+
+def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = value
+
+
+def _parse(key: str, value: Any, limits: PolicyLimits) -> Document:
+    document: Document = _guarded(key, lambda: parse_document(value, limits))
+    if document.key != key:
+        raise SnapshotRejectedError(f"{key}: the document in it is {document.key}")
+    return document
+
+
+def _trust(items: Mapping[str, Any]) -> TrustMaterial:
+    bundle = items.get("bundle")
+    match bundle:
+        case {"trustDomain": str(trust_domain), "pem": str(pem)}:
+            return TrustMaterial(trust_domain, pem)
+        case _:
+            raise SnapshotRejectedError("the trust part carries no bundle")
+
+
+def _guarded(key: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; whatever it raises rejects the snapshot by the name of the item."""
+    try:
+        return make()
+    except AppError as error:
+        where = "; ".join(f"{field_error.pointer}: {field_error.message}" for field_error in error.errors)
+        raise SnapshotRejectedError(f"{key}: {error.detail}{f' ({where})' if where else ''}") from error
+    except Exception as error:
+        _log.exception("snapshot_item_failed", key=key)
+        raise SnapshotRejectedError(f"{key}: {type(error).__name__}") from error
+
+
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    """No collection between slices: with a large set, one is longer than all the slices together."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,75 @@
+"""Tells the authority every second what this worker serves; the authority only listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.decision.counters import CheckCounters
+from app.decision.load_snapshot import SnapshotLoader
+from app.decision.overload import LoopLag
+from app.decision.ports import SnapshotLink
+from app.decision.state import StateHolder
+from app.limits import CheckLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """Everything that a status report is made from."""
+
+    worker: str  # a name that is unique among the workers of one token, for example `node-a/1`
+    pid: int
+    holder: StateHolder
+    counters: CheckCounters
+    lag: LoopLag
+    loader: SnapshotLoader
+    limits: CheckLimits
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as the link carries it."""
+        state = self.holder.state
+        rejection = self.holder.rejection
+        age = self.holder.age_seconds()
+        if state is None:
+            word = "empty"
+        elif age > self.limits.stale_after_seconds:
+            word = "stale"
+        else:
+            word = "serving"
+        return {
+            "worker": self.worker,
+            "pid": self.pid,
+            "state": word,
+            "confirmed": self.holder.confirmed,
+            "ageSeconds": round(age, 3),
+            "number": state.number if state is not None else None,
+            "revision": state.revision if state is not None else None,
+            "inventoryGeneration": state.inventory_generation if state is not None else None,
+            "documents": state.documents if state is not None else 0,
+            "rejected": None
+            if rejection is None
+            else {"number": rejection.number, "revision": rejection.revision, "reason": rejection.reason[:1_000]},
+            "load": {
+                "lagSeconds": round(self.lag.last_seconds, 6),
+                "shedding": self.lag.shedding,
+                "lastLoadSeconds": round(self.loader.last_load_seconds, 6),
+                "lastCompiled": self.loader.last_compiled,
+            },
+            "counters": self.counters.to_json(),
+        }
+
+
+async def report_status(
+    link: SnapshotLink,
+    report: WorkerReport,
+    *,
+    interval_seconds: float,
+    before_send: Callable[[], None] = lambda: None,
+) -> None:
+    """Send the report for ever. The first one goes out at once; `before_send` may flush counters elsewhere."""
+    while True:
+        before_send()
+        await link.send_status(report.to_json())
+        await asyncio.sleep(interval_seconds)

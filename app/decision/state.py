@@ -1,0 +1,105 @@
+"""What a worker decides by: one immutable state, replaced by one assignment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from app.policy.enforcement_point import EnforcementPoint
+from app.policy.mesh import MeshConfig
+from app.policy.rule_table import RuleTable
+from app.policy.services import ServiceIndex
+from app.policy.target import Target
+
+_NO_POINTS: Mapping[str, EnforcementPoint] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcementPoints:
+    """The registered proxies, by how a worker recognises them."""
+
+    by_listener: Mapping[str, EnforcementPoint] = _NO_POINTS
+    by_spiffe_id: Mapping[str, EnforcementPoint] = _NO_POINTS
+    behind_ztunnel: Mapping[str, EnforcementPoint] = _NO_POINTS
+
+    @classmethod
+    def index(cls, points: Iterable[tuple[str, EnforcementPoint]]) -> EnforcementPoints:
+        """Index points given with their keys; where two claim the same caller, the first key in order holds."""
+        by_listener: dict[str, EnforcementPoint] = {}
+        by_spiffe_id: dict[str, EnforcementPoint] = {}
+        behind_ztunnel: dict[str, EnforcementPoint] = {}
+        for _, point in sorted(points, key=lambda item: item[0]):
+            if point.listener:
+                by_listener.setdefault(point.listener, point)
+            elif point.spiffe_id and point.via_ztunnel:
+                behind_ztunnel.setdefault(point.spiffe_id, point)
+            elif point.spiffe_id:
+                by_spiffe_id.setdefault(point.spiffe_id, point)
+        return cls(by_listener, by_spiffe_id, behind_ztunnel)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustMaterial:
+    """The trust bundle of the snapshot, empty when it carries none."""
+
+    trust_domain: str = ""
+    pem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionState:
+    """One snapshot, ready to decide by. `loaded_at` is monotonic time.
+
+    `targets` remembers resolved targets by calling point and destination; the table, the services and the points
+    never change under it, so what is in it stays true.
+    """
+
+    number: int
+    revision: int
+    inventory_generation: int
+    etag: str
+    table: RuleTable
+    services: ServiceIndex
+    points: EnforcementPoints
+    mesh: MeshConfig
+    trust: TrustMaterial
+    documents: int
+    loaded_at: float
+    targets: dict[tuple[int, str, int], Target | None] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A snapshot that was offered and could not be loaded, and why."""
+
+    number: int
+    revision: int
+    reason: str
+
+
+class StateHolder:
+    """The one mutable place: which state serves, and when the authority last confirmed it."""
+
+    __slots__ = ("_monotonic", "checked_at", "confirmed", "rejection", "state")
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self.state: DecisionState | None = None
+        self.rejection: Rejection | None = None
+        self.checked_at = monotonic()
+        self.confirmed = False  # by the authority, since this process started
+
+    def swap(self, state: DecisionState) -> None:
+        """Serve from `state` from now on."""
+        self.state = state
+
+    def confirm(self) -> None:
+        """The authority answered just now: what is served here is the newest that can be."""
+        self.checked_at = self._monotonic()
+        self.confirmed = True
+
+    def age_seconds(self) -> float:
+        """Seconds since the authority was last heard, by a clock that does not jump."""
+        return self._monotonic() - self.checked_at
