@@ -6,7 +6,6 @@ issuers and revocation lists by name. Private keys are handed in and never kept.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from app.ca.authority_lint import authority_key_usage, check_chain, lint_authority
+from app.ca.key_policy import key_hash
 from app.ca.signing import capture, signing_hash
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SCHEME, TrustDomain
@@ -84,11 +84,6 @@ class Authority:
 def authority_id(certificate: x509.Certificate) -> str:
     """The name of an authority in tables and logs: its subject key identifier in hexadecimal."""
     return _key_id(certificate).hex()
-
-
-def key_hash(public_key_der: bytes) -> bytes:
-    """The SHA-256 of a SubjectPublicKeyInfo, by which keys are compared."""
-    return hashlib.sha256(public_key_der).digest()
 
 
 def create_root(

@@ -10,6 +10,7 @@ ztunnel nothing, and no certificate of ours has one.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -17,7 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
-from app.ca.key_policy import PublicKey, check_public_key
+from app.ca.key_policy import PublicKey, check_public_key, key_hash
 from app.ca.pem import CSR_LABELS, decode_one_block
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
@@ -93,6 +94,20 @@ def check_requested_identity(csr: Csr, identity: SpiffeId) -> None:
     """
     if any(uri != str(identity) for uri in csr.uri_sans):
         raise _invalid("it names another SPIFFE ID than the one that is authorised")
+
+
+def check_key_not_blocked(csr: Csr, blocked_keys: AbstractSet[bytes]) -> None:
+    """Refuse a key that must not be certified: one of an authority, or one that is known to have leaked.
+
+    Args:
+        csr: the request.
+        blocked_keys: hashes of keys (`app.ca.key_policy.key_hash`).
+
+    Raises:
+        AppError: `INVALID` when the CSR's key is among them.
+    """
+    if key_hash(csr.public_key_der) in blocked_keys:
+        raise _invalid("its key must not be used for a workload")
 
 
 def _public_key(request: x509.CertificateSigningRequest) -> object:

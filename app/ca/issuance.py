@@ -10,7 +10,6 @@ Nothing of the CSR but its public key gets into a certificate.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from app.ca.authority import Authority, key_hash
-from app.ca.csr import Csr
+from app.ca.authority import Authority
+from app.ca.csr import Csr, check_key_not_blocked
 from app.ca.lint import Expected, key_identifier, lint_workload
 from app.ca.profile import TtlGrant, WorkloadProfile
+from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
 from app.ca.signing import capture, replay, signing_hash
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
@@ -118,22 +118,20 @@ def prepare(
     profile: WorkloadProfile,
     now: datetime,
     serial: int,
-    blocked_keys: AbstractSet[bytes] = frozenset(),
+    serving_names: ServingNames = NO_SERVING_NAMES,
 ) -> PreparedSvid:
     """Build the to-be-signed certificate and lint it.
 
-    `blocked_keys` are hashes (`app.ca.authority.key_hash`) of public keys that must not be certified, on top of the
-    authority's own.
+    `serving_names` are for certificates of our own listeners and never come from a caller.
 
     Raises:
         AppError: `INVALID` when the key must not be certified; `INTERNAL`, with the findings as diagnosis, when the
             lint finds anything or the identity is of another trust domain than the authority.
     """
-    fingerprint = key_hash(csr.public_key_der)
-    if fingerprint in authority.own_keys or fingerprint in blocked_keys:
-        raise AppError(ErrorCode.INVALID, "the CSR's key must not be used for a workload")
+    check_key_not_blocked(csr, authority.own_keys)
     not_before, not_after = _validity(grant, authority, profile, now)
-    builder = _builder(identity, csr, authority, serial).not_valid_before(not_before).not_valid_after(not_after)
+    names = [x509.UniformResourceIdentifier(str(identity)), *serving_names.general_names()]
+    builder = _builder(names, csr, authority, serial).not_valid_before(not_before).not_valid_after(not_after)
     tbs, stand_in = capture(builder, authority.public_key.curve)
     expected = Expected(
         identity=identity,
@@ -144,6 +142,7 @@ def prepare(
         serial=serial,
         not_before=not_before,
         not_after=not_after,
+        serving_names=serving_names,
     )
     findings = lint_workload(stand_in.public_bytes(Encoding.DER), expected)
     if identity.trust_domain != authority.trust_domain:
@@ -205,7 +204,7 @@ def _validity(
     return not_before, not_after
 
 
-def _builder(identity: SpiffeId, csr: Csr, authority: Authority, serial: int) -> x509.CertificateBuilder:
+def _builder(names: list[x509.GeneralName], csr: Csr, authority: Authority, serial: int) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(_NO_SUBJECT)
@@ -223,5 +222,5 @@ def _builder(identity: SpiffeId, csr: Csr, authority: Authority, serial: int) ->
             critical=False,
         )
         # Critical, because the subject is empty (RFC 5280 §4.1.2.6).
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
     )

@@ -10,6 +10,7 @@ Ed25519 is refused: neither ztunnel nor istio-agent makes such keys, and not eve
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -60,6 +61,11 @@ def check_public_key(key: object) -> tuple[PublicKey, str]:
             return key, f"RSA-{key.key_size}"
         case _:
             raise _invalid("unsupported key type; use ECDSA P-256, P-384, or RSA")
+
+
+def key_hash(public_key_der: bytes) -> bytes:
+    """The SHA-256 of a SubjectPublicKeyInfo, by which keys are compared."""
+    return hashlib.sha256(public_key_der).digest()
 
 
 def _check_rsa(key: rsa.RSAPublicKey) -> None:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from app.ca import der
+from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
 from app.identity.spiffe import SpiffeId
 
 MAX_LEAF_BYTES = 4_096
@@ -46,6 +47,7 @@ class Expected:
     serial: int
     not_before: datetime
     not_after: datetime
+    serving_names: ServingNames = NO_SERVING_NAMES
 
 
 def lint_workload(certificate: bytes, expected: Expected) -> list[str]:
@@ -89,7 +91,7 @@ def _extension_findings(extensions: list[der.Extension], expected: Expected) -> 
         **_FIXED_EXTENSIONS,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME: (
             True,  # because the subject is empty (RFC 5280 §4.1.2.6)
-            asn1.encode_der(der.UriNames(uri=asn1.IA5String(str(expected.identity)))),
+            _names(expected),
         ),
         ExtensionOID.SUBJECT_KEY_IDENTIFIER: (False, asn1.encode_der(key_identifier(expected.public_key_der))),
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER: (
@@ -101,6 +103,13 @@ def _extension_findings(extensions: list[der.Extension], expected: Expected) -> 
     findings = [] if len(found) == len(extensions) else ["an extension is repeated"]
     differing = (oid for oid in {**wanted, **found} if found.get(oid) != wanted.get(oid))
     return findings + [f"extension {oid.dotted_string} is not as expected" for oid in differing]
+
+
+def _names(expected: Expected) -> bytes:
+    if expected.serving_names == NO_SERVING_NAMES:
+        return asn1.encode_der(der.UriNames(uri=asn1.IA5String(str(expected.identity))))
+    uri = x509.UniformResourceIdentifier(str(expected.identity))
+    return x509.SubjectAlternativeName([uri, *expected.serving_names.general_names()]).public_bytes()
 
 
 def key_identifier(public_key_der: bytes) -> bytes:
