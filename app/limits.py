@@ -64,6 +64,11 @@ class CertificateLimits:
     identity_burst: int = 10
     max_tracked_callers: int = 50_000
     max_in_flight: int = 2_000  # issuance jobs of the process
+    max_job_seconds: float = 30.0  # of one job, from intent to record; the call has given up long before
+    inventory_refresh_seconds: float = 0.5
+    inventory_max_age_seconds: float = 60.0  # older placement data gives no rights
+    refusal_log_per_second: float = 5.0  # log lines a caller and reason
+    refusal_log_burst: int = 20
     max_token_bytes: int = 16_384
     token_cache_entries: int = 10_000
     token_leeway_seconds: int = 10
@@ -71,6 +76,7 @@ class CertificateLimits:
     jwks_timeout_seconds: float = 3.0
     jwks_refresh_seconds: float = 300.0
     jwks_min_refetch_seconds: float = 10.0  # between two refetches for an unknown key id
+    jwks_stale_seconds: float = 86_400.0  # how long keys serve that cannot be refreshed
     max_kept_refusals: int = 10_000  # for `gatehouse ca explain REQUEST`
 
 
@@ -129,6 +135,17 @@ class StorageLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdministrationLimits:
+    """Bounds of what administrators send, and of what is kept to recognise them."""
+
+    max_inventory_items: int = 200_000  # of one inventory document, all kinds together
+    max_reported_errors: int = 100  # of one document or batch; the rest is counted
+    token_cache_seconds: float = 5.0  # how long a revocation by another replica may go unnoticed
+    token_cache_entries: int = 10_000
+    write_attempts: int = 3  # of a change that was planned on a state which then moved on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
     """Bounds of starting, watching and draining processes."""
 
@@ -172,4 +189,5 @@ class Limits:
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
+    administration: AdministrationLimits = field(default_factory=AdministrationLimits)
     process: ProcessLimits = field(default_factory=ProcessLimits)

@@ -1,0 +1,172 @@
+"""Why did a node proxy get no certificate? By request id, or by asking the same question again.
+
+A request id finds what was recorded when the request was refused. A caller and an identity are judged against the
+inventory of now, without a token: what is shown is every check in order, the first that fails, and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.authority.create_certificate import AccessRules, CertificateStep
+from app.authority.inventory_view import InventoryView
+from app.authority.refusals import Refusal, Refusals
+from app.ca.impersonation import NodeCaller, Refused, Step, authorize, authorize_own
+from app.errors import AppError, ErrorCode
+
+_ADVICE_OF_STEP = {
+    CertificateStep.DECODE: "the caller does not speak istio.v1.auth; check what sends to this port.",
+    CertificateStep.CLUSTER: "set the node proxy's CLUSTER_ID to this cluster's name, or add its name as an alias.",
+    CertificateStep.RATE: "wait; if it persists, find out why this node asks so often, or raise the limit.",
+    CertificateStep.CSR: "the message says what is wrong with the CSR.",
+    CertificateStep.ISSUE: "see the reason; the log has more under this request id.",
+}
+_WORDS = {
+    CertificateStep.DECODE: "the request is valid protobuf",
+    CertificateStep.AUTHENTICATE: "the bearer token is valid",
+    CertificateStep.CLUSTER: "the cluster id agrees with the token's issuer",
+    CertificateStep.RATE: "the caller keeps within its rate",
+    CertificateStep.CSR: "the CSR is acceptable",
+    CertificateStep.ISSUE: "the certificate is issued and on record",
+    Step.CALLER_ACCOUNT: "the caller's service account may ask for others",
+    Step.IDENTITY: "the requested identity is well-formed",
+    Step.TRUST_DOMAIN: "the identity is of this trust domain",
+    Step.CALLER_POD: "the caller's pod is in the inventory",
+    Step.CALLER_POD_UID: "the pod's UID is the token's",
+    Step.CALLER_POD_ACCOUNT: "the pod's service account is the token's",
+    Step.CALLER_NODE: "the caller's node is known and the same everywhere",
+    Step.NODE_BANNED: "the node is not banned",
+    Step.PLACEMENT: "a workload with that identity runs on the node",
+}
+_ORDER: tuple[CertificateStep | Step, ...] = (
+    CertificateStep.DECODE,
+    CertificateStep.AUTHENTICATE,
+    CertificateStep.CLUSTER,
+    *Step,
+    CertificateStep.RATE,
+    CertificateStep.CSR,
+    CertificateStep.ISSUE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """One check: `ok`, `refused` or `not reached`."""
+
+    name: str
+    outcome: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateExplanation:
+    """The outcome (`granted` or `refused`), each step in order, the reason and one sentence of advice."""
+
+    outcome: str
+    steps: tuple[StepOutcome, ...]
+    reason: str = ""
+    advice: str = ""
+    refusal: Refusal | None = None
+    identity: str = ""
+    caller: str = ""
+    node: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the API and the command line show."""
+        return {
+            "outcome": self.outcome,
+            "identity": self.identity,
+            "caller": self.caller,
+            "node": self.node,
+            "reason": self.reason,
+            "advice": self.advice,
+            "steps": [
+                {"name": step.name, "outcome": step.outcome, "description": step.description} for step in self.steps
+            ],
+            "request": self.refusal.to_json() if self.refusal else None,
+        }
+
+
+class ExplainCertificate:
+    """Explains refusals to an operator; never to a caller."""
+
+    def __init__(self, refusals: Refusals, inventory: InventoryView, rules: AccessRules) -> None:
+        self._refusals = refusals
+        self._inventory = inventory
+        self._rules = rules
+
+    def by_request(self, request_id: str) -> CertificateExplanation:
+        """What happened to a request.
+
+        Raises:
+            AppError: `NOT_FOUND` when no refusal of that id is remembered.
+        """
+        refusal = self._refusals.find(request_id)
+        if refusal is None:
+            raise AppError(
+                ErrorCode.NOT_FOUND,
+                f"no refused request {request_id!r} is remembered: it was granted, is too old, "
+                "or another replica or an earlier process answered it; ask by caller and identity instead",
+            )
+        return CertificateExplanation(
+            outcome="refused",
+            steps=_steps(_place_of(refusal)),
+            reason=refusal.reason,
+            advice=refusal.advice or _advice(refusal.step),
+            refusal=refusal,
+            identity=refusal.identity,
+            caller=refusal.caller,
+            node=refusal.node,
+        )
+
+    async def by_caller(self, caller: NodeCaller, identity: str | None = None) -> CertificateExplanation:
+        """What a caller with a valid token would get now; without an identity, for its own.
+
+        Raises:
+            AppError: `UNAVAILABLE` when the inventory cannot be read.
+        """
+        index = await self._inventory.refresh()
+        trust_domain = self._rules.trust_domain
+        if identity is None:
+            verdict = authorize_own(caller, index=index, trust_domain=trust_domain)
+        else:
+            verdict = authorize(
+                caller,
+                identity,
+                index=index,
+                trust_domain=trust_domain,
+                trusted_accounts=self._rules.trusted_accounts,
+            )
+        refused = verdict if isinstance(verdict, Refused) else None
+        return CertificateExplanation(
+            outcome="refused" if refused else "granted",
+            steps=tuple(step for step in _steps(refused.step if refused else None) if step.name in set(Step)),
+            reason=refused.reason if refused else "",
+            advice=refused.advice if refused else "",
+            identity=identity or f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
+            caller=f"{caller.namespace}/{caller.service_account}",
+            node=caller.node_name if isinstance(verdict, Refused) else verdict.node,
+        )
+
+
+def _place_of(refusal: Refusal) -> CertificateStep | Step:
+    if refusal.step == CertificateStep.AUTHORIZE:
+        return Step(refusal.check) if refusal.check in set(Step) else Step.IDENTITY
+    return CertificateStep(refusal.step)
+
+
+def _steps(ended_at: CertificateStep | Step | None) -> tuple[StepOutcome, ...]:
+    outcomes = []
+    outcome = "ok"
+    for step in _ORDER:
+        if step == ended_at:
+            outcomes.append(StepOutcome(step.value, "refused", _WORDS[step]))
+            outcome = "not reached"
+        else:
+            outcomes.append(StepOutcome(step.value, outcome, _WORDS[step]))
+    return tuple(outcomes)
+
+
+def _advice(step: str) -> str:
+    return _ADVICE_OF_STEP.get(CertificateStep(step), "")

@@ -1,0 +1,214 @@
+"""The issuer: from an authorised identity and a checked CSR to a certificate on record.
+
+The order is the promise: prepare and lint, record the intent durably, sign, check the signed bytes, record the
+certificate durably, answer. From intent to record it is a job of the issuer and not of the call: a cancelled call
+leaves it running, so nothing is ever signed without both entries, and a drain waits for the jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+import structlog
+
+from app.authority.ports import Clock, Ledger, Signer
+from app.ca.authority import Authority
+from app.ca.bundle import TrustBundle
+from app.ca.csr import Csr
+from app.ca.issuance import RANDOM_SERIAL_BYTES, IssuedSvid, PreparedSvid, assemble, prepare, serial_number
+from app.ca.profile import TtlGrant, WorkloadProfile
+from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
+from app.errors import AppError, ErrorCode
+from app.identity.spiffe import SpiffeId
+from app.ledger.entry import EntryKind, LedgerEntry
+from app.limits import CertificateLimits
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuingState:
+    """What certificates are issued with now; replaced as a whole when an authority or the bundle changes."""
+
+    authority: Authority
+    signer: Signer
+    bundle: TrustBundle
+    path: PathChecker
+
+    @classmethod
+    def of(cls, authority: Authority, signer: Signer, bundle: TrustBundle) -> Self:
+        """The state for an active authority, its signer and the bundle of all roots."""
+        return cls(authority=authority, signer=signer, bundle=bundle, path=PathChecker(authority, bundle))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One certificate to issue, everything decided but its lifetime.
+
+    `detail` is what the ledger keeps of who asked (node, pod, token id ...): JSON values, no secrets.
+    """
+
+    identity: SpiffeId
+    csr: Csr
+    ttl_seconds: int
+    actor: str
+    request_id: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A certificate on record and the chain to answer with."""
+
+    svid: IssuedSvid
+    grant: TtlGrant
+    chain: list[str]
+
+
+class Issuer:
+    """Issues certificates; many jobs at a time, bounded."""
+
+    def __init__(
+        self,
+        state: IssuingState,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        limits: CertificateLimits,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._clock = clock
+        self._limits = limits
+        self._profile = WorkloadProfile.from_limits(limits)
+        self._random_bytes = random_bytes
+        self._jobs: set[asyncio.Task[Issued]] = set()
+        self._draining = False
+
+    @property
+    def state(self) -> IssuingState:
+        """What is issued with now."""
+        return self._state
+
+    def replace_state(self, state: IssuingState) -> None:
+        """Issue with another authority or bundle from now on; jobs under way keep theirs."""
+        self._state = state
+
+    @property
+    def jobs_in_flight(self) -> int:
+        """How many jobs run."""
+        return len(self._jobs)
+
+    async def issue(self, order: Order) -> Issued:
+        """Issue one certificate; cancelling this leaves the job running.
+
+        Raises:
+            AppError: `INVALID` for a lifetime or key that cannot be granted; `OVERLOADED` when too many jobs run;
+                `UNAVAILABLE` when draining, or when ledger or signer cannot be reached in time;
+                `FAILED_PRECONDITION` when the authority is about to expire; `INTERNAL` when a check of ours fails.
+        """
+        if self._draining:
+            raise AppError(ErrorCode.UNAVAILABLE, "shutting down; try again")
+        if len(self._jobs) >= self._limits.max_in_flight:
+            raise AppError(ErrorCode.OVERLOADED, "too many certificates are being issued; try again")
+        state, now = self._state, self._clock.now()
+        grant = self._profile.granted_ttl(order.ttl_seconds, now=now, chain_not_after=state.authority.not_after)
+        prepared = prepare(
+            order.identity,
+            order.csr,
+            grant,
+            authority=state.authority,
+            profile=self._profile,
+            now=now,
+            serial=serial_number(self._random_bytes(RANDOM_SERIAL_BYTES)),
+        )
+        job = asyncio.create_task(self._sign_on_record(order, grant, prepared, state, now))
+        self._jobs.add(job)
+        job.add_done_callback(self._forget)
+        return await asyncio.shield(job)
+
+    async def drain(self) -> None:
+        """Take no more orders and wait until every job has ended."""
+        self._draining = True
+        while self._jobs:
+            await asyncio.wait(tuple(self._jobs))
+
+    async def _sign_on_record(
+        self, order: Order, grant: TtlGrant, prepared: PreparedSvid, state: IssuingState, now: datetime
+    ) -> Issued:
+        try:
+            async with asyncio.timeout(self._limits.max_job_seconds):
+                await self._ledger.append(_intent(order, grant, prepared, now))
+                signature = await state.signer.sign(prepared.tbs)
+                svid = assemble(prepared, signature)
+                await self._ledger.append(_record(order, grant, svid, state.authority, self._clock.now()))
+        except TimeoutError:
+            raise AppError(
+                ErrorCode.UNAVAILABLE,
+                "the certificate could not be recorded in time; try again",
+                diagnosis=f"ledger or signer took longer than {self._limits.max_job_seconds:.3g} s",
+            ) from None
+        chain = cert_chain(svid, state.authority, state.bundle)
+        check_as_ztunnel(chain, str(order.identity))
+        state.path.check(svid, now=now)
+        return Issued(svid=svid, grant=grant, chain=chain)
+
+    def _forget(self, job: asyncio.Task[Issued]) -> None:
+        self._jobs.discard(job)
+        # Retrieved here too, because the call that would have taken the exception may be gone.
+        if not job.cancelled() and (error := job.exception()) is not None and not isinstance(error, AppError):
+            _log.error("issuance_job_crashed", error=repr(error))
+
+
+def _intent(order: Order, grant: TtlGrant, prepared: PreparedSvid, now: datetime) -> LedgerEntry:
+    detail = {
+        **order.detail,
+        "serial": prepared.serial_hex,
+        "tbsSha256": prepared.tbs_sha256,
+        "authority": prepared.authority.id,
+        "notBefore": _instant(prepared.not_before),
+        "notAfter": _instant(prepared.not_after),
+        "ttlRequested": order.ttl_seconds,
+        "ttlGranted": grant.seconds,
+        "ttlClamp": grant.clamp.value,
+        "keyType": order.csr.key_type,
+    }
+    return _entry(EntryKind.CERTIFICATE_INTENT, order, now, detail)
+
+
+def _record(order: Order, grant: TtlGrant, svid: IssuedSvid, authority: Authority, now: datetime) -> LedgerEntry:
+    detail = {
+        **order.detail,
+        "serial": svid.serial_hex,
+        "certificate": base64.b64encode(svid.der).decode("ascii"),
+        "certificateSha256": svid.sha256,
+        "authority": authority.id,
+        "notBefore": _instant(svid.not_before),
+        "notAfter": _instant(svid.not_after),
+        "ttlRequested": order.ttl_seconds,
+        "ttlGranted": grant.seconds,
+        "ttlClamp": grant.clamp.value,
+    }
+    return _entry(EntryKind.CERTIFICATE_ISSUED, order, now, detail)
+
+
+def _entry(kind: EntryKind, order: Order, now: datetime, detail: Mapping[str, Any]) -> LedgerEntry:
+    return LedgerEntry(
+        kind=kind,
+        time=now,
+        actor=order.actor,
+        subject=str(order.identity),
+        request_id=order.request_id,
+        detail=detail,
+    )
+
+
+def _instant(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

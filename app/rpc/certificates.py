@@ -1,0 +1,79 @@
+"""`istio.v1.auth.IstioCertificateService`: bytes to values and back, and nothing else.
+
+What is read of a request: the CSR, the wanted lifetime, `ImpersonatedIdentity` (ztunnel) and `CertSigner`
+(istio-agent) of its metadata, and the `authorization` and `clusterid` headers. Whatever else is in there is ignored,
+except that metadata which could be read in two ways makes the request worthless.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from app.authority.create_certificate import CertificateRequest, CreateCertificate
+from app.authority.credentials import Credentials
+from app.rpc.call import Call, UnaryMethod
+from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
+
+CERTIFICATE_SERVICE = "istio.v1.auth.IstioCertificateService"
+CREATE_CERTIFICATE_PATH = f"/{CERTIFICATE_SERVICE}/CreateCertificate"
+IMPERSONATED_IDENTITY = "ImpersonatedIdentity"
+CERT_SIGNER = "CertSigner"
+
+
+def certificate_methods(create_certificate: CreateCertificate) -> list[UnaryMethod]:
+    """The methods of the service, for `app.rpc.server.GrpcServer`."""
+
+    async def create(data: bytes, call: Call) -> bytes:
+        credentials = decode_credentials(call)
+        try:
+            request = decode_request(data)
+        except DecodeError:
+            raise create_certificate.refuse_undecodable(credentials, call.request_id) from None
+        chain = await create_certificate(request, credentials, call.request_id)
+        return IstioCertificateResponse(cert_chain=chain).SerializeToString()
+
+    return [UnaryMethod(path=CREATE_CERTIFICATE_PATH, handle=create)]
+
+
+def decode_request(data: bytes) -> CertificateRequest:
+    """Read the protobuf; metadata that cannot be believed becomes the value's `fault`.
+
+    Raises:
+        DecodeError: when the bytes are not the message.
+    """
+    message = IstioCertificateRequest.FromString(data)
+    impersonated, fault = None, ""
+    cert_signer = ""
+    for key, value in message.metadata.fields.items():
+        if key.casefold() == IMPERSONATED_IDENTITY.casefold():
+            if key != IMPERSONATED_IDENTITY or impersonated is not None:
+                fault = "the metadata spells ImpersonatedIdentity in another case"
+            elif value.WhichOneof("kind") != "string_value":
+                fault = "the metadata value ImpersonatedIdentity is not a string"
+            else:
+                impersonated = value.string_value
+        elif key == CERT_SIGNER and value.WhichOneof("kind") == "string_value":
+            cert_signer = value.string_value
+    return CertificateRequest(
+        csr_pem=message.csr,
+        ttl_seconds=message.validity_duration,
+        impersonated=impersonated,
+        cert_signer=cert_signer,
+        fault=fault,
+    )
+
+
+def decode_credentials(call: Call) -> Credentials:
+    """Read the headers; HTTP/2 has made their names lower case."""
+    authorization: list[str] = []
+    cluster_id = ""
+    for key, value in call.metadata:
+        if key == "authorization":
+            authorization.append(_text(value))
+        elif key == "clusterid":
+            cluster_id = _text(value)
+    return Credentials(authorization=tuple(authorization), cluster_id=cluster_id, peer=call.peer)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
