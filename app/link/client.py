@@ -22,7 +22,13 @@ from app.decision.ports import SignedManifest
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits
 from app.link.signing import ManifestVerifier
-from app.link.wire import MAX_CHAIN_BYTES, MAX_MANIFEST_BYTES, MAX_STATUS_BYTES, SIGNATURE_HEADER
+from app.link.wire import (
+    MAX_CHAIN_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_PROBLEM_BYTES,
+    MAX_STATUS_BYTES,
+    SIGNATURE_HEADER,
+)
 from app.policy.canonical import sha256_hex
 from app.policy.snapshot import Manifest, Part, PartRef
 
@@ -166,11 +172,12 @@ class LinkClient:
             async with self._http.stream(
                 method, path, params=params, headers=headers, json=body, **options
             ) as response:
+                bound = limit if response.is_success else MAX_PROBLEM_BYTES
                 chunks: list[bytes] = []
                 size = 0
                 async for chunk in response.aiter_bytes():
                     size += len(chunk)
-                    if size > limit:
+                    if size > bound:
                         raise AppError(ErrorCode.MALFORMED, f"the authority's answer to {path} is larger than agreed")
                     chunks.append(chunk)
                 data = b"".join(chunks)

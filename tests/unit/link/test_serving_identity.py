@@ -1,0 +1,92 @@
+"""The worker's own key and certificate."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.errors import AppError, ErrorCode
+from app.link.serving_identity import ServingIdentity
+
+_ISSUER_KEY = ec.generate_private_key(ec.SECP256R1())
+_NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "root")])
+
+
+def _certificate(public_key: ec.EllipticCurvePublicKey, life: timedelta) -> str:
+    now = datetime.now(UTC).replace(microsecond=0)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(_NAME)
+        .public_key(public_key)
+        .serial_number(7)
+        .not_valid_before(now)
+        .not_valid_after(now + life)
+        .sign(_ISSUER_KEY, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+class Issuing:
+    """A link that issues, or answers what a test wants."""
+
+    def __init__(self, life: timedelta = timedelta(hours=1)) -> None:
+        self.life = life
+        self.csrs: list[x509.CertificateSigningRequest] = []
+        self.failures = 0
+        self.other_key = False
+
+    async def request_serving_certificate(self, csr_pem: str) -> list[str]:
+        if self.failures:
+            self.failures -= 1
+            raise AppError(ErrorCode.UNAVAILABLE, "away")
+        csr = x509.load_pem_x509_csr(csr_pem.encode())
+        self.csrs.append(csr)
+        key = _ISSUER_KEY.public_key() if self.other_key else csr.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        return [_certificate(key, self.life), _certificate(_ISSUER_KEY.public_key(), self.life), "roots"]
+
+
+async def test_each_renewal_makes_a_new_key_and_presents_no_root() -> None:
+    """The chain is leaf and intermediates, the key belongs to the leaf, renewal is due at half of the life."""
+    link = Issuing()
+    identity = ServingIdentity(link)
+    first = await identity.renew()
+    second = await identity.renew()
+    assert second is identity.current
+    assert first.key_pem != second.key_pem
+    key = serialization.load_pem_private_key(second.key_pem, None)
+    chain = x509.load_pem_x509_certificates(second.chain_pem)
+    assert 2 == len(chain)
+    assert key.public_key() == chain[0].public_key()
+    assert second.renew_at - chain[0].not_valid_before_utc == timedelta(minutes=30)
+    assert all(csr.is_signature_valid and csr.subject.rdns == [] for csr in link.csrs)
+
+
+async def test_a_certificate_for_another_key_is_refused() -> None:
+    """What was served before is served on."""
+    link = Issuing()
+    identity = ServingIdentity(link)
+    before = await identity.renew()
+    link.other_key = True
+    with pytest.raises(AppError) as caught:
+        await identity.renew()
+    assert ErrorCode.MALFORMED == caught.value.code
+    assert before is identity.current
+
+
+async def test_an_authority_that_is_away_is_asked_again() -> None:
+    """The first certificate comes as soon as the authority does."""
+    link = Issuing()
+    link.failures = 2
+    identity = ServingIdentity(link)
+    running = asyncio.create_task(identity.run())
+    try:
+        async with asyncio.timeout(10):
+            assert await identity.wait_ready() is identity.current
+        assert 1 == len(link.csrs)
+    finally:
+        running.cancel()
