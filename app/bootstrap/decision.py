@@ -1,1 +1,230 @@
 """Builds a decision worker from settings; imports no storage, keys or certificate authority."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from app.bootstrap.background import in_background
+from app.bootstrap.child import Assignment, Report, Service
+from app.decision.attributes import Transport
+from app.decision.check import CheckService
+from app.decision.counters import CheckCounters
+from app.decision.follow_snapshot import SnapshotFollower
+from app.decision.load_snapshot import SnapshotLoader
+from app.decision.overload import LoopLag
+from app.decision.report_status import WorkerReport, report_status
+from app.decision.state import StateHolder
+from app.errors import AppError, ErrorCode
+from app.link.client import LinkClient
+from app.link.last_good import LastGoodFolder
+from app.link.serving_identity import ServingIdentity
+from app.link.signing import ManifestVerifier
+from app.rpc import tls_policy  # noqa: F401 - sets the TLS policy before gRPC makes its first credentials
+from app.rpc.check import CheckCertificates, CheckListener, CheckServicer, check_server
+from app.rpc.drain import let_connections_leave, stop_accepting
+from app.rpc.server import GrpcServer
+from app.rpc.tls import server_credentials
+from app.settings import Listener, Settings
+from app.telemetry import metrics
+
+_log = structlog.get_logger(__name__)
+
+# A worker without any snapshot listens after this long all the same, and denies: a refused connection would be an
+# error to Envoy, and an operator's `failOpen` would let the request pass.
+_EMPTY_HANDED_SECONDS = 3.0
+# Of the time for draining, what is kept for calls in flight when connections are left.
+_LAST_CALLS_SECONDS = 1.0
+_MTLS_LISTENER = "mtls"
+
+
+@dataclass(slots=True)
+class _Listening:
+    """A server that accepts Checks."""
+
+    server: GrpcServer
+    port: int
+
+
+@dataclass(slots=True)
+class DecisionProcess(Service):
+    """One worker: what it is made of, how it stands, how it ends."""
+
+    settings: Settings
+    name: str
+    holder: StateHolder
+    counters: CheckCounters
+    lag: LoopLag
+    status: WorkerReport
+    listening: dict[str, _Listening] = field(default_factory=dict)
+    draining: bool = False
+    _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
+    _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
+
+    def report(self, *, loop_lag_seconds: float) -> Report:
+        """How the worker stands; flushes its counters."""
+        state = self.holder.state
+        self._flush(loop_lag_seconds)
+        reasons = {
+            "snapshot": "ok" if state is not None else "no snapshot was loaded yet",
+            "check": "ok" if "check" in self.listening else "does not listen yet",
+        }
+        if self.settings.listen.check_mtls.enabled:
+            reasons["check_mtls"] = "ok" if "check_mtls" in self.listening else "waits for its serving certificate"
+        return Report(
+            ready=state is not None and "check" in self.listening,
+            reasons=reasons,
+            numbers={
+                "number": state.number if state is not None else None,
+                "revision": state.revision if state is not None else None,
+                "ageSeconds": round(self.holder.age_seconds(), 2),
+                "checks": self.counters.total,
+            },
+        )
+
+    def _flush(self, loop_lag_seconds: float) -> None:
+        counters = self.counters
+        totals = {("allow", reason.value): float(count) for reason, count in counters.allowed.items() if count}
+        totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
+        self._checks.flush(totals)
+        self._seconds.flush({(): counters.seconds})
+        metrics.SNAPSHOT_AGE.set(self.holder.age_seconds())
+        metrics.SNAPSHOT_SERVED.set(self.holder.state.number if self.holder.state is not None else -1)
+        metrics.LOOP_LAG.set(max(loop_lag_seconds, self.lag.last_seconds))
+
+    async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
+        """Not ready at once, answer on, then let the connections leave by age: docs/adr/0003-drain.md."""
+        until = time.monotonic() + max_seconds
+        self.draining = True
+        for listening in self.listening.values():
+            await listening.server.health.set_all(False)
+        await asyncio.sleep(min_seconds)
+        ports = {listening.port for listening in self.listening.values()}
+        stop_accepting(ports)
+        left = await let_connections_leave(ports, within_seconds=until - _LAST_CALLS_SECONDS - time.monotonic())
+        if left:
+            _log.warning("connections_cut", count=left)
+        await asyncio.gather(
+            *(listening.server.stop(max(0.1, until - time.monotonic())) for listening in self.listening.values())
+        )
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """A worker knows no commands."""
+        raise AppError(ErrorCode.INVALID, f"a worker does not know the command {name}")
+
+
+@asynccontextmanager
+async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProcess]:
+    """A worker that runs while the context is open.
+
+    Raises:
+        AppError: `INVALID` when the link's settings cannot be used.
+    """
+    settings = assignment.settings
+    limits = settings.limits.check
+    verifier = ManifestVerifier.parse(settings.link.public_key)
+    holder, counters = StateHolder(), CheckCounters()
+    lag = LoopLag(max_queue_seconds=limits.max_queue_seconds)
+    loader = SnapshotLoader(slice_seconds=limits.compile_slice_seconds, limits=settings.limits.policy)
+    worker = f"{socket.gethostname()}/{assignment.name}"
+    status = WorkerReport(
+        worker=worker, pid=os.getpid(), holder=holder, counters=counters, lag=lag, loader=loader, limits=limits
+    )
+    last_good = LastGoodFolder(settings.state_dir / "workers" / assignment.name, verifier)
+    async with LinkClient.connect(
+        settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
+    ) as link:
+        follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
+        process = DecisionProcess(settings, worker, holder, counters, lag, status)
+        servicer = CheckServicer(CheckService(holder, limits=limits, lag=lag, counters=counters), limits=limits)
+        identity = ServingIdentity(link)
+        await follower.start_from_last_good()
+        work = [
+            follower.run(),
+            lag.run(),
+            report_status(link, status, interval_seconds=limits.status_interval_seconds),
+            _listen_locally(process, servicer, follower, assignment),
+        ]
+        if settings.listen.check_mtls.enabled:
+            work += [identity.run(), _listen_with_mtls(process, servicer, follower, identity)]
+        async with in_background(*work):
+            yield process
+
+
+async def _listen_locally(
+    process: DecisionProcess, servicer: CheckServicer, follower: SnapshotFollower, assignment: Assignment
+) -> None:
+    """Port 9191, from the first snapshot on; without one only where no other worker could answer."""
+    settings = process.settings
+    listener = settings.listen.check
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if assignment.extra.get("others_serve") else _EMPTY_HANDED_SECONDS):
+            await follower.wait_loaded()
+    transport = Transport.LOCAL if listener.is_loopback else Transport.BEHIND_ZTUNNEL
+    where = CheckListener(name=settings.check.listener, address=_target(listener), transport=transport)
+    await _serve(process, "check", where, servicer, follower)
+
+
+async def _listen_with_mtls(
+    process: DecisionProcess, servicer: CheckServicer, follower: SnapshotFollower, identity: ServingIdentity
+) -> None:
+    """Port 9193, as soon as there is a certificate to present and a trust bundle to verify callers with."""
+    await identity.wait_ready()
+    await follower.wait_loaded()
+
+    def serving() -> tuple[bytes, bytes]:
+        assert identity.current is not None
+        return identity.current.chain_pem, identity.current.key_pem
+
+    def roots() -> str:
+        assert process.holder.state is not None
+        return process.holder.state.trust.pem
+
+    while not roots():
+        await asyncio.sleep(0.1)
+    where = CheckListener(
+        name=_MTLS_LISTENER,
+        address=_target(process.settings.listen.check_mtls),
+        transport=Transport.MUTUAL_TLS,
+        credentials=server_credentials(CheckCertificates(serving, roots), require_client_certificate=True),
+    )
+    await _serve(process, "check_mtls", where, servicer, follower)
+
+
+async def _serve(
+    process: DecisionProcess, name: str, where: CheckListener, servicer: CheckServicer, follower: SnapshotFollower
+) -> None:
+    if process.draining:
+        return
+    server, port = check_server(servicer, where, limits=process.settings.limits.check_grpc, reuse_port=True)
+    await server.start()
+    process.listening[name] = _Listening(server, port)
+    await follower.wait_loaded()
+    if not process.draining:
+        await server.health.set_all(True)
+
+
+def _target(listener: Listener) -> str:
+    return f"[{listener.address}]:{listener.port}" if ":" in listener.address else f"{listener.address}:{listener.port}"
+
+
+def _link_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.link.ca_file is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(settings.link.ca_file))
+    except OSError as error:
+        raise AppError(
+            ErrorCode.INVALID, f"settings: link.ca_file: cannot read {settings.link.ca_file}: {error.strerror or error}"
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context

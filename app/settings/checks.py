@@ -31,6 +31,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _processes(settings)
     yield from _ports(settings)
     yield from _exposure(settings)
+    yield from _placement(settings)
     yield from _secrets(settings)
     yield from _decision_role(settings)
 
@@ -101,6 +102,17 @@ def _exposure(settings: Settings) -> Iterator[str]:
                 f"listen.{name}.address: {listener.address} is reachable from other hosts, which needs TLS; "
                 "set tls.certificate_file and tls.key_file, or listen on 127.0.0.1"
             )
+
+
+def _placement(settings: Settings) -> Iterator[str]:
+    check = _listeners(settings).get("check")
+    if check is not None and not check.is_loopback and not settings.check.behind_ztunnel:
+        yield (
+            f"listen.check.address: {check.address} is reachable from other hosts without authentication; let "
+            "waypoints use listen.check_mtls, or set check.behind_ztunnel if a ztunnel admits only registered ones"
+        )
+    if check is not None and check.is_loopback and settings.check.behind_ztunnel:
+        yield "check.behind_ztunnel: nothing comes through a ztunnel to listen.check on loopback; set its address"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

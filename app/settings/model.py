@@ -178,6 +178,7 @@ class CheckSettings(_Section):
     """What the workers say about themselves."""
 
     listener: str = "local"  # the name by which an EnforcementPoint means port 9191
+    behind_ztunnel: bool = False  # who reaches port 9191 came through a ztunnel that admits registered waypoints only
 
 
 class LoggingSettings(_Section):
@@ -261,6 +262,24 @@ class Settings(BaseSettings):
         """The bearer token of the workers of `--role decision`."""
         return _secret(self.link.token, self.link.token_file, "link.token_file")
 
+    def with_ports(self, ports: Mapping[str, int]) -> Settings:
+        """The same settings with the ports that were really taken."""
+        listeners = {name: getattr(self.listen, name).model_copy(update={"port": port}) for name, port in ports.items()}
+        return self.model_copy(update={"listen": self.listen.model_copy(update=listeners)})
+
+    def for_local_worker(self, *, link_url: str, token: str, public_key: str) -> Settings:
+        """What a worker beside its authority gets: no database, no passphrase, no issuers, but its own link."""
+        return self.model_copy(
+            update={
+                "role": Role.DECISION,
+                "database": DatabaseSettings(),
+                "keys": KeysSettings(),
+                "tls": TlsSettings(),
+                "tokens": TokensSettings(),
+                "link": LinkSettings(url=link_url, token=SecretStr(token), public_key=public_key),
+            }
+        )
+
     @property
     def run_dir(self) -> Path:
         """Where running processes leave what others may read: addresses, the control socket, metrics."""
@@ -300,6 +319,18 @@ def load_settings(config_file: Path | None = None, environ: Mapping[str, str] | 
         raise AppError(ErrorCode.INVALID, _sentence(error)) from None
     except ValueError as error:  # a list or a map in the environment that is not JSON
         raise AppError(ErrorCode.INVALID, f"settings: {error}".replace("\n", " ")) from None
+
+
+def reveal(settings: Settings) -> dict[str, Any]:
+    """Every setting as JSON values, secrets in the clear: for handing them to a child process, and nothing else.
+
+    `load_settings(environ={}, **reveal(settings))` gives the same settings.
+    """
+    values: dict[str, Any] = settings.model_dump(mode="json")
+    for section, name in (("database", "url"), ("keys", "passphrase"), ("link", "token")):
+        secret = getattr(getattr(settings, section), name)
+        values[section][name] = None if secret is None else secret.get_secret_value()
+    return values
 
 
 def describe(settings: Settings) -> dict[str, Any]:

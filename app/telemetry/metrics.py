@@ -8,6 +8,7 @@ totals to a `Tally` once a heartbeat, because a memory-mapped increment costs mi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -62,8 +63,8 @@ class Tally:
         self._counter = counter
         self._seen: dict[tuple[str, ...], float] = {}
 
-    def flush(self, totals: Mapping[tuple[str, ...], float]) -> None:
-        """Count what came since the last flush; keys are the counter's label values in order."""
+    def flush(self, totals: Mapping[Any, float]) -> None:
+        """Count what came since the last flush; a key is the tuple of the counter's label values."""
         for labels, total in totals.items():
             grown = total - self._seen.get(labels, 0.0)
             if grown > 0:

@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import AppError, ErrorCode
 from app.limits import Limits
-from app.settings import Role, describe, load_settings
+from app.settings import Role, describe, load_settings, reveal
 
 
 def _write(directory: Path, text: str) -> Path:
@@ -70,6 +70,19 @@ def test_secrets_can_stand_in_files_and_are_never_shown(tmp_path: Path) -> None:
     assert "correct horse" not in shown
 
 
+def test_settings_survive_the_way_to_a_child_process() -> None:
+    """What the supervisor hands over is what the child reads, secrets included; a worker gets none of ours."""
+    settings = load_settings(
+        environ={"GATEHOUSE_DATABASE__URL": "postgresql://u:p@h/d", "GATEHOUSE_KEYS__PASSPHRASE": "a passphrase"}
+    )
+    assert settings.model_dump() == load_settings(environ={}, **json.loads(json.dumps(reveal(settings)))).model_dump()
+    worker = settings.for_local_worker(link_url="http://127.0.0.1:1", token="t", public_key="k")
+    handed_over = json.dumps(reveal(worker))
+    assert "postgresql" not in handed_over
+    assert "a passphrase" not in handed_over
+    assert load_settings(environ={}, **json.loads(handed_over)).model_dump() == worker.model_dump()
+
+
 BROKEN_FILES = {
     "unknown key": ("statedir: /x", "statedir is not known; did you mean state_dir?"),
     "unknown nested key": (
@@ -90,6 +103,8 @@ BROKEN_FILES = {
     "one port twice": ("listen: {api: {port: 9000}, link: {port: 9000}}", "are both 9000"),
     "API off loopback without TLS": ("listen: {api: {address: 0.0.0.0}}", "which needs TLS"),
     "link off loopback without TLS": ("listen: {link: {address: '::'}}", "which needs TLS"),
+    "checks off loopback without authentication": ("listen: {check: {address: 0.0.0.0}}", "behind_ztunnel"),
+    "ztunnel in front of loopback": ("check: {behind_ztunnel: true}", "on loopback"),
     "half of the TLS files": ("tls: {key_file: /x}", "one of them is missing"),
     "secret twice": ("keys: {passphrase: x, passphrase_file: /y}", "exclude each other"),
     "limit of zero": ("limits: {http: {max_connections: 0}}", "limits.http.max_connections: must be greater than 0"),

@@ -1,1 +1,0 @@
-"""Starts, watches and drains the processes of one host."""
