@@ -1,1 +1,1 @@
-"""Bearer tokens: verification against JWKS and the built-in issuer."""
+"""Bearer tokens: verifying them against published keys, and a small issuer of our own."""
