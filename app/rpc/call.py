@@ -88,6 +88,27 @@ class UnaryMethod:
     fallback: Fallback | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImmediateMethod:
+    """One unary method that answers at once, whatever comes: it neither waits nor raises.
+
+    It therefore needs neither a budget nor the guard, which together cost as much as a decision does.
+    """
+
+    path: str
+    answer: Callable[[bytes, Context], bytes]
+
+
+def unguarded(method: ImmediateMethod) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    """The method as grpc.aio calls it."""
+    answer = method.answer
+
+    async def serve(request: bytes, context: Context) -> bytes:
+        return answer(request, context)
+
+    return serve
+
+
 def guarded(
     method: UnaryMethod, budget_seconds: float, observe: RpcObserver
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import grpc
+import structlog
 
 from app.decision.attributes import CheckAnswer, Peer, Transport
 from app.decision.check import CheckService
-from app.errors import AppError, ErrorCode
 from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits, GrpcLimits
 from app.policy.decision import Decision, Reason
-from app.rpc.call import Call, RpcObserver, UnaryMethod, observe_nothing
+from app.rpc.call import Call, Context, ImmediateMethod
 from app.rpc.check_codec import DECISION_ID_CHARS, CheckEncoder, decode_check
 from app.rpc.server import GrpcServer
 from app.rpc.tls import ServingCertificate
+
+_log = structlog.get_logger(__name__)
 
 CHECK_PATH = "/envoy.service.auth.v3.Authorization/Check"
 
@@ -47,13 +49,13 @@ class CheckServicer:
         self._encoder = CheckEncoder(secrets.token_hex(DECISION_ID_CHARS // 4))
 
     def answer(self, request: bytes, peer: Peer) -> bytes:
-        """The `CheckResponse` for a `CheckRequest`."""
-        return self._encoder.encode(self._service.check(decode_check(request, self._limits), peer))
-
-    def answer_failure(self, error: AppError) -> bytes:
-        """The denial for what failed outside of the decision."""
-        reason = Reason.TIMEOUT if error.code is ErrorCode.TIMEOUT else Reason.INTERNAL
-        return self._encoder.encode(CheckAnswer(Decision(False, reason)))
+        """The `CheckResponse` for a `CheckRequest`; never raises."""
+        try:
+            return self._encoder.encode(self._service.check(decode_check(request, self._limits), peer))
+        except Exception:  # noqa: BLE001 - an error would be an error to Envoy, and may fail open
+            self._service.counters.errors += 1
+            _log.exception("check_not_answered")
+            return self._encoder.encode(CheckAnswer(Decision(False, Reason.INTERNAL)))
 
 
 def check_server(
@@ -62,7 +64,6 @@ def check_server(
     *,
     limits: GrpcLimits,
     reuse_port: bool = False,
-    observe: RpcObserver = observe_nothing,
 ) -> tuple[GrpcServer, int]:
     """A server for one listener, bound but not started, and its port.
 
@@ -73,25 +74,24 @@ def check_server(
     """
     find_peer = _peer_finder(listener)
 
-    async def handle(request: bytes, call: Call) -> bytes:
-        return servicer.answer(request, find_peer(call))
+    def answer(request: bytes, context: Context) -> bytes:
+        return servicer.answer(request, find_peer(context))
 
-    method = UnaryMethod(path=CHECK_PATH, handle=handle, fallback=lambda error, _call: servicer.answer_failure(error))
-    server = GrpcServer([method], limits, reuse_port=reuse_port, observe=observe)
+    server = GrpcServer([ImmediateMethod(path=CHECK_PATH, answer=answer)], limits, reuse_port=reuse_port)
     return server, server.listen(listener.address, listener.credentials)
 
 
-def _peer_finder(listener: CheckListener) -> Callable[[Call], Peer]:
+def _peer_finder(listener: CheckListener) -> Callable[[Context], Peer]:
     if listener.transport is not Transport.MUTUAL_TLS:
         peer = Peer(listener.name, listener.transport)
-        return lambda _call: peer
+        return lambda _context: peer
 
     @lru_cache(maxsize=4_096)
     def authenticated(spiffe_id: str) -> Peer:
         return Peer(listener.name, Transport.MUTUAL_TLS, spiffe_id if is_spiffe_id(spiffe_id) else "")
 
     # Asked of every call: addresses are reused, and an answer kept by address would outlive its connection.
-    return lambda call: authenticated(call.peer_spiffe_id() or "")
+    return lambda context: authenticated(Call(context).peer_spiffe_id() or "")
 
 
 class CheckCertificates:

@@ -15,7 +15,7 @@ import grpc.aio
 
 from app.errors import AppError, ErrorCode
 from app.limits import GrpcLimits
-from app.rpc.call import RpcObserver, UnaryMethod, guarded, observe_nothing
+from app.rpc.call import ImmediateMethod, RpcObserver, UnaryMethod, guarded, observe_nothing, unguarded
 from app.rpc.health import Health, reflection_handler
 
 
@@ -54,7 +54,7 @@ class GrpcServer:
 
     def __init__(
         self,
-        methods: Sequence[UnaryMethod],
+        methods: Sequence[UnaryMethod | ImmediateMethod],
         limits: GrpcLimits,
         *,
         reuse_port: bool = False,
@@ -66,7 +66,9 @@ class GrpcServer:
             _, service, name = method.path.split("/")
             # No deserializer: malformed protobuf reaches our handler, which answers for it.
             by_service[service][name] = grpc.unary_unary_rpc_method_handler(
-                guarded(method, limits.rpc_budget_seconds, observe)
+                unguarded(method)
+                if isinstance(method, ImmediateMethod)
+                else guarded(method, limits.rpc_budget_seconds, observe)
             )
         self.health = Health(by_service)
         handlers = [grpc.method_handlers_generic_handler(name, table) for name, table in by_service.items()]
