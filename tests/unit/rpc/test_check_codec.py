@@ -1,0 +1,168 @@
+"""The wire form of Check: what is read of a request, and what an answer looks like."""
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from app.decision.attributes import CheckAnswer
+from app.limits import CheckLimits
+from app.policy.decision import Decision, Reason
+from app.rpc.check_codec import DECISION_HEADER, CheckEncoder, check_response, decode_check
+from app.rpc.pb.ext_authz_pb2 import CheckRequest, CheckResponse
+
+LIMITS = CheckLimits()
+PRINCIPAL = "spiffe://cluster.local/ns/web/sa/frontend"
+
+
+def _request(**http: object) -> CheckRequest:
+    request = CheckRequest()
+    request.attributes.source.principal = PRINCIPAL
+    request.attributes.source.address.socket_address.address = "10.0.0.9"
+    request.attributes.destination.address.socket_address.address = "10.96.0.10"
+    request.attributes.destination.address.socket_address.port_value = 8080
+    request.attributes.request.http.method = "GET"
+    request.attributes.request.http.path = "/orders?x=1"
+    request.attributes.request.http.host = "orders:8080"
+    for name, value in http.items():
+        setattr(request.attributes.request.http, name, value)
+    return request
+
+
+def test_an_http_request_is_read() -> None:
+    """Addresses, principal, method, path with its query, host, headers."""
+    request = _request()
+    request.attributes.request.http.headers["x-role"] = "user,admin"
+    attributes = decode_check(request.SerializeToString(), LIMITS)
+    assert ("http", PRINCIPAL, "10.0.0.9", "10.96.0.10", 8080, "GET", "/orders?x=1", "orders:8080", "") == (
+        attributes.protocol,
+        attributes.source_principal,
+        attributes.source_ip,
+        attributes.destination_ip,
+        attributes.destination_port,
+        attributes.method,
+        attributes.path,
+        attributes.host,
+        attributes.problem,
+    )
+    assert ("user,admin",) == attributes.headers["x-role"] == attributes.headers.get("x-role")
+    assert attributes.headers.get("absent", ()) == ()
+    assert "x-role" in attributes.headers
+    assert {"x-role": ("user,admin",)} == dict(attributes.headers)
+
+
+def test_raw_headers_keep_duplicates_apart() -> None:
+    """Names become lower case, values keep their order, bytes that are no UTF-8 become exclamation marks."""
+    request = _request()
+    for name, raw in (("X-Role", b"user"), ("x-role", b"admin"), ("x-raw", b"a\xffb")):
+        header = request.attributes.request.http.header_map.headers.add()
+        header.key = name
+        header.raw_value = raw
+    headers = decode_check(request.SerializeToString(), LIMITS).headers
+    assert {"x-role": ["user", "admin"], "x-raw": ["a!b"]} == dict(headers)
+
+
+def test_case_080_a_request_without_http_is_a_tcp_request() -> None:
+    """Nothing of HTTP is made up for it; the server name comes from TLS or from the destination's service."""
+    request = _request()
+    request.attributes.request.ClearField("http")
+    request.attributes.destination.service = "db.example.com"
+    attributes = decode_check(request.SerializeToString(), LIMITS)
+    assert ("tcp", "", "", "db.example.com", "") == (
+        attributes.protocol,
+        attributes.method,
+        attributes.path,
+        attributes.sni,
+        attributes.problem,
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a"])
+def test_case_079_what_is_no_request_is_a_problem_and_no_exception(data: bytes) -> None:
+    """Empty, cut or random bytes."""
+    assert decode_check(data, LIMITS).problem
+
+
+def test_case_079_invalid_utf8_in_a_string_is_a_problem() -> None:
+    """Protobuf strings are UTF-8; a request whose path is not cannot be decided."""
+    data = _request().SerializeToString().replace(b"/orders?x=1", b"/orders?\xff=1")
+    assert decode_check(data, LIMITS).problem
+
+
+def test_case_088_too_many_or_too_long_headers_are_a_problem() -> None:
+    """Counted in both header forms; a large body alone is none."""
+    many, long, body, raw = (_request() for _ in range(4))
+    for i in range(1_001):
+        many.attributes.request.http.headers[f"x-{i}"] = "v"
+    long.attributes.request.http.headers["x-long"] = "v" * 140_000
+    body.attributes.request.http.raw_body = b"x" * 900_000
+    for _ in range(1_001):
+        raw.attributes.request.http.header_map.headers.add().key = "x"
+    problems = [decode_check(request.SerializeToString(), LIMITS).problem for request in (many, long, body, raw)]
+    assert [True, True, False, True] == [bool(problem) for problem in problems]
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("allowed", [True, False])
+def test_every_answer_has_an_explicit_status(reason: Reason, allowed: bool) -> None:
+    """A missing status would mean "allowed"; a denial is never code 0, and names its HTTP status."""
+    data = CheckEncoder("0" * 12).encode(CheckAnswer(Decision(allowed, reason)))
+    response = CheckResponse.FromString(data)
+    assert response.HasField("status")
+    assert allowed == (response.status.code == 0)
+    assert response.WhichOneof("http_response") == ("ok_response" if allowed else "denied_response")
+    if not allowed:
+        assert response.denied_response.status.code in (403, 503)
+
+
+def test_a_denial_says_nothing_but_its_id() -> None:
+    """The client gets no policy name and no hint; the proxy's log gets all but the hint."""
+    decision = Decision(False, Reason.DENY_RULE, "shop/orders", "ns[shop]-policy[orders]-rule[0]", hint="secret hint")
+    data = CheckEncoder("abcdefabcdef").encode(CheckAnswer(decision, 7, 5, "authenticated"))
+    response = CheckResponse.FromString(data)
+    assert b"secret hint" not in data
+    assert (403, "RBAC: access denied") == (response.denied_response.status.code, response.denied_response.body)
+    (option,) = response.denied_response.headers
+    assert (DECISION_HEADER, "abcdefabcdef000000000001") == (option.header.key, option.header.value)
+    assert option.append_action == 2  # OVERWRITE_IF_EXISTS_OR_ADD
+    expected = {
+        "decision_id": "abcdefabcdef000000000001",
+        "snapshot": 7.0,
+        "revision": 5.0,
+        "policy": "shop/orders",
+        "rule": "ns[shop]-policy[orders]-rule[0]",
+        "reason": "DENY_RULE",
+        "identity": "authenticated",
+    }
+    assert expected == MessageToDict(response.dynamic_metadata)
+
+
+def test_what_is_only_unavailable_is_503() -> None:
+    """No snapshot, too old, overloaded, too slow: the client may try again, a policy did not speak."""
+    codes = {
+        reason: check_response(CheckAnswer(Decision(False, reason)), "id").denied_response.status.code
+        for reason in Reason
+    }
+    unavailable = {Reason.NO_SNAPSHOT, Reason.SNAPSHOT_TOO_OLD, Reason.OVERLOADED, Reason.TIMEOUT}
+    assert unavailable == {reason for reason, code in codes.items() if code == 503}
+
+
+def test_equal_answers_differ_in_their_id_only() -> None:
+    """Kept encodings are the message that would have been encoded."""
+    encoder = CheckEncoder("0" * 12)
+    answers = [
+        CheckAnswer(Decision(True, Reason.ALLOW_RULE, "shop/a", "r"), 1, 1, "authenticated"),
+        CheckAnswer(Decision(False, Reason.NO_RULE_MATCHED), 1, 1, "authenticated"),
+        CheckAnswer(Decision(False, Reason.NO_RULE_MATCHED), 2, 1, "authenticated"),
+        CheckAnswer(Decision(False, Reason.NO_RULE_MATCHED), 2, 1, "asserted"),
+    ]
+    for number in range(12):
+        answer = answers[number % 4]
+        expected = check_response(answer, f"{'0' * 12}{number + 1:012x}")
+        assert expected == CheckResponse.FromString(encoder.encode(answer))
+
+
+def test_kept_encodings_are_bounded() -> None:
+    """Many snapshots do not pile up."""
+    encoder = CheckEncoder("0" * 12)
+    for number in range(5_000):
+        encoder.encode(CheckAnswer(Decision(True, Reason.ALLOW_RULE), number))
+    assert len(encoder._pieces) <= 4_096
