@@ -189,7 +189,7 @@ async def _listen_with_mtls(
         assert process.holder.state is not None
         return process.holder.state.trust.pem
 
-    while not roots():
+    while not roots():  # noqa: ASYNC110 - comes with a later snapshot
         await asyncio.sleep(0.1)
     where = CheckListener(
         name=_MTLS_LISTENER,
