@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import grpc
 import structlog
@@ -23,7 +24,26 @@ class ServingCertificate:
     client_roots_pem: bytes | None = None
 
 
-CertificateSource = Callable[[], ServingCertificate]
+class PresentedCertificate(Protocol):
+    """What `server_credentials` needs of a certificate, whoever made it."""
+
+    @property
+    def chain_pem(self) -> bytes:
+        """Leaf first, without the root."""
+        ...
+
+    @property
+    def key_pem(self) -> bytes:
+        """The leaf's key."""
+        ...
+
+    @property
+    def client_roots_pem(self) -> bytes | None:
+        """The roots of client certificates; None without mutual TLS."""
+        ...
+
+
+CertificateSource = Callable[[], PresentedCertificate]
 
 
 def server_credentials(
@@ -43,7 +63,7 @@ def server_credentials(
         except Exception:  # noqa: BLE001 - a handshake must not fail because the next certificate is late
             _log.exception("serving_certificate_failed")
             return None
-        if latest is current:
+        if latest == current:
             return None
         current = latest
         return _configuration(latest)
@@ -55,7 +75,7 @@ def server_credentials(
     )
 
 
-def _configuration(certificate: ServingCertificate) -> grpc.ServerCertificateConfiguration:
+def _configuration(certificate: PresentedCertificate) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(certificate.key_pem, certificate.chain_pem)], certificate.client_roots_pem
     )
