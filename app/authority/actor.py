@@ -18,11 +18,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who acts. `token_id` is empty for the system itself (first start, local command line)."""
+    """Who acts. `token_id` is empty for the system itself (first start, local command line).
+
+    `request_id` is the request in which it acts, for the ledger; an adapter adds it with `dataclasses.replace`.
+    """
 
     name: str
     role: Role
     token_id: str = ""
+    request_id: str = ""
 
     @classmethod
     def system(cls) -> Self:

@@ -14,8 +14,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from app.authority import admin_tokens, read_policies
 from app.authority.actor import Actor, Role
+from app.authority.apply_batch import apply_batch
+from app.authority.authenticate_administrator import AdministratorAuthenticator
+from app.authority.delete_policy import delete_policy
+from app.authority.explain_request import Explainer
+from app.authority.policy_commit import Act
 from app.authority.ports import Clock, InventoryContents
+from app.authority.put_inventory import delete_inventory_item, put_inventory
+from app.authority.put_policy import PutPolicy, put_policy
+from app.authority.read_policies import PageAsked
 from app.authority.records import (
     AdminToken,
     DocumentVersion,
@@ -27,8 +36,11 @@ from app.authority.records import (
     StoredDocument,
     StoreStatus,
 )
-from app.authority.store import Store
+from app.authority.roll_back import roll_back, roll_back_document
+from app.authority.store import Store, Transaction
 from app.limits import Limits
+
+_PAGE_KEY = "page_token_key"
 
 
 class Administration:
@@ -46,6 +58,9 @@ class Administration:
         self._clock = clock
         self._limits = limits
         self._random_bytes = random_bytes
+        self._authenticator = AdministratorAuthenticator(store, limits.administration)
+        self._explainer = Explainer(store, limits)
+        self._page_key: bytes | None = None  # stored, so that page tokens hold on every replica
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".
 
@@ -67,7 +82,8 @@ class Administration:
                 `expected` is None; `PRECONDITION_FAILED` when `expected` does not hold; `INVALID` when the
                 document is not acceptable or is not the one that `key` names; `NOT_FOUND` for an impossible key.
         """
-        raise NotImplementedError
+        asked = PutPolicy(document=document, key=key, expected=expected, create_only=create_only)
+        return await put_policy(self._store, self._limits, self._act("policy.put", actor, reason, dry_run), asked)
 
     async def get_policy(self, key: tuple[str, str, str], *, revision: int | None = None) -> StoredDocument:
         """One document, now or as it was at a revision.
@@ -75,7 +91,7 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`.
         """
-        raise NotImplementedError
+        return await read_policies.get_policy(self._store, key, revision=revision)
 
     async def list_policies(
         self, *, kind: str = "", namespace: str = "", page_size: int = 0, page_token: str = ""
@@ -86,7 +102,10 @@ class Administration:
             AppError: `INVALID` for a filter that no document can have, a page size outside 1 to the bound, or a
                 page token that we did not make for this filter.
         """
-        raise NotImplementedError
+        asked = await self._page(page_size, page_token)
+        return await read_policies.list_policies(
+            self._store, self._limits.policy, asked, kind=kind, namespace=namespace
+        )
 
     async def delete_policy(
         self,
@@ -102,7 +121,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`, `PRECONDITION_REQUIRED`, `PRECONDITION_FAILED`.
         """
-        raise NotImplementedError
+        act = self._act("policy.delete", actor, reason, dry_run)
+        return await delete_policy(self._store, self._limits, act, key, expected=expected)
 
     async def apply_batch(
         self,
@@ -119,13 +139,15 @@ class Administration:
             AppError: `INVALID` with the pointers of every bad document (`/<index>/...`); `TOO_LARGE`;
                 `PRECONDITION_FAILED` when the set is not at `expected_revision`.
         """
-        raise NotImplementedError
+        act = self._act("policy.apply", actor, reason, dry_run)
+        return await apply_batch(self._store, self._limits, act, documents, expected_revision=expected_revision)
 
     # Revisions
 
     async def list_revisions(self, *, page_size: int = 0, page_token: str = "") -> Page[Revision]:
         """Revisions, newest first."""
-        raise NotImplementedError
+        asked = await self._page(page_size, page_token)
+        return await read_policies.list_revisions(self._store, self._limits.policy, asked)
 
     async def get_revision(self, number: int) -> Revision:
         """One revision.
@@ -133,7 +155,7 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`.
         """
-        raise NotImplementedError
+        return await read_policies.get_revision(self._store, number)
 
     async def list_revision_changes(
         self, number: int, *, page_size: int = 0, page_token: str = ""
@@ -143,7 +165,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`, `INVALID`.
         """
-        raise NotImplementedError
+        asked = await self._page(page_size, page_token)
+        return await read_policies.list_revision_changes(self._store, self._limits.policy, asked, number)
 
     async def document_history(
         self, key: tuple[str, str, str], *, page_size: int = 0, page_token: str = ""
@@ -153,7 +176,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND` when there never was one.
         """
-        raise NotImplementedError
+        asked = await self._page(page_size, page_token)
+        return await read_policies.document_history(self._store, self._limits.policy, asked, key)
 
     async def roll_back(
         self,
@@ -169,7 +193,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
-        raise NotImplementedError
+        act = self._act("policy.rollback", actor, reason, dry_run, rollback_of=to_revision)
+        return await roll_back(self._store, self._limits, act, to_revision, expected_revision=expected_revision)
 
     async def roll_back_document(
         self,
@@ -188,7 +213,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
-        raise NotImplementedError
+        act = self._act("policy.rollback_document", actor, reason, dry_run, rollback_of=to_revision)
+        return await roll_back_document(self._store, self._limits, act, key, to_revision, expected=expected)
 
     # Tokens
 
@@ -200,11 +226,19 @@ class Administration:
         Raises:
             AppError: `CONFLICT` when an active token of that role has the name; `INVALID` for a bad name.
         """
-        raise NotImplementedError
+        return await admin_tokens.create_token(
+            self._store,
+            self._random_bytes,
+            actor,
+            name=name,
+            role=role,
+            now=self._clock.now(),
+            expires_at=expires_at,
+        )
 
     async def list_tokens(self, actor: Actor, *, include_revoked: bool = False) -> tuple[AdminToken, ...]:
         """Tokens, oldest first, without secrets."""
-        raise NotImplementedError
+        return await admin_tokens.list_tokens(self._store, actor, include_revoked=include_revoked)
 
     async def revoke_token(self, actor: Actor, token_id: str) -> AdminToken:
         """Revoke a token; in this process it stops working before this returns.
@@ -212,11 +246,19 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`.
         """
-        raise NotImplementedError
+        try:
+            return await admin_tokens.revoke_token(self._store, actor, token_id, now=self._clock.now())
+        finally:
+            self._authenticator.forget()
 
     async def reset_token(self, actor: Actor, *, name: str, role: Role) -> NewToken:
         """Revoke every active token of that name and role and make a new one, in one transaction."""
-        raise NotImplementedError
+        try:
+            return await admin_tokens.reset_token(
+                self._store, self._random_bytes, actor, name=name, role=role, now=self._clock.now()
+            )
+        finally:
+            self._authenticator.forget()
 
     async def authenticate(self, bearer: str) -> Actor:
         """Who holds this bearer string. Cached for a few seconds.
@@ -224,13 +266,13 @@ class Administration:
         Raises:
             AppError: `UNAUTHENTICATED`, always with the same words.
         """
-        raise NotImplementedError
+        return await self._authenticator.authenticate(bearer, now=self._clock.now())
 
     # Inventory
 
     async def get_inventory(self) -> InventoryContents:
         """Everything: nodes, workloads, services, and the generation."""
-        raise NotImplementedError
+        return await self._store.read(_whole_inventory)
 
     async def put_inventory(
         self,
@@ -246,7 +288,10 @@ class Administration:
         Raises:
             AppError: `INVALID` with field errors, `TOO_LARGE`, `PRECONDITION_FAILED`.
         """
-        raise NotImplementedError
+        act = self._act("inventory.put", actor, reason, dry_run)
+        return await put_inventory(
+            self._store, self._limits, act, value, replace_all=True, expected_generation=expected_generation
+        )
 
     async def apply_inventory(
         self, actor: Actor, value: Any, *, reason: str = "", dry_run: bool = False
@@ -256,7 +301,8 @@ class Administration:
         Raises:
             AppError: `INVALID` with field errors, `TOO_LARGE`.
         """
-        raise NotImplementedError
+        act = self._act("inventory.apply", actor, reason, dry_run)
+        return await put_inventory(self._store, self._limits, act, value, replace_all=False)
 
     async def delete_inventory_item(self, actor: Actor, kind: str, key: str, *, reason: str = "") -> InventoryChange:
         """Delete one `node` (by name), `workload` (by `<namespace>/<name>`) or `service` (by its key).
@@ -264,7 +310,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`.
         """
-        raise NotImplementedError
+        act = self._act("inventory.delete", actor, reason, False)
+        return await delete_inventory_item(self._store, self._limits, act, kind, key)
 
     # Questions
 
@@ -277,8 +324,32 @@ class Administration:
         Raises:
             AppError: `INVALID`, `NOT_FOUND` for an unknown revision or enforcement point.
         """
-        raise NotImplementedError
+        return await self._explainer.explain(question, revision=revision)
 
     async def status(self) -> StoreStatus:
         """The numbers of the store."""
-        raise NotImplementedError
+        return await self._store.read(lambda transaction: transaction.status())
+
+    def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, rollback_of: int | None = None) -> Act:
+        return Act(
+            verb=verb, actor=actor, reason=reason, now=self._clock.now(), dry_run=dry_run, rollback_of=rollback_of
+        )
+
+    async def _page(self, size: int, token: str) -> PageAsked:
+        if self._page_key is None:
+            kept = await self._store.read(lambda transaction: transaction.find_property(_PAGE_KEY))
+            if kept is None:
+                fresh = self._random_bytes(32).hex()
+                kept = await self._store.write(lambda transaction: transaction.keep_property(_PAGE_KEY, fresh))
+            self._page_key = bytes.fromhex(kept)
+        return PageAsked(size=size, token=token, key=self._page_key)
+
+
+def _whole_inventory(transaction: Transaction) -> InventoryContents:
+    rows = transaction.inventory
+    return InventoryContents(
+        rows.generation(),
+        workloads=tuple(rows.workloads().values()),
+        services=tuple(rows.services().values()),
+        nodes=tuple(rows.nodes().values()),
+    )

@@ -165,6 +165,7 @@ class InventoryChange:
     nodes: Mapping[Outcome, int] = field(default_factory=dict)
     workloads: Mapping[Outcome, int] = field(default_factory=dict)
     services: Mapping[Outcome, int] = field(default_factory=dict)
+    warnings: tuple[FieldError, ...] = ()
     dry_run: bool = False
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from app.authority.ports import SnapshotDelta
 from app.authority.records import (
     AdminToken,
     DocumentVersion,
@@ -162,6 +163,10 @@ class Transaction(Protocol):
 
     def record(self, entry: LedgerEntry) -> None:
         """Append to the ledger in this transaction."""
+        ...
+
+    def read_delta(self, since_number: int) -> SnapshotDelta:
+        """What changed in the sources of snapshots; see `app.authority.ports.SnapshotSource`."""
         ...
 
     def find_property(self, name: str) -> str | None:

