@@ -24,6 +24,7 @@ from app.ca.csr import Csr
 from app.ca.issuance import RANDOM_SERIAL_BYTES, IssuedSvid, PreparedSvid, assemble, prepare, serial_number
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
+from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
 from app.ledger.entry import EntryKind, LedgerEntry
@@ -52,6 +53,7 @@ class Order:
     """One certificate to issue, everything decided but its lifetime.
 
     `detail` is what the ledger keeps of who asked (node, pod, token id ...): JSON values, no secrets.
+    `serving_names` are for our own listeners and never come from a caller.
     """
 
     identity: SpiffeId
@@ -60,6 +62,7 @@ class Order:
     actor: str
     request_id: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    serving_names: ServingNames = NO_SERVING_NAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,7 @@ class Issuer:
             profile=self._profile,
             now=now,
             serial=serial_number(self._random_bytes(RANDOM_SERIAL_BYTES)),
+            serving_names=order.serving_names,
         )
         job = asyncio.create_task(self._sign_on_record(order, grant, prepared, state, now))
         self._jobs.add(job)

@@ -7,32 +7,29 @@ life without a restart. A worker sends a CSR over the link and gets the identity
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.authority.issue_certificate import Issuer, Order
 from app.authority.link_ports import WorkerCaller
-from app.authority.ports import Clock, Ledger
+from app.authority.ports import Clock
 from app.ca.csr import parse_csr
-from app.ca.issuance import RANDOM_SERIAL_BYTES, serial_number
-from app.ca.serving import assemble_serving, prepare_serving
+from app.ca.serving_names import ServingNames
 from app.errors import AppError
 from app.identity.spiffe import SpiffeId, TrustDomain
-from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import CertificateLimits
 
 _log = structlog.get_logger()
 
 DEFAULT_NAMES = ("localhost", "127.0.0.1", "::1")
-WORKER_NAMESPACE = "gatehouse-system"
+GATEHOUSE_NAMESPACE = "gatehouse-system"
+AUTHORITY_ACCOUNT = "authority"
 WORKER_ACCOUNT = "decision-worker"
 _RETRY_SECONDS = 5.0
 
@@ -62,19 +59,24 @@ class ListenerCertificates:
     def __init__(
         self,
         issuer: Issuer,
-        ledger: Ledger,
         *,
         clock: Clock,
+        trust_domain: TrustDomain,
+        limits: CertificateLimits,
         names: tuple[str, ...] = DEFAULT_NAMES,
         lifetime: timedelta = timedelta(hours=24),
-        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        """Prepare; `names` are the DNS names and addresses under which the listeners are reached.
+
+        Raises:
+            AppError: `INVALID` when a name is neither a DNS name nor an address.
+        """
         self._issuer = issuer
-        self._ledger = ledger
         self._clock = clock
-        self._names = names
+        self._identity = SpiffeId.for_workload(trust_domain, GATEHOUSE_NAMESPACE, AUTHORITY_ACCOUNT)
+        self._limits = limits
+        self._names = ServingNames.parse(names)
         self._lifetime = lifetime
-        self._random_bytes = random_bytes
         self._certificate: ListenerCertificate | None = None
 
     def current(self) -> ListenerCertificate:
@@ -86,41 +88,26 @@ class ListenerCertificates:
         """Make a new key and certificate, both entries on record before it is used.
 
         Raises:
-            AppError: `UNAVAILABLE` when ledger or signer cannot be reached.
+            AppError: as `Issuer.issue`.
         """
-        state, now = self._issuer.state, self._clock.now()
         key = ec.generate_private_key(ec.SECP256R1())
-        prepared = prepare_serving(
-            self._names,
-            key.public_key(),
-            authority=state.authority,
-            now=now,
-            lifetime=self._lifetime,
-            serial=serial_number(self._random_bytes(RANDOM_SERIAL_BYTES)),
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        issued = await self._issuer.issue(
+            Order(
+                identity=self._identity,
+                csr=parse_csr(csr.public_bytes(Encoding.PEM).decode("ascii"), self._limits),
+                ttl_seconds=int(self._lifetime.total_seconds()),
+                actor="system",
+                request_id="",
+                detail={"purpose": "listener", "names": [*self._names.hosts, *self._names.addresses]},
+                serving_names=self._names,
+            )
         )
-        detail = {
-            "serial": f"{prepared.serial:x}",
-            "authority": state.authority.id,
-            "names": list(self._names),
-            "notBefore": prepared.not_before.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "notAfter": prepared.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        intent = {**detail, "tbsSha256": hashlib.sha256(prepared.tbs).hexdigest()}
-        await self._ledger.append(_entry(EntryKind.CERTIFICATE_INTENT, now, intent))
-        certificate = assemble_serving(prepared, await state.signer.sign(prepared.tbs))
-        der = certificate.public_bytes(Encoding.DER)
-        issued = {
-            **detail,
-            "certificate": base64.b64encode(der).decode("ascii"),
-            "certificateSha256": hashlib.sha256(der).hexdigest(),
-        }
-        await self._ledger.append(_entry(EntryKind.CERTIFICATE_ISSUED, self._clock.now(), issued))
-        chain = certificate.public_bytes(Encoding.PEM) + "".join(state.authority.intermediate_pems).encode("ascii")
         self._certificate = ListenerCertificate(
-            chain_pem=chain,
+            chain_pem="".join(issued.chain[:-1]).encode("ascii"),
             key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            not_before=prepared.not_before,
-            not_after=prepared.not_after,
+            not_before=issued.svid.not_before,
+            not_after=issued.svid.not_after,
         )
         return self._certificate
 
@@ -146,7 +133,7 @@ class WorkerCertificates:
     def __init__(self, issuer: Issuer, *, trust_domain: TrustDomain, limits: CertificateLimits) -> None:
         self._issuer = issuer
         self._limits = limits
-        self.identity = SpiffeId.for_workload(trust_domain, WORKER_NAMESPACE, WORKER_ACCOUNT)
+        self.identity = SpiffeId.for_workload(trust_domain, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT)
 
     async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
         """The chain for the key in the CSR: leaf first, then each intermediate, then all roots.
@@ -165,7 +152,3 @@ class WorkerCertificates:
         issued = await self._issuer.issue(order)
         _log.info("worker_certificate_issued", worker=worker.name, serial=issued.svid.serial_hex)
         return issued.chain
-
-
-def _entry(kind: EntryKind, now: datetime, detail: Mapping[str, object]) -> LedgerEntry:
-    return LedgerEntry(kind=kind, time=now, actor="system", subject="listener", detail=detail)
