@@ -1,0 +1,136 @@
+"""Registered proxies: who may ask for decisions, and which proxy a request was enforced at.
+
+`caller` says how a worker recognises the proxy, and with it in which of three placements the identity that the
+proxy forwards is believed (docs/architecture.md): a loopback `listener` that only it shares, its own SPIFFE ID over
+mutual TLS, or its SPIFFE ID asserted behind a ztunnel that admits registered waypoints only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import AppError, ErrorCode, FieldError
+from app.identity.spiffe import is_spiffe_id
+from app.policy.document import ENFORCEMENT_POINT, Document
+from app.policy.target import PointKind
+
+MAX_LABELS = 64
+
+_FIELDS = frozenset({"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "caller"})
+_CALLER_FIELDS = frozenset({"listener", "spiffeId", "via"})
+WAYPOINT_CLASS = "istio-waypoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnforcementPoint:
+    """One proxy. Exactly one of `listener` and `spiffe_id` is set; `via_ztunnel` goes with the latter.
+
+    `labels` are sorted pairs. `require_identity` denies requests whose sender the proxy cannot tell.
+    """
+
+    name: str
+    namespace: str
+    kind: PointKind
+    gateway: str = ""
+    gateway_class: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    require_identity: bool = False
+    listener: str = ""
+    spiffe_id: str = ""
+    via_ztunnel: bool = False
+
+
+def from_document(document: Document) -> EnforcementPoint:
+    """The enforcement point in an EnforcementPoint document.
+
+    Raises:
+        AppError: `INVALID`, with a field error for everything that is wrong with it.
+    """
+    if document.kind != ENFORCEMENT_POINT:
+        raise AppError(ErrorCode.INVALID, f"a {document.kind} document does not describe an enforcement point")
+    errors: list[FieldError] = []
+    point = _read(document, errors)
+    if errors or point is None:
+        raise AppError(ErrorCode.INVALID, "the EnforcementPoint document is not valid", errors=tuple(errors))
+    return point
+
+
+def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | None:
+    spec = document.spec
+    errors.extend(
+        FieldError(f"/spec/{key}", f"this field is not known; known are {', '.join(sorted(_FIELDS))}")
+        for key in spec
+        if key not in _FIELDS
+    )
+    try:
+        kind = PointKind(spec.get("kind", ""))
+    except ValueError:
+        errors.append(FieldError("/spec/kind", f"one of {', '.join(PointKind)} is wanted"))
+        return None
+    gateway = _text(spec, "gateway", errors)
+    gateway_class = _text(spec, "gatewayClass", errors)
+    if kind is PointKind.WAYPOINT:
+        gateway_class = gateway_class or WAYPOINT_CLASS
+        if not gateway:
+            errors.append(FieldError("/spec/gateway", "name the Gateway that this waypoint is"))
+    require_identity = spec.get("requireIdentity", kind is PointKind.WAYPOINT)
+    if not isinstance(require_identity, bool):
+        errors.append(FieldError("/spec/requireIdentity", "true or false is wanted"))
+    listener, spiffe_id, via_ztunnel = _caller(spec.get("caller"), errors)
+    return EnforcementPoint(
+        name=document.name,
+        namespace=document.namespace,
+        kind=kind,
+        gateway=gateway,
+        gateway_class=gateway_class,
+        labels=_labels(spec.get("labels"), errors),
+        require_identity=bool(require_identity),
+        listener=listener,
+        spiffe_id=spiffe_id,
+        via_ztunnel=via_ztunnel,
+    )
+
+
+def _text(spec: Mapping[str, Any], key: str, errors: list[FieldError]) -> str:
+    value = spec.get(key, "")
+    if not isinstance(value, str):
+        errors.append(FieldError(f"/spec/{key}", "a string is wanted"))
+        return ""
+    return value
+
+
+def _labels(value: Any, errors: list[FieldError]) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    if (
+        not isinstance(value, dict)
+        or len(value) > MAX_LABELS
+        or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+    ):
+        errors.append(FieldError("/spec/labels", f"an object of at most {MAX_LABELS} strings is wanted"))
+        return ()
+    return tuple(sorted(value.items()))
+
+
+def _caller(value: Any, errors: list[FieldError]) -> tuple[str, str, bool]:
+    """Listener, SPIFFE ID, and whether a ztunnel stands between."""
+    if not isinstance(value, dict):
+        errors.append(FieldError("/spec/caller", "say how the proxy is recognised: listener, or spiffeId"))
+        return "", "", False
+    errors.extend(
+        FieldError(f"/spec/caller/{key}", f"this field is not known; known are {', '.join(sorted(_CALLER_FIELDS))}")
+        for key in value
+        if key not in _CALLER_FIELDS
+    )
+    listener, spiffe_id, via = value.get("listener"), value.get("spiffeId"), value.get("via")
+    if (listener is None) == (spiffe_id is None):
+        errors.append(FieldError("/spec/caller", "exactly one of listener and spiffeId is wanted"))
+    if listener is not None and (not isinstance(listener, str) or not listener):
+        errors.append(FieldError("/spec/caller/listener", "name a listener of the decision workers"))
+    if spiffe_id is not None and (not isinstance(spiffe_id, str) or not is_spiffe_id(spiffe_id)):
+        errors.append(FieldError("/spec/caller/spiffeId", "a SPIFFE ID, spiffe://<trust domain>/..., is wanted"))
+    if via is not None and (via != "ztunnel" or spiffe_id is None):
+        errors.append(FieldError("/spec/caller/via", "only `ztunnel` is known, and only beside spiffeId"))
+    return str(listener or ""), str(spiffe_id or ""), via == "ztunnel"
