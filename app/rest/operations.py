@@ -1,0 +1,102 @@
+"""Questions: how it stands, why a request was decided so, why a certificate was refused, whom to trust."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from app import __version__
+from app.ca.impersonation import NodeCaller
+from app.errors import AppError, ErrorCode
+from app.rest.bodies import JSON, read_json
+from app.rest.schemas import StatusShape, TrustBundleShape
+from app.rest.services import Services
+
+router = APIRouter(tags=["operations"])
+
+_QUESTION = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "description": "`request`, and `target` or `enforcementPoint`, as in a decision case.",
+                    "type": "object",
+                }
+            }
+        },
+    }
+}
+
+
+@router.get("/livez", response_class=PlainTextResponse, tags=["operations"])
+async def live() -> str:
+    """Whether this process answers; says nothing about what it depends on."""
+    return "ok\n"
+
+
+@router.get("/v1/status", response_model=StatusShape)
+async def status(services: Services) -> dict[str, Any]:
+    """The store's numbers, and what each worker last said of itself."""
+    now = services.clock.now()
+    return {
+        "version": __version__,
+        "store": await services.administration.status(),
+        "workers": [worker.to_json(now) for worker in services.workers.statuses(now=now)],
+    }
+
+
+@router.post("/v1/explain", response_model=dict[str, Any], openapi_extra=_QUESTION)
+async def explain(
+    request: Request,
+    services: Services,
+    revision: Annotated[int | None, Query(ge=0, le=2**62, description="Over this revision, not the live set.")] = None,
+) -> dict[str, Any]:
+    """Decide one request as a worker would, and say why: every rule considered, and the nearest miss."""
+    question = await read_json(request, services.limits)
+    return await services.administration.explain(question, revision=revision)
+
+
+@router.get("/v1/ca/refusals/{request_id}", response_model=dict[str, Any])
+async def explain_refusal(services: Services, request_id: str) -> dict[str, Any]:
+    """Why the certificate request of that id was refused, and what to do."""
+    return services.explain_certificate.by_request(request_id).to_json()
+
+
+@router.get("/v1/ca/explain", response_model=dict[str, Any])
+async def explain_certificate(
+    services: Services,
+    caller: Annotated[
+        str, Query(max_length=600, description="The caller's service account, NAMESPACE/NAME.")
+    ] = "istio-system/ztunnel",
+    node: Annotated[str, Query(max_length=253, description="The node that the caller's token names.")] = "",
+    pod: Annotated[str, Query(max_length=253)] = "",
+    pod_uid: Annotated[str, Query(alias="podUid", max_length=128)] = "",
+    identity: Annotated[
+        str | None, Query(max_length=4_096, description="The SPIFFE ID asked for; without it, the caller's own.")
+    ] = None,
+) -> dict[str, Any]:
+    """Whether a caller would get a certificate for an identity now, step by step."""
+    namespace, slash, account = caller.partition("/")
+    if not slash or not namespace or not account or "/" in account:
+        raise AppError(ErrorCode.INVALID, "The caller is a service account, written NAMESPACE/NAME.")
+    asked = NodeCaller(namespace=namespace, service_account=account, pod_name=pod, pod_uid=pod_uid, node_name=node)
+    return (await services.explain_certificate.by_caller(asked, identity)).to_json()
+
+
+@router.get("/v1/trust-bundle", response_model=TrustBundleShape)
+async def trust_bundle(services: Services) -> dict[str, Any]:
+    """The roots that hold now; public, and needs no token."""
+    return dict(services.trust.trust_bundle())
+
+
+@router.get(
+    "/v1/trust-bundle.pem",
+    response_class=Response,
+    responses={200: {"content": {"application/x-pem-file": {"schema": {"type": "string"}}}}},
+)
+async def trust_bundle_pem(services: Services) -> Response:
+    """The same as one PEM file, as istio-ca-root-cert wants it."""
+    return Response(services.trust.trust_bundle()["pem"], media_type="application/x-pem-file")

@@ -1,0 +1,74 @@
+"""Parameters that several routes share, and the refusal of those that a route does not know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Path, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
+
+from app.errors import AppError, ErrorCode
+
+CLUSTER_SCOPED = "-"  # stands for the namespace of what has none
+
+PageSize = Annotated[int, Query(alias="pageSize", ge=1, le=1_000_000_000, description="Items of one page.")]
+PageToken = Annotated[
+    str, Query(alias="pageToken", max_length=2_048, description="`nextPageToken` of the page before, as it is.")
+]
+DryRun = Annotated[
+    Literal["All"] | None, Query(alias="dryRun", description="`All`: do everything but the change itself.")
+]
+Reason = Annotated[str, Query(max_length=1_024, description="Why, for the history.")]
+Kind = Annotated[str, Path(description="The document's kind, such as AuthorizationPolicy.")]
+Namespace = Annotated[str, Path(description="The document's namespace, or - for a kind that has none.")]
+Name = Annotated[str, Path(description="The document's name.")]
+
+_known: dict[int, tuple[APIRoute, frozenset[str]]] = {}
+
+
+async def refuse_unknown_query(request: Request) -> None:
+    """Refuse query parameters that the route does not declare, and those given twice.
+
+    A misspelt `dryrun=All` would otherwise be a real change.
+
+    Raises:
+        AppError: `INVALID` with their names.
+    """
+    route = request.scope["route"]
+    known = _query_names(route)
+    given = [name for name, _ in request.query_params.multi_items()]
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise AppError(
+            ErrorCode.INVALID,
+            f"Unknown query parameters: {', '.join(name[:64] for name in unknown[:10])}. "
+            f"This path takes: {', '.join(sorted(known)) or 'none'}.",
+        )
+    if len(given) != len(set(given)):
+        raise AppError(ErrorCode.INVALID, "A query parameter is given twice.")
+
+
+def document_key(kind: str, namespace: str, name: str) -> tuple[str, str, str]:
+    """The key that a path names."""
+    return kind, "" if namespace == CLUSTER_SCOPED else namespace, name
+
+
+def number(text: str, what: str) -> int:
+    """A number in a path.
+
+    Raises:
+        AppError: `NOT_FOUND` for anything else.
+    """
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise AppError(ErrorCode.NOT_FOUND, f"There is no such {what}; they are numbers.")
+    return int(text)
+
+
+def _query_names(route: APIRoute) -> frozenset[str]:
+    found = _known.get(id(route))
+    if found is None:
+        fields = get_flat_params(route.dependant)
+        names = frozenset(field.alias for field in fields if isinstance(field.field_info, params.Query))
+        found = _known[id(route)] = (route, names)  # the route is kept, so its id is not given away again
+    return found[1]

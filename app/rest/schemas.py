@@ -1,0 +1,279 @@
+"""The shapes of requests and responses: what the OpenAPI document shows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Shape(BaseModel):
+    """camelCase outside, attributes inside."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, from_attributes=True, extra="forbid", serialize_by_alias=True
+    )
+
+
+class ProblemField(BaseModel):
+    """One thing that is wrong: where in the body (JSON pointer) or which parameter, and what to do about it."""
+
+    pointer: str
+    message: str
+    parameter: str | None = None
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str
+    errors: list[ProblemField] = []
+
+
+class Document(Shape):
+    """A policy document with what is known about its current version."""
+
+    key: str
+    kind: str
+    namespace: str
+    name: str
+    etag: str
+    revision: int
+    source: str
+    content: dict[str, Any]
+
+
+class DocumentPage(Shape):
+    """One page of documents."""
+
+    items: list[Document]
+    next_page_token: str = ""
+
+
+class RevisionShape(Shape):
+    """One immutable version of the whole set."""
+
+    number: int
+    parent: int
+    content_hash: str
+    author: str
+    reason: str
+    time: datetime
+    changes: int
+    rollback_of: int | None
+
+
+class RevisionPage(Shape):
+    """One page of revisions, newest first."""
+
+    items: list[RevisionShape]
+    next_page_token: str = ""
+
+
+class Version(Shape):
+    """One version of one document."""
+
+    key: str
+    revision: int
+    outcome: str
+    etag: str
+    previous_etag: str
+    author: str
+    reason: str
+    time: datetime
+
+
+class VersionPage(Shape):
+    """One page of versions."""
+
+    items: list[Version]
+    next_page_token: str = ""
+
+
+class Finding(Shape):
+    """Something that is worth knowing about a document that was accepted."""
+
+    pointer: str
+    message: str
+
+
+class DocumentChangeShape(Shape):
+    """What happened, or in a dry run would happen, to one document."""
+
+    key: str
+    outcome: str
+    etag: str
+    previous_etag: str
+    warnings: list[Finding]
+
+
+class PolicyChangeShape(Shape):
+    """The result of writing to the set. A worker whose snapshot has at least this number serves the change."""
+
+    revision: RevisionShape
+    number: int
+    changes: list[DocumentChangeShape]
+    dry_run: bool
+
+
+class RollbackRequest(Shape):
+    """Which revision to bring back: the whole set, or one document."""
+
+    revision: Annotated[int, Field(ge=0, le=2**62)]
+    document: DocumentName | None = None
+
+
+class DocumentName(Shape):
+    """Names a document; the namespace of a cluster-scoped kind is empty or -."""
+
+    kind: Annotated[str, Field(max_length=128)]
+    namespace: Annotated[str, Field(max_length=253)] = ""
+    name: Annotated[str, Field(max_length=253)]
+
+
+class InventoryChangeShape(Shape):
+    """How many items of each kind met which outcome."""
+
+    generation: int
+    nodes: dict[str, int]
+    workloads: dict[str, int]
+    services: dict[str, int]
+    dry_run: bool
+
+
+class WorkloadShape(Shape):
+    """A workload on a node."""
+
+    namespace: str
+    name: str
+    service_account: str
+    node: str
+    uid: str
+    phase: str
+    addresses: list[str]
+    labels: dict[str, str]
+
+
+class ServiceShape(Shape):
+    """A service and its addresses."""
+
+    namespace: str
+    name: str
+    registry: str
+    hosts: list[str]
+    addresses: list[str]
+    ports: list[int]
+    labels: dict[str, str]
+
+
+class NodeShape(Shape):
+    """A machine; a banned one gets no certificates."""
+
+    name: str
+    banned: bool
+
+
+class InventoryShape(Shape):
+    """Everything that runs where. PUT takes the same shape without the generation."""
+
+    generation: int
+    nodes: list[NodeShape]
+    workloads: list[WorkloadShape]
+    services: list[ServiceShape]
+
+
+class TokenShape(Shape):
+    """A named token, without its secret."""
+
+    id: str
+    name: str
+    role: str
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class TokenList(Shape):
+    """Tokens, oldest first."""
+
+    items: list[TokenShape]
+
+
+class NewTokenShape(Shape):
+    """A new token; the secret is shown this once."""
+
+    token: TokenShape
+    secret: str
+
+
+class TokenRequest(Shape):
+    """A token to make: for an administrator, or for a decision worker on another host."""
+
+    name: Annotated[str, Field(max_length=253)]
+    role: Literal["admin", "worker"] = "admin"
+    expires_in_seconds: Annotated[int | None, Field(ge=60, le=10 * 366 * 86_400)] = None
+
+
+class NodeTokenRequest(Shape):
+    """A token for the node proxy of a node."""
+
+    node: Annotated[str, Field(max_length=253)]
+    namespace: Annotated[str, Field(max_length=253)] = "istio-system"
+    service_account: Annotated[str, Field(max_length=253)] = "ztunnel"
+    pod_name: Annotated[str, Field(max_length=253)] = ""
+    pod_uid: Annotated[str, Field(max_length=128)] = ""
+    lifetime_seconds: Annotated[int, Field(ge=60, le=366 * 86_400)] = 43_200
+
+
+class WorkloadTokenRequest(Shape):
+    """A token with which a workload gets its own certificate."""
+
+    namespace: Annotated[str, Field(max_length=253)]
+    service_account: Annotated[str, Field(max_length=253)]
+    node: Annotated[str, Field(max_length=253)] = ""
+    lifetime_seconds: Annotated[int, Field(ge=60, le=366 * 86_400)] = 43_200
+
+
+class MintedTokenShape(Shape):
+    """A signed bearer token for port 15012; shown this once."""
+
+    id: str
+    token: str
+    expires_at: datetime
+
+
+class StoreShape(Shape):
+    """The numbers of the store."""
+
+    revision: int
+    revision_hash: str
+    snapshot_number: int
+    inventory_generation: int
+    documents: int
+    ledger_entries: int
+
+
+class StatusShape(Shape):
+    """The store, and each worker's last word about itself."""
+
+    version: str
+    store: StoreShape
+    workers: list[dict[str, Any]]
+
+
+class TrustBundleShape(Shape):
+    """The roots of the trust domain, as PEM."""
+
+    trust_domain: str
+    pem: str
+
+
+RollbackRequest.model_rebuild()

@@ -1,0 +1,47 @@
+"""What the REST adapter calls: the use cases of the authority process, in one value that bootstrap fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.authority.actor import Actor
+from app.authority.administration import Administration
+from app.authority.explain_certificate import ExplainCertificate
+from app.authority.link_ports import TrustSource
+from app.authority.mint_tokens import MintTokens
+from app.authority.ports import Clock
+from app.authority.worker_registry import WorkerRegistry
+from app.limits import Limits
+
+ACTOR = "gatehouse.actor"  # the key under which the scope carries who authenticated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestServices:
+    """The use cases behind the routes."""
+
+    administration: Administration
+    mint_tokens: MintTokens
+    explain_certificate: ExplainCertificate
+    workers: WorkerRegistry
+    trust: TrustSource
+    clock: Clock
+    limits: Limits
+
+
+async def _services(request: Request) -> RestServices:
+    services: RestServices = request.app.state.services
+    return services
+
+
+async def _actor(request: Request) -> Actor:
+    # INVARIANT: the edge let nobody through to a /v1 route without one.
+    actor: Actor = request.scope[ACTOR]
+    return actor
+
+
+Services = Annotated[RestServices, Depends(_services)]
+CallingActor = Annotated[Actor, Depends(_actor)]
