@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
@@ -30,6 +30,9 @@ from app.policy.services import ServiceIndex, service_from_json
 from app.policy.snapshot import DOCUMENTS, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
 
 _log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _TABLE_CHUNK = 256  # policies taken into the table at once
 _FREEZE_FROM = 64  # compiled documents from which the collector is told to leave them alone
@@ -160,7 +163,7 @@ class SnapshotLoader:
             if key.startswith("EnforcementPoint/"):
                 points.pop(key, None)
                 if document is not None:
-                    points[key] = _guarded(key, lambda document=document: point_from_document(document))
+                    points[key] = _guarded(key, point_from_document, document)
         same_points = before is not None and points == self._points
         state = DecisionState(
             number=manifest.number,
@@ -181,7 +184,7 @@ class SnapshotLoader:
     async def _table(self, mesh: MeshConfig, change: _Change, table: RuleTable | None) -> RuleTable:
         wanted: Mapping[str, Document | None] = change.documents
         if table is None:
-            table = RuleTable.empty(mesh)
+            table = RuleTable.empty(mesh, self._limits)
             wanted = {**self._documents, **change.documents}
         compiled: dict[str, CompiledPolicy] = {}
         removed: list[str] = []
@@ -192,7 +195,7 @@ class SnapshotLoader:
             if document is None:
                 removed.append(key)
                 continue
-            compiled[key] = _guarded(key, lambda document=document: compile_policy(document, mesh))
+            compiled[key] = _guarded(key, compile_policy, document, mesh)
             self.last_compiled += 1
             await self._breathe()
             if len(compiled) >= _TABLE_CHUNK:
@@ -212,7 +215,7 @@ class SnapshotLoader:
             if value is None:
                 removed.append(key)
             else:
-                upserts[key] = _guarded(key, lambda value=value: service_from_json(value))
+                upserts[key] = _guarded(key, service_from_json, value)
             await self._breathe()
         return index.replaced(upserts, removed) if upserts or removed else index
 
@@ -252,7 +255,7 @@ def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def _parse(key: str, value: Any, limits: PolicyLimits) -> Document:
-    document: Document = _guarded(key, lambda: parse_document(value, limits))
+    document = _guarded(key, parse_document, value, limits)
     if document.key != key:
         raise SnapshotRejectedError(f"{key}: the document in it is {document.key}")
     return document
@@ -267,10 +270,10 @@ def _trust(items: Mapping[str, Any]) -> TrustMaterial:
             raise SnapshotRejectedError("the trust part carries no bundle")
 
 
-def _guarded(key: str, make: Callable[[], Any]) -> Any:
+def _guarded(key: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `make` returns; whatever it raises rejects the snapshot by the name of the item."""
     try:
-        return make()
+        return make(*args, **kwargs)
     except AppError as error:
         where = "; ".join(f"{field_error.pointer}: {field_error.message}" for field_error in error.errors)
         raise SnapshotRejectedError(f"{key}: {error.detail}{f' ({where})' if where else ''}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.mesh import MeshConfig
@@ -13,16 +12,14 @@ from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex
 from app.policy.target import Target
 
-_NO_POINTS: Mapping[str, EnforcementPoint] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True)
 class EnforcementPoints:
     """The registered proxies, by how a worker recognises them."""
 
-    by_listener: Mapping[str, EnforcementPoint] = _NO_POINTS
-    by_spiffe_id: Mapping[str, EnforcementPoint] = _NO_POINTS
-    behind_ztunnel: Mapping[str, EnforcementPoint] = _NO_POINTS
+    by_listener: Mapping[str, EnforcementPoint]
+    by_spiffe_id: Mapping[str, EnforcementPoint]
+    behind_ztunnel: Mapping[str, EnforcementPoint]
 
     @classmethod
     def index(cls, points: Iterable[tuple[str, EnforcementPoint]]) -> EnforcementPoints:

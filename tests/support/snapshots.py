@@ -147,7 +147,7 @@ def point(name: str, namespace: str = "shop", **spec: Any) -> dict[str, Any]:
         "apiVersion": "gatehouse.dev/v1",
         "kind": "EnforcementPoint",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"kind": "waypoint", **spec},
+        "spec": {"kind": "waypoint", **({} if "kind" in spec else {"gateway": "waypoint"}), **spec},
     }
 
 
