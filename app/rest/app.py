@@ -17,7 +17,7 @@ from app.rest import inventory, operations, policies, revisions, tokens
 from app.rest.edge import PUBLIC, Edge
 from app.rest.parameters import refuse_unknown_query
 from app.rest.problems import on_app_error, on_http_exception, on_validation_error
-from app.rest.schemas import Problem
+from app.rest.schemas import REQUEST_MODELS, Problem
 from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 
@@ -44,6 +44,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
         docs_url=None,  # it loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
         exception_handlers={
             AppError: on_app_error,
@@ -76,8 +77,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs") | {"Problem": problem}
+        for model in (Problem, *REQUEST_MODELS):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
         for path, operations_of_path in document["paths"].items():

@@ -83,7 +83,8 @@ async def read_model(request: Request, limits: Limits, model: type[M]) -> M:
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     """What the OpenAPI document says about a body that `read_model` reads."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": model.model_json_schema()}}}}
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 def documents_schema(description: str) -> dict[str, Any]:

@@ -277,3 +277,6 @@ class TrustBundleShape(Shape):
 
 
 RollbackRequest.model_rebuild()
+
+# Read by hand (app.rest.bodies), so FastAPI does not know them; the OpenAPI document must.
+REQUEST_MODELS: tuple[type[Shape], ...] = (RollbackRequest, TokenRequest, NodeTokenRequest, WorkloadTokenRequest)
