@@ -1,1 +1,332 @@
 """Builds the authority process from settings."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from app.authority.actor import Actor, Role
+from app.authority.administration import Administration
+from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.explain_certificate import ExplainCertificate
+from app.authority.inventory_view import InventoryView
+from app.authority.issue_certificate import Issuer, IssuingState
+from app.authority.link_ports import WorkerCaller
+from app.authority.mint_tokens import MintTokens
+from app.authority.publish_snapshot import SnapshotPublisher
+from app.authority.refusals import Refusals
+from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
+from app.authority.worker_registry import WorkerRegistry
+from app.bootstrap.background import in_background
+from app.bootstrap.child import Assignment, Report, Service
+from app.bootstrap.clock import SystemClock
+from app.bootstrap.readiness import Readiness
+from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up, obtain_passphrase
+from app.ca.bundle import TrustBundle
+from app.errors import AppError, ErrorCode
+from app.identity.spiffe import TrustDomain
+from app.keys.authorities import OpenAuthorities, open_authorities
+from app.keys.process_hygiene import forbid_core_dumps
+from app.keys.sealing import Sealer
+from app.link.server import LinkServices, create_link_app
+from app.link.signing import ManifestSigningKey
+from app.rest.app import create_app, rest_body_limits
+from app.rest.services import RestServices
+from app.rpc import tls_policy  # noqa: F401 - sets the TLS policy before gRPC makes its first credentials
+from app.rpc.certificates import certificate_methods
+from app.rpc.server import GrpcServer
+from app.rpc.tls import server_credentials
+from app.serving.binding import TcpEndpoint
+from app.serving.bounded import AsgiApp
+from app.serving.http import HttpServer
+from app.serving.tls import server_tls
+from app.settings import Listener, Settings
+from app.storage.database import Database
+from app.telemetry import metrics
+from app.tokens.builtin_issuer import BuiltinIssuer
+from app.tokens.jwks_authenticator import Issuer as TokenIssuer
+from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
+
+_log = structlog.get_logger(__name__)
+
+_SNAPSHOT_KEY = "snapshot"
+_LOCAL_WORKER = WorkerCaller("local")
+_CHANGE_WAIT_SECONDS = 5.0
+_CHANGE_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """The roots that hold now, as the publisher and the API show them."""
+
+    bundle: TrustBundle
+
+    def trust_bundle(self) -> Mapping[str, Any]:
+        return {"trustDomain": str(self.bundle.trust_domain), "pem": self.bundle.pem}
+
+
+class _Counted:
+    """Counts certificates in the metrics; implements `CertificateObserver`."""
+
+    def issued(self, *, seconds: float, clamped: bool) -> None:  # noqa: ARG002
+        metrics.CERTIFICATE_REQUESTS.inc()
+        metrics.CERTIFICATES_ISSUED.inc()
+        metrics.CERTIFICATE_SECONDS.observe(seconds)
+
+    def refused(self, *, reason: str, code: str) -> None:
+        metrics.CERTIFICATE_REQUESTS.inc()
+        metrics.CERTIFICATE_REFUSALS.labels(reason, code).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """Whom the link believes: workers of this host by the token of this start, others by tokens of role worker."""
+
+    administration: Administration
+    local_token: str
+
+    async def authenticate_worker(self, token: str) -> WorkerCaller:
+        if self.local_token and hmac.compare_digest(token.encode(), self.local_token.encode()):
+            return _LOCAL_WORKER
+        actor = await self.administration.authenticate(token)
+        if actor.role is not Role.WORKER:
+            raise AppError(ErrorCode.UNAUTHENTICATED, "not a worker's token")
+        return WorkerCaller(actor.name)
+
+
+@dataclass(slots=True)
+class AuthorityProcess(Service):
+    """The running authority: how it stands, how it ends."""
+
+    settings: Settings
+    readiness: Readiness
+    publisher: SnapshotPublisher
+    issuer: Issuer
+    administration: Administration
+    ca: GrpcServer
+    public_key: str
+    _published: int = field(default=-1)
+
+    def report(self, *, loop_lag_seconds: float) -> Report:
+        """How the authority stands."""
+        metrics.LOOP_LAG.set(loop_lag_seconds)
+        metrics.SNAPSHOT_PUBLISHED.set(self.publisher.number)
+        reasons = {
+            **self.readiness.reasons(),
+            "snapshot": "ok" if self.publisher.number >= 0 else "no snapshot was published yet",
+        }
+        return Report(
+            ready=all(reason == "ok" for reason in reasons.values()),
+            reasons=reasons,
+            numbers={"snapshot": self.publisher.number, "issuing": self.issuer.jobs_in_flight},
+            facts={"snapshotPublicKey": self.public_key},
+        )
+
+    async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
+        """Not ready at once, answer on, then GOAWAY and wait for the certificates that are being issued."""
+        until = time.monotonic() + max_seconds
+        await self.readiness.stop()
+        await asyncio.sleep(min_seconds)
+        await self.ca.stop(max(0.1, until - time.monotonic() - 1.0))
+        await self.issuer.drain()
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """A command from the owner of the state directory."""
+        if name == "reset-admin-token":
+            made = await self.administration.reset_token(
+                Actor.system(), name=str(arguments.get("name", "admin")), role=Role.ADMIN
+            )
+            return {"name": made.token.name, "id": made.token.id, "secret": made.secret}
+        raise AppError(ErrorCode.INVALID, f"the authority does not know the command {name}")
+
+
+@asynccontextmanager
+async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityProcess]:
+    """The authority, serving while the context is open. No port is opened before everything behind it is there.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when the stored state, the passphrase or an address does not allow a start;
+            `UNAVAILABLE` when the database cannot be reached.
+    """
+    settings, clock = assignment.settings, SystemClock()
+    forbid_core_dumps()
+    async with AsyncExitStack() as stack:
+        ensure_database_folder(settings)
+        sealer = Sealer(obtain_passphrase(settings))
+        database = await _open_database(settings, stack)
+        authorities = await _open_authorities(settings, database, sealer, clock)
+        snapshot_key = await _open_snapshot_key(database, sealer)
+        token_issuer = await BuiltinIssuer.open(
+            database, seal=sealer.seal, unseal=sealer.unseal, audiences=settings.tokens.audiences
+        )
+        mark_as_set_up(settings)
+
+        limits, trust = settings.limits, _Trust(authorities.bundle)
+        administration = Administration(database, clock=clock, limits=limits)
+        publisher = SnapshotPublisher(database, signer=snapshot_key, trust=trust)
+        issuer = Issuer(
+            IssuingState.of(authorities.active, authorities.signer, authorities.bundle),
+            database,
+            clock=clock,
+            limits=limits.certificate,
+        )
+        inventory = InventoryView(
+            database,
+            refresh_seconds=limits.certificate.inventory_refresh_seconds,
+            max_age_seconds=limits.certificate.inventory_max_age_seconds,
+        )
+        authenticator = _token_issuers(settings, token_issuer)
+        stack.push_async_callback(authenticator.close)
+        refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
+        rules = AccessRules(
+            trust_domain=TrustDomain.parse(settings.trust_domain),
+            trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
+            clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
+        )
+        create_certificate = CreateCertificate(
+            authenticator=authenticator,
+            inventory=inventory,
+            issuer=issuer,
+            refusals=refusals,
+            rules=rules,
+            limits=limits.certificate,
+            clock=clock,
+            observer=_Counted(),
+        )
+        certificates = ListenerCertificates(
+            issuer,
+            clock=clock,
+            trust_domain=rules.trust_domain,
+            limits=limits.certificate,
+            names=settings.ca.names,
+        )
+        await certificates.renew()
+        registry = WorkerRegistry()
+        readiness = Readiness(authorities.active, authorities.signer, database, inventory)
+        ca = GrpcServer(certificate_methods(create_certificate), limits.ca_grpc)
+        process = AuthorityProcess(settings, readiness, publisher, issuer, administration, ca, snapshot_key.public_text)
+        await stack.enter_async_context(
+            in_background(
+                inventory.run(), certificates.run(), publisher.run(), readiness.run(ca), _hint(database, publisher)
+            )
+        )
+        link = LinkServices(
+            publisher=publisher,
+            workers=_Workers(administration, str(assignment.extra.get("local_worker_token", ""))),
+            registry=registry,
+            certificates=WorkerCertificates(issuer, trust_domain=rules.trust_domain, limits=limits.certificate),
+            clock=clock,
+            limits=limits.check,
+        )
+        rest = RestServices(
+            administration=administration,
+            mint_tokens=MintTokens(token_issuer, database, clock=clock),
+            explain_certificate=ExplainCertificate(refusals, inventory, rules),
+            workers=registry,
+            trust=trust,
+            clock=clock,
+            limits=limits,
+        )
+        await _listen(stack, settings, link, rest, int(assignment.extra.get("local_link_port", 0)))
+        if settings.listen.ca.enabled:
+            ca.listen(_target(settings.listen.ca), server_credentials(certificates.current))
+        await ca.start()
+        stack.push_async_callback(ca.stop, 0.5)
+        yield process
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
+    database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
+    stack.push_async_callback(asyncio.to_thread, database.close)
+    return database
+
+
+async def _open_authorities(
+    settings: Settings, database: Database, sealer: Sealer, clock: SystemClock
+) -> OpenAuthorities:
+    authorities = await open_authorities(
+        database,
+        sealer,
+        trust_domain=TrustDomain.parse(settings.trust_domain),
+        now=clock.now(),
+        create=is_first_run(settings),
+    )
+    if authorities.created:
+        _log.info("authorities_created", trust_domain=settings.trust_domain, active=authorities.active.id)
+    metrics.AUTHORITY_EXPIRY.labels("issuing").set(authorities.active.certificate.not_valid_after_utc.timestamp())
+    metrics.AUTHORITY_EXPIRY.labels("root").set(
+        min(root.not_valid_after_utc.timestamp() for root in authorities.bundle.roots)
+    )
+    return authorities
+
+
+async def _open_snapshot_key(database: Database, sealer: Sealer) -> ManifestSigningKey:
+    sealed = await database.get_sealed_key(_SNAPSHOT_KEY)
+    if sealed is None:
+        fresh = sealer.seal(_SNAPSHOT_KEY, ManifestSigningKey.new_seed())
+        sealed = await database.put_sealed_key(_SNAPSHOT_KEY, fresh)
+    return ManifestSigningKey(sealer.unseal(_SNAPSHOT_KEY, sealed))
+
+
+def _token_issuers(settings: Settings, builtin: BuiltinIssuer) -> TokenIssuers:
+    limits = settings.limits.certificate
+    own = TokenIssuer(issuer=builtin.issuer, audiences=frozenset(builtin.audiences), cluster=settings.cluster.id)
+    authenticators = [JwksAuthenticator(own, MemoryJwks(builtin.jwks), limits)]
+    for issuer in settings.tokens.issuers:
+        source: JwksSource
+        if issuer.jwks_file is not None:
+            source = FileJwks(issuer.jwks_file, limits)
+        else:
+            assert issuer.jwks_url is not None
+            source = UrlJwks(issuer.jwks_url, limits, ca_file=issuer.ca_file)
+        trusted = TokenIssuer(issuer=issuer.issuer, audiences=frozenset(issuer.audiences), cluster=issuer.cluster)
+        authenticators.append(JwksAuthenticator(trusted, source, limits))
+    return TokenIssuers(authenticators, limits)
+
+
+async def _listen(
+    stack: AsyncExitStack, settings: Settings, link: LinkServices, rest: RestServices, local_link_port: int
+) -> None:
+    """Open the link and the API; off loopback with TLS (settings see to it that there is one)."""
+    http = settings.limits.http
+    link_app: AsgiApp = create_link_app(link)
+    no_limits: Mapping[str, int] = {}
+    listeners = [
+        (settings.listen.link, link_app, no_limits),
+        (settings.listen.api, create_app(rest), rest_body_limits(http)),
+    ]
+    if local_link_port:
+        listeners.append((Listener(port=local_link_port), link_app, no_limits))
+    for listener, app, body_limits in listeners:
+        if not listener.enabled:
+            continue
+        tls = None
+        if not listener.is_loopback:
+            assert settings.tls.certificate_file is not None
+            assert settings.tls.key_file is not None
+            tls = server_tls(settings.tls.certificate_file, settings.tls.key_file)
+        endpoint = TcpEndpoint(listener.address, listener.port)
+        await stack.enter_async_context(HttpServer(app, endpoint, limits=http, tls=tls, body_limits=body_limits))
+
+
+async def _hint(database: Database, publisher: SnapshotPublisher) -> None:
+    """Wake the publisher as soon as something changed; its own poll finds what this misses."""
+    while True:
+        try:
+            if await database.wait_for_change(publisher.number, _CHANGE_WAIT_SECONDS):
+                publisher.notify()
+                await asyncio.sleep(_CHANGE_PAUSE_SECONDS)
+        except AppError:
+            await asyncio.sleep(1.0)
+
+
+def _target(listener: Listener) -> str:
+    return f"[{listener.address}]:{listener.port}" if ":" in listener.address else f"{listener.address}:{listener.port}"

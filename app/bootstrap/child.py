@@ -134,6 +134,9 @@ class _Child:
             self._send({"fatal": error.detail, "code": error.code.value})
             refused = error.code not in (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERNAL)
             return EXIT_REFUSED if refused else EXIT_FAILED
+        except Exception:  # noqa: BLE001 - the supervisor starts another one; the log says why
+            _log.exception("process_crashed")
+            return EXIT_FAILED
         finally:
             self._service = None
             for task in tasks:

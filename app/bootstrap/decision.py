@@ -97,8 +97,8 @@ class DecisionProcess(Service):
         totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
         self._checks.flush(totals)
         self._seconds.flush({(): counters.seconds})
-        metrics.SNAPSHOT_AGE.set(self.holder.age_seconds())
-        metrics.SNAPSHOT_SERVED.set(self.holder.state.number if self.holder.state is not None else -1)
+        metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
+        metrics.SNAPSHOT_SERVED.labels(self.name).set(self.holder.state.number if self.holder.state is not None else -1)
         metrics.LOOP_LAG.set(max(loop_lag_seconds, self.lag.last_seconds))
 
     async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
@@ -144,7 +144,7 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
     ) as link:
         follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
-        process = DecisionProcess(settings, worker, holder, counters, lag, status)
+        process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
         servicer = CheckServicer(CheckService(holder, limits=limits, lag=lag, counters=counters), limits=limits)
         identity = ServingIdentity(link)
         await follower.start_from_last_good()

@@ -117,6 +117,14 @@ class ClusterSettings(_Section):
     aliases: tuple[str, ...] = ()
 
 
+class CaSettings(_Section):
+    """The certificate authority as its clients see it."""
+
+    # Under which names clients connect to port 15012; in Kubernetes add the service, such as
+    # gatehouse.gatehouse-system.svc, or the istiod name that node proxies are configured with.
+    names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+
+
 class DatabaseSettings(_Section):
     """Where the authority keeps its data; empty: SQLite in the state directory."""
 
@@ -139,6 +147,7 @@ class IssuerSettings(_Section):
     audiences: tuple[str, ...] = ("istio-ca",)
     jwks_file: Path | None = None
     jwks_url: str | None = None
+    ca_file: Path | None = None  # the roots of the server behind jwks_url, where not the system's
     cluster: str = ""
 
     @model_validator(mode="after")
@@ -211,6 +220,7 @@ class Settings(BaseSettings):
     trust_domain: str = "cluster.local"
     workers: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1, le=256)
     cluster: ClusterSettings = ClusterSettings()
+    ca: CaSettings = CaSettings()
     database: DatabaseSettings = DatabaseSettings()
     keys: KeysSettings = KeysSettings()
     listen: ListenSettings = ListenSettings()

@@ -66,7 +66,7 @@ def _aliases(family: Metric) -> Iterator[Metric]:
     elif family.name == "gatehouse_certificate_refusals":
         totals = dict.fromkeys(sorted(set(_REFUSALS.values())), 0.0)
         for sample in family.samples:
-            name = _REFUSALS.get(sample.labels.get("reason", ""))
+            name = _REFUSALS.get(sample.labels.get("code", ""))
             if name is not None and sample.name.endswith("_total"):
                 totals[name] += sample.value
         yield from _totals(totals)

@@ -18,7 +18,7 @@ _CERTIFICATE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 CERTIFICATE_REQUESTS = Counter("gatehouse_certificate_requests", "Certificate requests received.")
 CERTIFICATES_ISSUED = Counter("gatehouse_certificates_issued", "Certificates signed and recorded.")
 CERTIFICATE_REFUSALS = Counter(
-    "gatehouse_certificate_refusals", "Certificate requests that were refused, by reason.", ["reason"]
+    "gatehouse_certificate_refusals", "Certificate requests that were refused.", ["reason", "code"]
 )
 CERTIFICATE_SECONDS = Histogram(
     "gatehouse_certificate_seconds", "Seconds from a certificate request to its answer.", buckets=_CERTIFICATE_SECONDS
@@ -38,12 +38,17 @@ SNAPSHOT_PUBLISHED = Gauge(
 # Decisions.
 CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
 CHECK_SECONDS = Counter("gatehouse_check_seconds", "Seconds of wall time spent in answering checks.")
+# By worker, because a gauge without labels would also exist, as zero, in processes that are none.
 SNAPSHOT_SERVED = Gauge(
-    "gatehouse_snapshot_served_number", "Lowest snapshot number that any worker serves.", multiprocess_mode="livemin"
+    "gatehouse_snapshot_served_number",
+    "Number of the snapshot that a worker serves.",
+    ["worker"],
+    multiprocess_mode="livemax",
 )
 SNAPSHOT_AGE = Gauge(
     "gatehouse_snapshot_age_seconds",
-    "Greatest number of seconds since any worker last heard from the authority.",
+    "Seconds since a worker last heard from the authority.",
+    ["worker"],
     multiprocess_mode="livemax",
 )
 SNAPSHOT_REFUSALS = Counter("gatehouse_snapshot_refusals", "Snapshots that a worker could not load.")

@@ -1,0 +1,85 @@
+"""Whether the authority can do its work: it signs something, its database takes writes, its inventory is fresh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.authority.inventory_view import InventoryView
+from app.authority.ports import Signer
+from app.ca.authority import Authority
+from app.ca.signing import signing_hash
+from app.errors import AppError
+from app.rpc.server import GrpcServer
+from app.storage.database import Database
+
+_log = structlog.get_logger(__name__)
+
+_INTERVAL_SECONDS = 1.0
+# Bytes that are no certificate, so that the signature is worth nothing to anybody.
+_PROBE = b"gatehouse readiness probe"
+
+
+class Readiness:
+    """Looks every second, and tells the health service when the answer changes."""
+
+    def __init__(self, authority: Authority, signer: Signer, database: Database, inventory: InventoryView) -> None:
+        self._authority = authority
+        self._signer = signer
+        self._database = database
+        self._inventory = inventory
+        self._reasons: dict[str, str] = {"start": "was not checked yet"}
+        self._is_stopped = False
+        self._server: GrpcServer | None = None
+
+    def reasons(self) -> Mapping[str, str]:
+        """What keeps the authority from being ready, or "ok", part by part."""
+        return self._reasons
+
+    async def run(self, server: GrpcServer) -> None:
+        """Check for ever, and let `server`'s health follow."""
+        self._server = server
+        served = False
+        while True:
+            self._reasons = await self._check()
+            serves = not self._is_stopped and all(reason == "ok" for reason in self._reasons.values())
+            if serves != served:
+                served = serves
+                await server.health.set_all(serves)
+                _log.info("readiness_changed", ready=serves, reasons=self._reasons)
+            await asyncio.sleep(_INTERVAL_SECONDS)
+
+    async def stop(self) -> None:
+        """NOT_SERVING from now on."""
+        self._is_stopped = True
+        if self._server is not None:
+            await self._server.health.set_all(False)
+
+    async def _check(self) -> dict[str, str]:
+        return {"signer": await self._sign(), "database": self._ask_database(), "inventory": self._ask_inventory()}
+
+    async def _sign(self) -> str:
+        try:
+            async with asyncio.timeout(_INTERVAL_SECONDS):
+                signature = await self._signer.sign(_PROBE)
+            key = self._authority.public_key
+            key.verify(signature, _PROBE, ec.ECDSA(signing_hash(key.curve)))
+        except (AppError, TimeoutError, InvalidSignature) as error:
+            _log.error("readiness_signing_failed", error=repr(error))
+            return "the signer does not sign"
+        return "ok"
+
+    def _ask_database(self) -> str:
+        health = self._database.health()
+        return "ok" if health.ok else f"the database takes no writes: {health.reason}"
+
+    def _ask_inventory(self) -> str:
+        try:
+            self._inventory.index()
+        except AppError as error:
+            return error.detail
+        return "ok"

@@ -1,0 +1,69 @@
+"""What a state directory holds beside the database: the passphrase, and the mark that it was set up once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from app.errors import AppError, ErrorCode
+from app.keys.passphrase import Passphrase, create_passphrase_file, parse_passphrase, read_passphrase_file
+from app.settings import Settings
+
+_MARK = "initialized"
+
+
+def is_first_run(settings: Settings) -> bool:
+    """Whether nothing was ever set up here; only then may keys and authorities be made."""
+    return not (settings.state_dir / _MARK).exists()
+
+
+def mark_as_set_up(settings: Settings) -> None:
+    """Remember, durably, that this state directory has its keys and authorities."""
+    file = settings.state_dir / _MARK
+    if file.exists():
+        return
+    with file.open("w", encoding="utf-8") as mark:
+        mark.write(
+            "Gatehouse was set up here. While this file exists, a lost database or passphrase is an error "
+            "and never a reason to make a new root.\n"
+        )
+        mark.flush()
+        os.fsync(mark.fileno())
+    folder = os.open(settings.state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def passphrase_file(settings: Settings) -> Path:
+    """Where the passphrase is read from when it is not in the environment."""
+    return settings.keys.passphrase_file or settings.state_dir / "passphrase"
+
+
+def obtain_passphrase(settings: Settings) -> Passphrase:
+    """The passphrase of this installation; made in the state directory at its first run.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when it is missing, unsafe or too short.
+    """
+    if settings.keys.passphrase is not None:
+        return parse_passphrase(settings.keys.passphrase.get_secret_value(), source="keys.passphrase")
+    file = passphrase_file(settings)
+    if settings.keys.passphrase_file is None and is_first_run(settings) and not file.exists():
+        return create_passphrase_file(file)
+    return read_passphrase_file(file)
+
+
+def ensure_database_folder(settings: Settings) -> None:
+    """Make the state directory, where the default database lives.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when it cannot be made.
+    """
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise AppError(
+            ErrorCode.FAILED_PRECONDITION, f"the state directory {settings.state_dir} cannot be made: {error.strerror}"
+        ) from error
