@@ -69,7 +69,7 @@ class CertificateLimits:
     inventory_max_age_seconds: float = 60.0  # older placement data gives no rights
     refusal_log_per_second: float = 5.0  # log lines a caller and reason
     refusal_log_burst: int = 20
-    max_token_bytes: int = 16_384
+    max_token_bytes: int = 12_288  # below GrpcLimits.max_metadata_bytes: above that gRPC rejects at random
     token_cache_entries: int = 10_000
     token_leeway_seconds: int = 10
     jwks_max_bytes: int = 262_144

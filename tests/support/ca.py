@@ -1,0 +1,274 @@
+"""The certificate service in memory: ports that can be programmed, and the whole of it behind a TLS listener.
+
+`make_world()` builds the use case on in-memory ports; `serve(world)` puts it behind a real gRPC listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.explain_certificate import ExplainCertificate
+from app.authority.inventory_view import InventoryView
+from app.authority.issue_certificate import Issuer, IssuingState
+from app.authority.mint_tokens import TokenSubject
+from app.authority.ports import InventoryContents, TokenAuthenticator
+from app.authority.refusals import Refusals
+from app.authority.serving_certificates import ListenerCertificates
+from app.demo.node_agent import NodeAgent
+from app.errors import AppError, ErrorCode
+from app.identity.inventory import Node, Workload
+from app.keys.local_signer import LocalSigner
+from app.ledger.entry import EntryKind, LedgerEntry
+from app.limits import CertificateLimits, GrpcLimits, Limits
+from app.rpc.certificates import certificate_methods
+from app.rpc.server import GrpcServer
+from app.rpc.tls import server_credentials
+from app.tokens import jwks_authenticator
+from app.tokens.builtin_issuer import BuiltinIssuer
+from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_source import MemoryJwks
+from tests.support.certificates import TRUST_DOMAIN, Pki, make_pki
+
+NODE = "node-a"
+ZTUNNEL_POD = "ztunnel-x1"
+ZTUNNEL_UID = "3b2f6a52-0000-4000-8000-000000000001"
+CART = "spiffe://cluster.local/ns/shop/sa/cart"
+ELSEWHERE = "spiffe://cluster.local/ns/shop/sa/elsewhere"
+
+
+class ManualClock:
+    """The real time, and as much of it more or less as a test says."""
+
+    def __init__(self) -> None:
+        self.offset = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+    def advance(self, **by: float) -> None:
+        self.offset += timedelta(**by)
+
+
+class MemoryLedger:
+    """Remembers entries; `failure` makes appends fail, `gate` makes them wait."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        self.failure: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.gated_kind: EntryKind | None = None
+        self.waiting = asyncio.Event()
+
+    async def append(self, entry: LedgerEntry) -> None:
+        if self.gate is not None and self.gated_kind in (None, entry.kind):
+            self.waiting.set()
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        entry.to_bytes()  # as a real ledger would: it must have canonical bytes
+        self.entries.append(entry)
+
+    def kinds(self) -> list[EntryKind]:
+        return [entry.kind for entry in self.entries]
+
+    def of(self, kind: EntryKind) -> list[LedgerEntry]:
+        return [entry for entry in self.entries if entry.kind is kind]
+
+
+class MemoryInventory:
+    """An inventory store that counts its reads."""
+
+    def __init__(self, workloads: Sequence[Workload] = (), nodes: Sequence[Node] = ()) -> None:
+        self.contents = InventoryContents(1, tuple(workloads), (), tuple(nodes))
+        self.reads = 0
+        self.failure: AppError | None = None
+
+    async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
+        self.reads += 1
+        if self.failure is not None:
+            raise self.failure
+        return None if known_generation == self.contents.generation else self.contents
+
+    def add(self, *workloads: Workload) -> None:
+        now = self.contents
+        self.contents = replace(now, generation=now.generation + 1, workloads=(*now.workloads, *workloads))
+
+
+@dataclass
+class CountingObserver:
+    """Counts as metrics would."""
+
+    issued_count: int = 0
+    clamped: int = 0
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+
+    def issued(self, *, seconds: float, clamped: bool) -> None:
+        self.issued_count += 1
+        self.clamped += clamped
+
+    def refused(self, *, reason: str, code: str) -> None:
+        self.refusals.append((reason, code))
+
+
+def workload(name: str, account: str, *, node: str = NODE, namespace: str = "shop", **fields: Any) -> Workload:
+    """A pod."""
+    return Workload(namespace=namespace, name=name, service_account=account, node=node, **fields)
+
+
+def standard_workloads() -> tuple[Workload, ...]:
+    """A ztunnel and three workloads on one node, one workload on another."""
+    return (
+        workload(ZTUNNEL_POD, "ztunnel", namespace="istio-system", uid=ZTUNNEL_UID),
+        workload("cart-1", "cart"),
+        workload("pay-1", "pay"),
+        workload("web-1", "web"),
+        workload("elsewhere-1", "elsewhere", node="node-b"),
+    )
+
+
+@dataclass
+class World:
+    """The certificate service and everything around it."""
+
+    pki: Pki
+    clock: ManualClock
+    limits: CertificateLimits
+    ledger: MemoryLedger
+    inventory: MemoryInventory
+    view: InventoryView
+    tokens: BuiltinIssuer
+    token_key: ec.EllipticCurvePrivateKey
+    issuer: Issuer
+    refusals: Refusals
+    observer: CountingObserver
+    rules: AccessRules
+    create: CreateCertificate
+    explain: ExplainCertificate
+
+    def node_token(self, **changes: Any) -> str:
+        """The bound token of the ztunnel on node-a."""
+        subject = {
+            "namespace": "istio-system",
+            "service_account": "ztunnel",
+            "pod_name": ZTUNNEL_POD,
+            "pod_uid": ZTUNNEL_UID,
+            "node_name": NODE,
+        } | changes
+        minted = self.tokens.mint(
+            TokenSubject(**subject), token_id="token-1", now=self.clock.now(), lifetime=timedelta(hours=1)
+        )
+        return minted.token
+
+    def claims(self, **changes: Any) -> dict[str, Any]:
+        """The claims of `node_token`, changed; None removes one."""
+        claims: dict[str, Any] = jwt.decode(self.node_token(), options={"verify_signature": False})
+        return {name: value for name, value in (claims | changes).items() if value is not None}
+
+    def sign_claims(self, claims: dict[str, Any], **headers: Any) -> str:
+        """A token of the built-in issuer with any claims and headers."""
+        kid = json.loads(self.tokens.jwks())["keys"][0]["kid"]
+        return jwt.encode(claims, self.token_key, algorithm="ES256", headers={"kid": kid} | headers)
+
+
+def make_world(
+    *,
+    limits: CertificateLimits | None = None,
+    workloads: Sequence[Workload] | None = None,
+    nodes: Sequence[Node] = (),
+    authenticator: Callable[[ManualClock], TokenAuthenticator] | None = None,
+    clusters: Clusters | None = None,
+    pki: Pki | None = None,
+) -> World:
+    """The use case on in-memory ports, on the real clock."""
+    clock = ManualClock()
+    limits = limits or CertificateLimits()
+    pki = pki or make_pki(now=clock.now())
+    ledger, observer = MemoryLedger(), CountingObserver()
+    inventory = MemoryInventory(standard_workloads() if workloads is None else workloads, nodes)
+    view = InventoryView(inventory)
+    token_key = ec.generate_private_key(ec.SECP256R1())
+    tokens = BuiltinIssuer(token_key)
+    issuer = Issuer(
+        IssuingState.of(pki.authority, LocalSigner(pki.issuing_key), pki.bundle), ledger, clock=clock, limits=limits
+    )
+    own = JwksAuthenticator(jwks_authenticator.Issuer(issuer=tokens.issuer), MemoryJwks(tokens.jwks), limits)
+    refusals = Refusals(max_kept=limits.max_kept_refusals)
+    rules = AccessRules(trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters())
+    create = CreateCertificate(
+        authenticator=authenticator(clock) if authenticator else TokenIssuers([own], limits),
+        inventory=view,
+        issuer=issuer,
+        refusals=refusals,
+        rules=rules,
+        limits=limits,
+        clock=clock,
+        observer=observer,
+    )
+    return World(
+        pki=pki,
+        clock=clock,
+        limits=limits,
+        ledger=ledger,
+        inventory=inventory,
+        view=view,
+        tokens=tokens,
+        token_key=token_key,
+        issuer=issuer,
+        refusals=refusals,
+        observer=observer,
+        rules=rules,
+        create=create,
+        explain=ExplainCertificate(refusals, view, rules),
+    )
+
+
+@dataclass
+class Served:
+    """A world behind a TLS listener on 127.0.0.1."""
+
+    world: World
+    server: GrpcServer
+    port: int
+    listener: ListenerCertificates
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def roots_pem(self) -> bytes:
+        return self.world.pki.bundle.pem.encode()
+
+    def agent(self, token: str | None = None, **options: Any) -> NodeAgent:
+        """A node agent, with the good node token unless told otherwise."""
+        return NodeAgent(self.address, self.roots_pem, self.world.node_token() if token is None else token, **options)
+
+
+@asynccontextmanager
+async def serve(world: World, grpc_limits: GrpcLimits | None = None) -> AsyncIterator[Served]:
+    """Listen with a certificate of the world's own authority; the server's own entries are not in the ledger."""
+    listener = ListenerCertificates(world.issuer, clock=world.clock, trust_domain=TRUST_DOMAIN, limits=world.limits)
+    await listener.renew()
+    world.ledger.entries.clear()
+    server = GrpcServer(certificate_methods(world.create), grpc_limits or Limits().ca_grpc)
+    port = server.listen("127.0.0.1:0", server_credentials(listener.current))
+    await server.start()
+    await server.health.set_all(True)
+    try:
+        yield Served(world, server, port, listener)
+    finally:
+        await server.stop(0)
+        await world.issuer.drain()
+
+
+UNAVAILABLE = AppError(ErrorCode.UNAVAILABLE, "the database is away; try again")
