@@ -16,7 +16,7 @@ from app.limits import HttpLimits
 from app.rest import inventory, operations, policies, revisions, tokens
 from app.rest.edge import PUBLIC, Edge
 from app.rest.parameters import refuse_unknown_query
-from app.rest.problems import on_app_error, on_http_exception, on_validation_error
+from app.rest.problems import on_app_error, on_http_exception, on_unexpected, on_validation_error
 from app.rest.schemas import REQUEST_MODELS, Problem
 from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
@@ -50,6 +50,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
             AppError: on_app_error,
             RequestValidationError: on_validation_error,
             HTTPException: on_http_exception,
+            Exception: on_unexpected,
         },
     )
     app.state.services = services

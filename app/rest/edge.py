@@ -57,11 +57,13 @@ class Edge:
         except ClientDisconnect:
             pass
         except Exception:
+            # The routes have answered with a bland problem by now, unless the failure came in the middle of an answer.
             _log.exception("rest_failed", request_id=request_id)
-            if answer.status:
-                raise  # too late to say so; the connection is cut
-            error = AppError(ErrorCode.INTERNAL, "Something went wrong here; the log has more under this instance.")
-            await problem_response(error, request_id)(scope, receive, answer.send)
+            if answer.status and not answer.is_complete:
+                raise
+            if not answer.status:
+                error = AppError(ErrorCode.INTERNAL, "Something went wrong here; the log has more under this id.")
+                await problem_response(error, request_id)(scope, receive, answer.send)
         finally:
             self._log_request(scope, answer.status, started)
 
@@ -98,11 +100,14 @@ class _Answer:
         self._send = send
         self._headers = [*_SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
         self.status = 0
+        self.is_complete = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
+        elif not message.get("more_body", False):
+            self.is_complete = True
         await self._send(message)
 
 

@@ -104,6 +104,12 @@ async def on_app_error(request: Request, error: Exception) -> JSONResponse:
     return problem_response(error, request.scope[REQUEST_ID])
 
 
+async def on_unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - the log has it
+    """FastAPI's handler for what nobody foresaw: nothing about it leaves the process but the request's id."""
+    detail = "Something went wrong here; the log has more under the id in this problem's instance."
+    return problem_response(AppError(ErrorCode.INTERNAL, detail), request.scope[REQUEST_ID])
+
+
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's handler for what the router itself refuses: no such path, no such method."""
     status = HTTPStatus(getattr(error, "status_code", HTTPStatus.INTERNAL_SERVER_ERROR))

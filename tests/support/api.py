@@ -1,0 +1,98 @@
+"""The REST API over a real store, in the test's own process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from app.authority.actor import Actor, Role
+from app.authority.administration import Administration
+from app.authority.create_certificate import AccessRules
+from app.authority.explain_certificate import ExplainCertificate
+from app.authority.inventory_view import InventoryView
+from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
+from app.authority.refusals import Refusals
+from app.authority.worker_registry import WorkerRegistry
+from app.identity.spiffe import TrustDomain
+from app.limits import Limits
+from app.rest.app import create_app
+from app.rest.services import RestServices
+from app.serving.bounded import AsgiApp
+from app.storage.database import Database
+
+
+class FixedClock:
+    """Time stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def advance(self, by: timedelta) -> None:
+        self.time += by
+
+
+class _Minter:
+    """Tokens that can be recognised, without keys."""
+
+    def mint(self, subject: TokenSubject, *, token_id: str, now: datetime, lifetime: timedelta) -> MintedToken:
+        text = f"minted.{subject.namespace}.{subject.service_account}.{subject.node_name}"
+        return MintedToken(id=token_id, token=text, expires_at=now + lifetime)
+
+
+class _Trust:
+    def trust_bundle(self) -> dict[str, Any]:
+        return {"trustDomain": "cluster.local", "pem": "-----BEGIN CERTIFICATE-----\n"}
+
+
+@dataclass
+class Api:
+    """An API to talk to: its application, its services, and a client with an administrator's token."""
+
+    app: AsgiApp
+    services: RestServices
+    clock: FixedClock
+    refusals: Refusals
+    admin_token: str
+    client: httpx2.AsyncClient
+
+    def anonymous(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app), base_url="http://api")
+
+
+@contextlib.asynccontextmanager
+async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIterator[Api]:
+    """An API on SQLite in a directory."""
+    limits = limits or Limits()
+    clock = FixedClock()
+    refusals = Refusals(max_kept=100)
+    with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
+        administration = Administration(database, clock=clock, limits=limits)
+        inventory = InventoryView(database)
+        services = RestServices(
+            administration=administration,
+            mint_tokens=MintTokens(_Minter(), database, clock=clock),
+            explain_certificate=ExplainCertificate(
+                refusals, inventory, AccessRules(trust_domain=TrustDomain.parse("cluster.local"))
+            ),
+            workers=WorkerRegistry(),
+            trust=_Trust(),
+            clock=clock,
+            limits=limits,
+        )
+        made = await administration.create_token(Actor.system(), name="alice", role=Role.ADMIN)
+        app = create_app(services)
+        async with httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app),
+            base_url="http://api",
+            headers={"authorization": f"Bearer {made.secret}"},
+        ) as client:
+            yield Api(app, services, clock, refusals, made.secret, client)
