@@ -88,6 +88,7 @@ class Envoy:
         admin_path.unlink(missing_ok=True)
         with self.log_path.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *_ends_with_its_owner(),
                 str(find_envoy()),
                 *("--config-path", str(config_path)),
                 *("--admin-address-path", str(admin_path)),
@@ -207,6 +208,12 @@ def _get(address: tuple[str, int], path: str) -> tuple[int, str]:
         return response.status, response.read(MAX_ADMIN_BYTES).decode(errors="replace")
     finally:
         connection.close()
+
+
+def _ends_with_its_owner() -> tuple[str, ...]:
+    """A prefix by which the kernel ends the child when its owner dies without a word; nothing where it is missing."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "TERM") if setpriv is not None else ()
 
 
 def environment() -> dict[str, str]:

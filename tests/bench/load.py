@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections import Counter
+from typing import cast
 
 import uvloop
 
@@ -32,8 +33,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, which is not a subclass
         self._send()
 
     def data_received(self, data: bytes) -> None:
