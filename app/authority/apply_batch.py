@@ -12,6 +12,7 @@ from app.authority.reasons import check_reason
 from app.authority.records import PolicyChange
 from app.authority.store import Store, Transaction
 from app.limits import Limits
+from app.policy.document import expand_list
 
 
 async def apply_batch(
@@ -22,8 +23,6 @@ async def apply_batch(
     Raises:
         AppError: see `Administration.apply_batch`.
     """
-    from app.policy.document import expand_list
-
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
     values = [value for document in documents for value in expand_list(document)]

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.authority.policy_commit import SOURCE, check_owner
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome
 from app.authority.store import Store
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
-
-if TYPE_CHECKING:
-    from app.policy.document import Document
-    from app.policy.mesh import MeshConfig
+from app.policy.compile import compile_policy
+from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, Document, parse_document
+from app.policy.enforcement_point import from_document
+from app.policy.finding import Severity
+from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.validate import validate
 
 MESH_KEY = "Mesh//mesh"
 _ASIDE_FROM = 20  # documents; fewer take less than what a thread costs
@@ -105,17 +107,12 @@ async def read_stored_mesh(store: Store) -> Any | None:
 
 def mesh_from_content(content: Any | None, limits: Limits) -> MeshConfig:
     """The mesh configuration of a stored Mesh document, or the defaults."""
-    from app.policy.document import parse_document
-    from app.policy.mesh import MeshConfig, mesh_from_document
-
     return MeshConfig() if content is None else mesh_from_document(parse_document(content, limits.policy))
 
 
 def _prepare_all(
     values: Sequence[Any], stored_mesh: Any | None, limits: Limits, *, numbered: bool = False
 ) -> tuple[PreparedDocument, ...] | AppError:
-    from app.policy.document import parse_document
-    from app.policy.mesh import MeshConfig, mesh_from_document
 
     errors: list[FieldError] = []
     parsed: list[tuple[str, Document]] = []
@@ -147,11 +144,11 @@ def _check(
     document: Document, mesh: MeshConfig, limits: Limits
 ) -> tuple[tuple[FieldError, ...], tuple[FieldError, ...]]:
     """Errors and warnings of one document; one without errors has also been compiled."""
-    from app.policy.validate import validate
-
     findings = validate(document, limits.policy)
-    errors = [FieldError(found.pointer, found.message) for found in findings if found.severity == "error"]
-    warnings = tuple(FieldError(found.pointer, found.message) for found in findings if found.severity != "error")
+    errors = [FieldError(found.pointer, found.message) for found in findings if found.severity is Severity.ERROR]
+    warnings = tuple(
+        FieldError(found.pointer, found.message) for found in findings if found.severity is not Severity.ERROR
+    )
     if not errors:
         try:
             _compile(document, mesh)
@@ -161,19 +158,15 @@ def _check(
 
 
 def _compile(document: Document, mesh: MeshConfig) -> None:
-    from app.policy.compile import compile_policy
-    from app.policy.enforcement_point import EnforcementPoint
-    from app.policy.mesh import mesh_from_document
 
-    match document.kind:
-        case "AuthorizationPolicy":
-            compile_policy(document, mesh)
-        case "Mesh":
-            mesh_from_document(document)
-        case "EnforcementPoint":
-            EnforcementPoint.from_document(document)
-        case _:  # parse_document admits no other kind
-            raise AppError(ErrorCode.INVALID, f"documents of kind {document.kind} cannot be stored yet")
+    if document.kind == AUTHORIZATION_POLICY:
+        compile_policy(document, mesh)
+    elif document.kind == MESH:
+        mesh_from_document(document)
+    elif document.kind == ENFORCEMENT_POINT:
+        from_document(document)
+    else:  # parse_document admits no other kind
+        raise AppError(ErrorCode.INVALID, f"documents of kind {document.kind} cannot be stored yet")
 
 
 def _duplicates(parsed: Sequence[tuple[str, Document]]) -> list[FieldError]:

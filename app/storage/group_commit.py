@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.errors import AppError, ErrorCode
@@ -124,7 +125,7 @@ class GroupCommit:
             return
         committing = False
         try:
-            with self._engine.connect() as connection, connection.begin() as transaction:
+            with self._engine.connect() as connection, _whole_transaction(connection) as transaction:
                 if not batch:
                     advance(connection, "ledger", 0)  # a write that changes nothing, to see whether one is possible
                 entries: list[PreparedEntry] = []
@@ -162,6 +163,26 @@ class GroupCommit:
         self.health = StorageHealth(ok=False, reason=reason, fatal=fatal)
         _log.error("storage_commit_failed", units=len(batch), fatal=fatal, diagnosis=outward.diagnosis)
         _fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
+
+
+@contextmanager
+def _whole_transaction(connection: Connection) -> Iterator[RootTransaction]:
+    """A transaction that leaves no trace when it fails, a failed COMMIT included.
+
+    SQLAlchemy takes a transaction for over once COMMIT was sent; the connection may still be in it. SQLite's only
+    writing connection is rolled back and kept; one to PostgreSQL is thrown away.
+    """
+    transaction = connection.begin()
+    try:
+        yield transaction
+    except BaseException:
+        if transaction.is_active:
+            transaction.rollback()
+        elif connection.dialect.name == "sqlite":
+            connection.connection.rollback()
+        else:
+            connection.invalidate()
+        raise
 
 
 def _run_unit(connection: Connection, unit: Unit) -> Sequence[PreparedEntry]:

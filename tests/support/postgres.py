@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -36,7 +37,7 @@ _names = itertools.count()
 class PostgresServer:
     """A running server. `url` gives the SQLAlchemy URL of a database of it."""
 
-    def __init__(self, directory: Path, binaries: Path, account: dict[str, object]) -> None:
+    def __init__(self, directory: Path, binaries: Path, account: dict[str, Any]) -> None:
         self.directory = directory
         self._binaries = binaries
         self._account = account
@@ -174,7 +175,7 @@ def shared_server() -> PostgresServer | None:
         return None
     directory = _temporary_directory()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    account: dict[str, object] = {}
+    account: dict[str, Any] = {}
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
