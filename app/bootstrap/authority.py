@@ -39,7 +39,6 @@ from app.link.server import LinkServices, create_link_app
 from app.link.signing import ManifestSigningKey
 from app.rest.app import create_app, rest_body_limits
 from app.rest.services import RestServices
-from app.rpc import tls_policy  # noqa: F401 - sets the TLS policy before gRPC makes its first credentials
 from app.rpc.certificates import certificate_methods
 from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -29,7 +30,6 @@ from app.link.client import LinkClient
 from app.link.last_good import LastGoodFolder
 from app.link.serving_identity import ServingIdentity
 from app.link.signing import ManifestVerifier
-from app.rpc import tls_policy  # noqa: F401 - sets the TLS policy before gRPC makes its first credentials
 from app.rpc.check import CheckCertificates, CheckListener, CheckServicer, check_server
 from app.rpc.drain import let_connections_leave, stop_accepting
 from app.rpc.server import GrpcServer
@@ -118,7 +118,9 @@ class DecisionProcess(Service):
         )
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002
-        """A worker knows no commands."""
+        """What a worker can be asked: which rooms of Gatehouse are loaded in it."""
+        if name == "worker-rooms":
+            return sorted({".".join(module.split(".")[:2]) for module in sys.modules if module.startswith("app.")})
         raise AppError(ErrorCode.INVALID, f"a worker does not know the command {name}")
 
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -46,11 +46,16 @@ _LISTENERS = {
 }
 
 
+OnServing = Callable[["Supervisor"], Awaitable[None]]
+
+
 class Supervisor:
     """All of `gatehouse serve`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_serving: OnServing | None = None) -> None:
+        """Prepare; `on_serving` is called once, when everything was started."""
         self._settings = settings
+        self._on_serving = on_serving
         self._limits = settings.limits.process
         self._metrics_dir = settings.run_dir / "metrics"
         self._link_token = secrets.token_urlsafe(32)
@@ -81,6 +86,8 @@ class Supervisor:
                     serve_control(control_socket(self._settings.state_dir), self._on_command)
                 )
                 self._write_addresses()
+                if self._on_serving is not None and not self._is_stopping:
+                    await self._on_serving(self)
                 _log.info("serving", role=self._settings.role.value, addresses=self.addresses())
                 await self._until_stopped()
                 await self._drain_all()
@@ -259,6 +266,15 @@ class Supervisor:
             replaced += await worker.replace()
         return replaced
 
+    async def reset_admin_token(self, name: str) -> str:
+        """A new administrator's token of that name, the only one of it from now on; its secret.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION` when no authority runs here, `UNAVAILABLE` when it does not answer.
+        """
+        answer = await _tell(self._authority, "reset-admin-token", {"name": name})
+        return str(answer["secret"])
+
     async def _on_command(self, command: str, arguments: Mapping[str, Any]) -> Any:
         match command:
             case "status":
@@ -266,9 +282,9 @@ class Supervisor:
             case "replace-workers":
                 return {"replaced": await self.replace_workers(), "workers": len(self._workers)}
             case "reset-admin-token":
-                if self._authority is None or self._authority.current is None:
-                    raise AppError(ErrorCode.FAILED_PRECONDITION, "no authority runs here")
-                return await self._authority.current.command(command, arguments, timeout_seconds=_COMMAND_SECONDS)
+                return await _tell(self._authority, command, arguments)
+            case "worker-rooms":
+                return [await _tell(worker, command, arguments) for worker in self._workers]
             case _:
                 raise AppError(ErrorCode.INVALID, f"{command} is not a command of the supervisor")
 
@@ -322,6 +338,12 @@ class Supervisor:
     def _kill_all(self) -> None:
         for keeper in self._keepers():
             keeper.kill()
+
+
+async def _tell(keeper: Keeper | None, command: str, arguments: Mapping[str, Any]) -> Any:
+    if keeper is None or keeper.current is None:
+        raise AppError(ErrorCode.FAILED_PRECONDITION, "no authority runs here")
+    return await keeper.current.command(command, arguments, timeout_seconds=_COMMAND_SECONDS)
 
 
 def _why(keeper: Keeper) -> str:
