@@ -103,9 +103,13 @@ class SnapshotLoader:
         return state
 
     async def _breathe(self) -> None:
-        """Let the loop answer Checks when the slice is used up."""
+        """Let the loop answer Checks when the slice is used up.
+
+        A Check takes several turns of the loop, with threads of gRPC in between: one turn after each slice would make
+        it wait for as many slices. Half a slice of rest lets it through; before the first state nobody waits.
+        """
         if self._clock() >= self._slice_ends:
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._slice_seconds / 2 if self._state is not None else 0)
             self._slice_ends = self._clock() + self._slice_seconds
 
     async def _gather(self, manifest: Manifest, parts: Sequence[Part]) -> _Change:
