@@ -1,0 +1,144 @@
+"""Authorities, CSRs and issued certificates for tests, made with the product's own functions and fixed values."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from app.ca.authority import ISSUING_LIFETIME, ROOT_LIFETIME, Authority, create_issuing, create_root
+from app.ca.bundle import TrustBundle
+from app.ca.csr import parse_csr
+from app.ca.issuance import IssuedSvid, PreparedSvid, assemble, prepare, serial_number
+from app.ca.profile import TtlGrant, WorkloadProfile
+from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
+from app.ca.signing import signing_hash
+from app.identity.spiffe import SpiffeId, TrustDomain
+from app.limits import CertificateLimits
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+TRUST_DOMAIN = TrustDomain("cluster.local")
+IDENTITY = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/cart")
+LIMITS = CertificateLimits()
+PROFILE = WorkloadProfile.from_limits(LIMITS)
+
+
+def serial(number: int) -> int:
+    """A serial number of the product's shape from a small number."""
+    return serial_number(steady_bytes(number))
+
+
+def steady_bytes(number: int) -> bytes:
+    """16 bytes that look random and are always the same."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(number.to_bytes(8))
+    return digest.finalize()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pki:
+    """A root, an issuing authority below it, and their keys."""
+
+    root_key: ec.EllipticCurvePrivateKey
+    issuing_key: ec.EllipticCurvePrivateKey
+    root: x509.Certificate
+    authority: Authority
+    bundle: TrustBundle
+
+    def sign(self, prepared: PreparedSvid) -> bytes:
+        """What the signer would answer."""
+        return self.issuing_key.sign(prepared.tbs, ec.ECDSA(signing_hash(self.issuing_key.curve)))
+
+    def issue(
+        self,
+        csr_pem: str,
+        *,
+        identity: SpiffeId = IDENTITY,
+        ttl_seconds: int = 3600,
+        now: datetime = NOW,
+        number: int = 7,
+        serving_names: ServingNames = NO_SERVING_NAMES,
+    ) -> IssuedSvid:
+        """The whole way from a CSR to a certificate."""
+        prepared = prepare(
+            identity,
+            parse_csr(csr_pem, LIMITS),
+            TtlGrant(seconds=ttl_seconds),
+            authority=self.authority,
+            profile=PROFILE,
+            now=now,
+            serial=serial(number),
+            serving_names=serving_names,
+        )
+        return assemble(prepared, self.sign(prepared))
+
+
+def make_pki(
+    *,
+    now: datetime = NOW,
+    trust_domain: TrustDomain = TRUST_DOMAIN,
+    curve: ec.EllipticCurve | None = None,
+    root_lifetime: timedelta = ROOT_LIFETIME,
+    issuing_lifetime: timedelta = ISSUING_LIFETIME,
+) -> Pki:
+    """A fresh root and issuing authority."""
+    root_key = ec.generate_private_key(curve or ec.SECP256R1())
+    issuing_key = ec.generate_private_key(curve or ec.SECP256R1())
+    root = create_root(trust_domain, root_key, now=now, serial=serial(1), lifetime=root_lifetime)
+    issuing = create_issuing(
+        issuing_key.public_key(),
+        root,
+        root_key,
+        trust_domain=trust_domain,
+        now=now,
+        serial=serial(2),
+        lifetime=issuing_lifetime,
+    )
+    return Pki(
+        root_key=root_key,
+        issuing_key=issuing_key,
+        root=root,
+        authority=Authority.of(issuing, (root,), trust_domain),
+        bundle=TrustBundle.of(trust_domain, (root,)),
+    )
+
+
+def make_csr(
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+    *,
+    names: tuple[str, ...] = (str(IDENTITY),),
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+    subject: x509.Name | None = None,
+    algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
+) -> str:
+    """A CSR as ztunnel makes it (P-256, empty subject, one critical URI name), with room for variations."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject or x509.Name([]))
+    if names:
+        uris = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name) for name in names])
+        builder = builder.add_extension(uris, critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    request = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), algorithm or hashes.SHA256())
+    return request.public_bytes(Encoding.PEM).decode()
+
+
+def istio_agent_csr(key: rsa.RSAPrivateKey) -> str:
+    """A CSR as istio-agent makes it: RSA-2048, an organisation with an empty value, a critical URI name."""
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "", _validate=False)])
+    return make_csr(key, subject=subject)
+
+
+def pem_csr(der: bytes, label: str = "CERTIFICATE REQUEST") -> str:
+    """PEM around any bytes."""
+    return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n"
+
+
+def spki(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    """A key's SubjectPublicKeyInfo."""
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
