@@ -1,0 +1,87 @@
+"""`gatehouse ca`: why a certificate was refused, and whom to trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import connect
+from app.cli.failures import UsageError
+from app.cli.options import ContextName
+from app.cli.text import Format, Output, print_facts, print_table, print_value
+
+app = typer.Typer(name="ca", help="The certificate authority.", no_args_is_help=True)
+_NODE_PROXY = "istio-system/ztunnel"
+
+
+@app.command("explain")
+def explain(
+    request_id: Annotated[str, typer.Argument(help="The request id in the refusal that the caller saw.")] = "",
+    *,
+    caller: Annotated[
+        str, typer.Option("--caller", help="Who asks: a service account NAMESPACE/NAME, or a node.")
+    ] = "",
+    node: Annotated[str, typer.Option("--node", help="The node that the caller's token names.")] = "",
+    identity: Annotated[str, typer.Option("--identity", help="The SPIFFE ID that is asked for.")] = "",
+    output: Output = Format.TABLE,
+    context: ContextName = "",
+) -> None:
+    """Say which step refused a certificate and what to do, by request id or by asking the same question again."""
+    if bool(request_id) == bool(caller or node):
+        raise UsageError("name a request id, or the caller and the identity: --caller NODE --identity SPIFFE-ID")
+    with connect(context) as api:
+        if request_id:
+            if not all(character.isalnum() or character in "-_." for character in request_id):
+                raise UsageError(f"{request_id!r} is not a request id")
+            answer = api.get(f"/v1/ca/refusals/{request_id}")
+        else:
+            account, node = (caller, node) if "/" in caller else (_NODE_PROXY, node or caller)
+            answer = api.get("/v1/ca/explain", caller=account, node=node, identity=identity)
+    if output is Format.TABLE:
+        _print_explanation(answer)
+    else:
+        print_value(answer, output)
+
+
+@app.command("bundle")
+def bundle(
+    *,
+    output_file: Annotated[
+        Path | None, typer.Option("--file", help="Write it to a file instead of standard output.")
+    ] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="table prints the plain PEM.")] = Format.TABLE,
+    context: ContextName = "",
+) -> None:
+    """Print the trust bundle: the roots that proxies must believe in."""
+    with connect(context) as api:
+        found = api.get("/v1/trust-bundle")
+    if output_file is not None:
+        try:
+            output_file.write_text(found["pem"], encoding="ascii")
+        except OSError as error:
+            raise UsageError(f"cannot write {output_file}: {error.strerror}") from None
+    elif output is Format.TABLE:
+        print(found["pem"], end="")
+    else:
+        print_value(found, output)
+
+
+def _print_explanation(answer: dict[str, Any]) -> None:
+    request = answer.get("request") or {}
+    facts = {
+        "outcome": answer["outcome"],
+        "identity": answer["identity"],
+        "caller": answer["caller"],
+        "node": answer["node"],
+        "time": request.get("time", ""),
+        "reason": answer["reason"],
+        "advice": answer["advice"],
+    }
+    print_facts({name: value for name, value in facts.items() if value})
+    print()
+    print_table(
+        ("STEP", "OUTCOME", "WHAT"),
+        [(step["name"], step["outcome"], step["description"]) for step in answer["steps"]],
+    )

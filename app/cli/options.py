@@ -1,0 +1,72 @@
+"""Options that several commands share, and the words people use for kinds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.cli.failures import UsageError
+
+ContextName = Annotated[str, typer.Option("--context", help="The context to use instead of the current one.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+NamespaceName = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
+Files = Annotated[
+    list[str] | None, typer.Option("--filename", "-f", help="A file, a directory or - for standard input; repeatable.")
+]
+Paths = Annotated[list[str] | None, typer.Argument(help="The same as -f.", metavar="[FILE]...")]
+
+_KINDS = {
+    "authorizationpolicy": "AuthorizationPolicy",
+    "ap": "AuthorizationPolicy",
+    "requestauthentication": "RequestAuthentication",
+    "ra": "RequestAuthentication",
+    "mesh": "Mesh",
+    "enforcementpoint": "EnforcementPoint",
+    "ep": "EnforcementPoint",
+}
+CLUSTER_SCOPED = frozenset({"Mesh"})
+
+
+def kind_of(word: str) -> str:
+    """The kind that a word means: any case, singular or plural, or the short name."""
+    lowered = word.lower()
+    for candidate in (
+        lowered,
+        lowered.removesuffix("s"),
+        lowered.removesuffix("ies") + "y",
+        lowered.removesuffix("es"),
+    ):
+        if candidate in _KINDS:
+            return _KINDS[candidate]
+    return word
+
+
+def document_path(kind: str, namespace: str, name: str) -> str:
+    """The path of a document in the API.
+
+    Raises:
+        AppError: `INVALID` when the namespace is missing, or a word cannot be in a path.
+    """
+    kind = kind_of(kind)
+    if kind in CLUSTER_SCOPED:
+        namespace = "-"
+    if not namespace:
+        raise UsageError(f"a {kind} is in a namespace; name it with -n")
+    for word in (kind, namespace, name):
+        if not all(character.isascii() and (character.isalnum() or character in "-._") for character in word):
+            raise UsageError(f"{word!r} is not a name")
+    return f"/v1/policies/{kind}/{namespace}/{name}"
+
+
+def given_paths(paths: list[str] | None, files: list[str] | None) -> list[str]:
+    """What was named, as arguments or with -f.
+
+    Raises:
+        AppError: `INVALID` when nothing was.
+    """
+    given = [*(files or []), *(paths or [])]
+    if not given:
+        raise UsageError("name at least one file or directory, or - for standard input")
+    return given

@@ -1,0 +1,142 @@
+"""The commands of `gatehouse policy` that need no server: test, validate, explain with -f."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.failures import ExitCode, UsageError, progress
+from app.cli.files import Found, read_documents, read_values
+from app.cli.options import ContextName, Files
+from app.cli.text import Format, Output, print_value, printable
+from app.errors import AppError
+
+
+def run_tests(
+    files: Annotated[list[str], typer.Argument(help="Files of decision cases, JSON or YAML.", metavar="FILE...")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Run decision cases: exit 0 when all hold, 3 when some fail, 2 when a file is bad."""
+    from app.policy.cases import run_cases
+
+    reports = []
+    for file in files:
+        cases = read_values(file)
+        progress(f"running {len(cases)} cases of {file}")
+        try:
+            reports.append(run_cases(_cases(cases)).to_json())
+        except AppError as error:
+            raise UsageError(f"{file}: {error.detail}") from None
+    total = {
+        "total": sum(report["total"] for report in reports),
+        "passed": sum(report["passed"] for report in reports),
+        "failed": sum(report["failed"] for report in reports),
+        "failures": [failure for report in reports for failure in report["failures"]],
+    }
+    if output is Format.TABLE:
+        for failure in total["failures"]:
+            print(_failure_line(failure))
+        print(f"{total['total']} cases: {total['passed']} passed, {total['failed']} failed")
+    else:
+        print_value(total, output)
+    if total["failed"]:
+        raise typer.Exit(ExitCode.TESTS_FAILED)
+
+
+def validate(
+    files: Annotated[list[str], typer.Argument(help="Files or directories of documents.", metavar="FILE...")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Look for what is wrong in documents: exit 0 without errors, 3 with."""
+    findings = [finding for found in read_documents(files) for finding in _findings(found)]
+    errors = sum(finding["severity"] == "error" for finding in findings)
+    if output is Format.TABLE:
+        for finding in findings:
+            line = f"{finding['where']}: {finding['severity']}: {finding['pointer'] or '/'}: {finding['message']}"
+            print(printable(line))
+        print(f"{errors} errors, {len(findings) - errors} warnings")
+    else:
+        print_value({"errors": errors, "warnings": len(findings) - errors, "findings": findings}, output)
+    if errors:
+        raise typer.Exit(ExitCode.TESTS_FAILED)
+
+
+def explain(
+    *,
+    request: Annotated[
+        str, typer.Option("--request", help="A file with the question (request, and target or enforcementPoint).")
+    ] = "",
+    source: Annotated[str, typer.Option("--from", help="The caller's SPIFFE ID; without it, an unknown caller.")] = "",
+    method: Annotated[str, typer.Option("--method", help="The HTTP method.")] = "GET",
+    path: Annotated[str, typer.Option("--path", help="The path, with its query.")] = "/",
+    host: Annotated[str, typer.Option("--host", help="The host header.")] = "",
+    headers: Annotated[list[str] | None, typer.Option("--header", help="NAME: VALUE; repeatable.")] = None,
+    to: Annotated[str, typer.Option("--to", help="The service: NAMESPACE/SERVICE[:PORT].")] = "",
+    at: Annotated[
+        str,
+        typer.Option("--at", help="The proxy: waypoint, sidecar, gateway or ztunnel, then NAMESPACE/NAME."),
+    ] = "",
+    files: Files = None,
+    revision: Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")] = None,
+    output: Output = Format.TABLE,
+    context: ContextName = "",
+) -> None:
+    """Decide one request and say why: over the live set, a revision, or with -f over files alone."""
+    from app.cli import explain_question
+
+    if request:
+        (question, *rest) = read_values(request) or [None]
+        if rest or not isinstance(question, dict):
+            raise UsageError(f"{request} must hold one question: an object with `request` and `target`")
+    else:
+        question = explain_question.from_flags(
+            source=source, method=method, path=path, host=host, headers=headers or [], to=to, at=at
+        )
+    if files:
+        answer = explain_question.over_files(question, read_documents(files))
+    else:
+        from app.cli.client import connect
+
+        with connect(context) as api:
+            answer, _ = api.call("POST", "/v1/explain", query={"revision": revision}, body=question)
+    if output is Format.TABLE:
+        explain_question.print_answer(answer)
+    else:
+        print_value(answer, output)
+
+
+def _cases(values: list[Any]) -> list[Any]:
+    """A YAML file may hold one list of cases, or one case a document."""
+    if len(values) == 1 and isinstance(values[0], list):
+        return list(values[0])
+    return values
+
+
+def _failure_line(failure: dict[str, Any]) -> str:
+    decided = f"by {failure['policy']} {failure['rule']}".rstrip() if failure["policy"] else "by no rule"
+    return printable(f"FAIL {failure['name']}: expected {failure['expected']}, got {failure['got']} ({decided})")
+
+
+def _findings(found: Found) -> list[dict[str, str]]:
+    from app.limits import PolicyLimits
+    from app.policy.document import parse_document
+    from app.policy.validate import validate as find
+
+    limits = PolicyLimits()
+    try:
+        return [
+            {
+                "where": found.where,
+                "severity": str(finding.severity.value),
+                "pointer": finding.pointer,
+                "message": finding.message,
+            }
+            for finding in find(parse_document(found.value, limits), limits)
+        ]
+    except AppError as error:
+        problems = [(field.pointer, field.message) for field in error.errors] or [("", error.detail)]
+        return [
+            {"where": found.where, "severity": "error", "pointer": pointer, "message": message}
+            for pointer, message in problems
+        ]

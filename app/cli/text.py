@@ -1,0 +1,74 @@
+"""Text for terminals: tables, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
+
+
+def print_value(value: Any, output: Format) -> None:
+    """Print a JSON value as JSON or YAML."""
+    if output is Format.YAML:
+        import yaml
+
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        yaml.dump(value, sys.stdout, Dumper=dumper, sort_keys=False, allow_unicode=False)
+    else:
+        print(json.dumps(value, indent=2))
+
+
+def print_documents(documents: Sequence[Mapping[str, Any]], output: Format) -> None:
+    """Print documents so that `apply` reads them again: a YAML stream, or a List in JSON."""
+    if output is Format.YAML:
+        import yaml
+
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        yaml.dump_all(
+            [dict(document) for document in documents], sys.stdout, Dumper=dumper, sort_keys=False, explicit_start=True
+        )
+    else:
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}, indent=2))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print aligned columns, as kubectl does."""
+    cells = [[*headers], *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    for row in cells:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values under each other."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}   {_cell(value)}".rstrip())
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what came from elsewhere must not steer the terminal."""
+    return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value))
