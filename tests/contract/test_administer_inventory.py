@@ -1,0 +1,159 @@
+"""The inventory, over both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from app.authority.records import Outcome
+from app.errors import AppError, ErrorCode
+from app.identity.inventory import Node
+from app.limits import AdministrationLimits, Limits
+from app.storage.database import Database
+from tests.support.administration import ALICE, administration_over
+
+COMPACT: dict[str, Any] = {
+    "nodes": [{"name": "node-a"}, {"name": "node-b", "banned": True}],
+    "workloads": [{"namespace": "shop", "name": "cart-0", "serviceAccount": "cart", "node": "node-a", "uid": "u-1"}],
+    "services": [{"namespace": "shop", "name": "cart", "addresses": ["10.0.0.1"], "ports": [80]}],
+}
+
+
+async def code_of(awaitable: Any) -> ErrorCode:
+    with pytest.raises(AppError) as caught:
+        await awaitable
+    return caught.value.code
+
+
+async def test_putting_replaces_the_whole_and_counts_what_happened(database: Database) -> None:
+    """What the new document does not name is gone."""
+    administration = administration_over(database)
+    first = await administration.put_inventory(ALICE, COMPACT)
+    assert ({Outcome.CREATED: 2}, {Outcome.CREATED: 1}, {Outcome.CREATED: 1}) == (
+        first.nodes,
+        first.workloads,
+        first.services,
+    )
+    second = await administration.put_inventory(ALICE, {**COMPACT, "nodes": [{"name": "node-a"}], "services": []})
+    assert (
+        {Outcome.UNCHANGED: 1, Outcome.DELETED: 1},
+        {Outcome.UNCHANGED: 1},
+        {Outcome.DELETED: 1},
+    ) == (second.nodes, second.workloads, second.services)
+    contents = await administration.get_inventory()
+    assert second.generation == contents.generation
+    assert ((Node(name="node-a"),), ()) == (contents.nodes, contents.services)
+
+
+async def test_applying_leaves_what_it_does_not_name(database: Database) -> None:
+    """Items are created or replaced one by one."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT)
+    change = await administration.apply_inventory(ALICE, {"nodes": [{"name": "node-b"}, {"name": "node-c"}]})
+    assert {Outcome.CONFIGURED: 1, Outcome.CREATED: 1} == change.nodes
+    contents = await administration.get_inventory()
+    assert ["node-a", "node-b", "node-c"] == [node.name for node in contents.nodes]
+    assert (1, 1) == (len(contents.workloads), len(contents.services))
+
+
+async def test_an_unchanged_inventory_has_no_new_generation_and_no_entry(database: Database) -> None:
+    """Sending the same again is free."""
+    administration = administration_over(database)
+    first = await administration.put_inventory(ALICE, COMPACT)
+    second = await administration.put_inventory(ALICE, COMPACT)
+    assert first.generation == second.generation
+    assert len(await database.read_ledger(0, 10)) == 1
+
+
+async def test_only_services_move_the_snapshot(database: Database) -> None:
+    """Churn of pods re-sends no policy and no service."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT)
+    before = await administration.status()
+    pod = {"namespace": "shop", "name": "cart-1", "serviceAccount": "cart", "node": "node-a"}
+    await administration.apply_inventory(ALICE, {"workloads": [pod]})
+    between = await administration.status()
+    await administration.apply_inventory(ALICE, {"services": [{"namespace": "shop", "name": "pay"}]})
+    after = await administration.status()
+    assert (before.snapshot_number, before.inventory_generation + 1) == (
+        between.snapshot_number,
+        between.inventory_generation,
+    )
+    assert between.snapshot_number + 1 == after.snapshot_number
+
+
+async def test_single_items_are_deleted_by_key(database: Database) -> None:
+    """A node, a workload and a service, each by its own key; what is not there is not found."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT)
+    await administration.delete_inventory_item(ALICE, "workload", "shop/cart-0")
+    await administration.delete_inventory_item(ALICE, "service", "Kubernetes/shop/cart")
+    await administration.delete_inventory_item(ALICE, "node", "node-a")
+    contents = await administration.get_inventory()
+    assert (1, 0, 0) == (len(contents.nodes), len(contents.workloads), len(contents.services))
+    for kind, key in (("node", "node-a"), ("workload", "x"), ("service", ""), ("pod", "shop/cart-0")):
+        assert ErrorCode.NOT_FOUND is await code_of(administration.delete_inventory_item(ALICE, kind, key))
+
+
+async def test_what_kubectl_prints_lifts_no_ban(database: Database) -> None:
+    """A Kubernetes Node says nothing about bans, so importing it again must not end one."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT)
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}}
+    await administration.put_inventory(ALICE, {"apiVersion": "v1", "kind": "List", "items": [node]})
+    assert (Node(name="node-b", banned=True),) == (await administration.get_inventory()).nodes
+
+
+async def test_a_dry_run_changes_nothing(database: Database) -> None:
+    """It counts what would happen."""
+    administration = administration_over(database)
+    change = await administration.put_inventory(ALICE, COMPACT, dry_run=True)
+    assert ({Outcome.CREATED: 2}, True, 0) == (change.nodes, change.dry_run, change.generation)
+    assert 0 == (await administration.get_inventory()).generation
+    assert () == await database.read_ledger(0, 10)
+
+
+async def test_the_expected_generation_must_hold(database: Database) -> None:
+    """The If-Match of the inventory."""
+    administration = administration_over(database)
+    change = await administration.put_inventory(ALICE, COMPACT, expected_generation=0)
+    stale = administration.put_inventory(ALICE, {}, expected_generation=0)
+    assert ErrorCode.PRECONDITION_FAILED is await code_of(stale)
+    await administration.put_inventory(ALICE, {}, expected_generation=change.generation)
+
+
+async def test_concurrent_applications_lose_nothing(database: Database) -> None:
+    """A plan that another one overtook is made again."""
+    administration = administration_over(
+        database, limits=Limits(administration=AdministrationLimits(write_attempts=50))
+    )
+    await asyncio.gather(
+        *(administration.apply_inventory(ALICE, {"nodes": [{"name": f"n-{number}"}]}) for number in range(8))
+    )
+    assert 8 == len((await administration.get_inventory()).nodes)
+
+
+async def test_every_change_is_on_record(database: Database) -> None:
+    """Who, what and how much; in the same transaction."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT, reason="import")
+    ((_, data, _),) = await database.read_ledger(0, 10)
+    entry = json.loads(data)
+    assert ("admin:alice", "inventory") == (entry["actor"], entry["subject"])
+    assert ("inventory.put", "import", 0, 1, {"created": 2}) == tuple(
+        entry["detail"][name] for name in ("act", "reason", "before", "after", "nodes")
+    )
+
+
+async def test_a_bad_document_changes_nothing(database: Database) -> None:
+    """All its errors at once, by pointer."""
+    administration = administration_over(database)
+    bad = {"nodes": [{"name": "OK?"}], "pods": [], "services": [{"namespace": "a", "name": "b", "ports": [0]}]}
+    with pytest.raises(AppError) as caught:
+        await administration.put_inventory(ALICE, bad)
+    assert ErrorCode.INVALID is caught.value.code
+    assert ["/pods", "/nodes/0/name", "/services/0/ports/0"] == [found.pointer for found in caught.value.errors]
+    assert 0 == (await administration.get_inventory()).generation
