@@ -114,11 +114,11 @@ def test_every_answer_has_an_explicit_status(reason: Reason, allowed: bool) -> N
 
 
 def test_a_denial_says_nothing_but_its_id() -> None:
-    """The client gets no policy name and no hint; the proxy's log gets all but the hint."""
+    """The client gets no policy name and no hint; the proxy's log, which is the operator's, gets all of it."""
     decision = Decision(False, Reason.DENY_RULE, "shop/orders", "ns[shop]-policy[orders]-rule[0]", hint="secret hint")
     data = CheckEncoder("abcdefabcdef").encode(CheckAnswer(decision, 7, 5, "authenticated"))
     response = CheckResponse.FromString(data)
-    assert b"secret hint" not in data
+    assert b"secret hint" not in response.denied_response.SerializeToString()
     assert (403, "RBAC: access denied") == (response.denied_response.status.code, response.denied_response.body)
     (option,) = response.denied_response.headers
     assert (DECISION_HEADER, "abcdefabcdef000000000001") == (option.header.key, option.header.value)
@@ -131,6 +131,7 @@ def test_a_denial_says_nothing_but_its_id() -> None:
         "rule": "ns[shop]-policy[orders]-rule[0]",
         "reason": "DENY_RULE",
         "identity": "authenticated",
+        "hint": "secret hint",
     }
     assert expected == MessageToDict(response.dynamic_metadata)
 
