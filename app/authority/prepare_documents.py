@@ -31,6 +31,7 @@ class PreparedDocument:
     """A document fit to be stored, and what its author should know about it."""
 
     document: Document
+    etag: str
     warnings: tuple[FieldError, ...]
 
     @property
@@ -41,9 +42,12 @@ class PreparedDocument:
     def change(self, head: Head | None) -> DocumentChange:
         """What storing it over `head` does."""
         previous = head.etag if head else ""
-        etag = self.document.content_hash
-        outcome = Outcome.CREATED if head is None else Outcome.UNCHANGED if previous == etag else Outcome.CONFIGURED
-        return DocumentChange(key=self.key, outcome=outcome, etag=etag, previous_etag=previous, warnings=self.warnings)
+        outcome = (
+            Outcome.CREATED if head is None else Outcome.UNCHANGED if previous == self.etag else Outcome.CONFIGURED
+        )
+        return DocumentChange(
+            key=self.key, outcome=outcome, etag=self.etag, previous_etag=previous, warnings=self.warnings
+        )
 
     def write(self, head: Head | None) -> DocumentWrite | None:
         """The row to write over `head`, or None when nothing changes.
@@ -116,10 +120,13 @@ def _prepare_all(
 
     errors: list[FieldError] = []
     parsed: list[tuple[str, Document]] = []
+    etags: dict[str, str] = {}
     for index, value in enumerate(values):
         prefix = f"/{index}" if numbered else ""
         try:
-            parsed.append((prefix, parse_document(value, limits.policy)))
+            document = parse_document(value, limits.policy)
+            etags[document.key] = document.content_hash
+            parsed.append((prefix, document))
         except AppError as error:
             errors.extend(_prefixed(prefix, error))
         except ValueError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
@@ -134,7 +141,7 @@ def _prepare_all(
     for prefix, document in parsed:
         found, warnings = _check(document, mesh, limits)
         errors.extend(FieldError(prefix + error.pointer, error.message) for error in found)
-        prepared.append(PreparedDocument(document, warnings))
+        prepared.append(PreparedDocument(document, etags[document.key], warnings))
     if errors:
         return _invalid(errors, limits.administration.max_reported_errors)
     return tuple(prepared)
