@@ -243,7 +243,13 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
 
 
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
-    database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
+    try:
+        database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
+    except AppError as error:
+        if error.code is ErrorCode.UNAVAILABLE and settings.database_url.startswith("sqlite"):
+            # A server comes back; a file that cannot be opened does not become another by itself.
+            raise AppError(ErrorCode.FAILED_PRECONDITION, error.detail, diagnosis=error.diagnosis) from error
+        raise
     stack.push_async_callback(asyncio.to_thread, database.close)
     return database
 

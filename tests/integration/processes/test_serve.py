@@ -211,12 +211,18 @@ async def test_a_second_start_on_the_state_directory_or_a_port_says_so(tmp_path:
         assert 200 == (await first.get("/readyz")).status_code
 
 
+def _damage_database(state_dir: Path) -> None:
+    (state_dir / "gatehouse.db").write_bytes(b"no database" * 1000)
+    for name in ("gatehouse.db-wal", "gatehouse.db-shm"):  # it would be repaired from there
+        (state_dir / name).unlink(missing_ok=True)
+
+
 REFUSED_STATES = {
     "123 passphrase for others to read": (lambda d: (d / "passphrase").chmod(0o644), "chmod 600"),
     "124 wrong passphrase": (lambda d: (d / "passphrase").write_text("another passphrase of that length"), "passphrase"),
     "lost passphrase": (lambda d: (d / "passphrase").unlink(), "does not exist; restore it"),
     "lost database": (lambda d: [f.unlink() for f in d.glob("gatehouse.db*")], "not a first start; restore the database"),
-    "damaged database": (lambda d: (d / "gatehouse.db").write_bytes(b"no database" * 1000), "database"),
+    "damaged database": (_damage_database, "not a database"),
 }  # fmt: skip
 
 
