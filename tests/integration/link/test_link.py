@@ -7,77 +7,26 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import httpx2
 import pytest
 
-from app.authority.link_ports import EVERYTHING, Scope, WorkerCaller
-from app.authority.publish_snapshot import SnapshotPublisher
-from app.authority.worker_registry import WorkerRegistry
 from app.errors import AppError, ErrorCode
-from app.limits import CheckLimits, HttpLimits
+from app.limits import CheckLimits
 from app.link.client import LinkClient
-from app.link.server import LinkServices, create_link_app
 from app.link.signing import ManifestSigningKey, ManifestVerifier
 from app.policy.snapshot import PartRef, parse_part
-from app.serving.binding import TcpEndpoint
-from app.serving.http import HttpServer
-from tests.support.snapshots import MemorySource, policy, publisher, verifier
-
-LIMITS = CheckLimits(link_timeout_seconds=5.0, long_poll_seconds=10.0)
-
-
-@dataclass
-class Authority:
-    """The authority's end of the link, without the rest of it."""
-
-    source: MemorySource = field(default_factory=MemorySource)
-    tokens: dict[str, Scope] = field(default_factory=lambda: {"good": EVERYTHING, "narrow": Scope(frozenset({"shop"}))})
-    registry: WorkerRegistry = field(default_factory=WorkerRegistry)
-    csrs: list[tuple[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def __post_init__(self) -> None:
-        self.publisher: SnapshotPublisher = publisher(self.source)
-
-    async def authenticate_worker(self, token: str) -> WorkerCaller:
-        if token not in self.tokens:
-            raise AppError(ErrorCode.UNAUTHENTICATED, "no such token")
-        return WorkerCaller(token, self.tokens[token])
-
-    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
-        self.csrs.append((worker.name, csr_pem))
-        if csr_pem == "crash":
-            raise RuntimeError("secret text of a bug")
-        if csr_pem == "bad":
-            raise AppError(ErrorCode.MALFORMED, "not a CSR")
-        return ["leaf", "root"]
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Authority]:
-        services = LinkServices(
-            publisher=self.publisher,
-            workers=self,
-            registry=self.registry,
-            certificates=self,
-            clock=self,
-            limits=LIMITS,
-        )
-        async with HttpServer(
-            create_link_app(services), TcpEndpoint("127.0.0.1", 0), limits=HttpLimits(shutdown_seconds=0.2)
-        ) as server:
-            self.url = server.url
-            yield self
+from tests.support.link_authority import LINK_LIMITS, Authority
+from tests.support.snapshots import policy, verifier
 
 
 @asynccontextmanager
 async def _client(
-    authority: Authority, *, token: str = "good", pinned: ManifestVerifier | None = None, limits: CheckLimits = LIMITS
+    authority: Authority,
+    *,
+    token: str = "good",
+    pinned: ManifestVerifier | None = None,
+    limits: CheckLimits = LINK_LIMITS,
 ) -> AsyncIterator[LinkClient]:
     async with LinkClient.connect(authority.url, token=token, verifier=pinned or verifier(), limits=limits) as client:
         yield client
