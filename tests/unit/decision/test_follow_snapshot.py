@@ -224,6 +224,7 @@ async def test_the_status_report_says_what_is_served() -> None:
             await asyncio.sleep(0)
     sending.cancel()
     (status,) = setup.link.statuses
+    assert 0.0 == status["load"]["checksPerSecond"]
     assert ("node-a/1", "serving", 1, 1, 3.0, 2, 2) == (
         status["worker"],
         status["state"],
