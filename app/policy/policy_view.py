@@ -1,0 +1,79 @@
+"""A whole set of documents and services, parsed and compiled: what questions are answered from.
+
+Immutable; the next view is made from the last one and what changed, so that it costs the change. Decision workers
+have a loader of their own, which does the same in slices of milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.limits import PolicyLimits
+from app.policy.compile import compile_policy
+from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, MESH_NAME, Document, parse_document
+from app.policy.enforcement_point import EnforcementPoint
+from app.policy.enforcement_point import from_document as point_from_document
+from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.rule_table import RuleTable
+from app.policy.services import ServiceIndex, service_from_json
+
+MESH_KEY = f"{MESH}//{MESH_NAME}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyView:
+    """One state of everything that decides. `points` are enforcement points by `<namespace>/<name>`."""
+
+    documents: Mapping[str, Document]
+    mesh: MeshConfig
+    table: RuleTable
+    services: ServiceIndex
+    points: Mapping[str, EnforcementPoint]
+
+    @classmethod
+    def empty(cls, limits: PolicyLimits) -> PolicyView:
+        """A view of nothing, in a mesh with the default configuration."""
+        mesh = MeshConfig()
+        return cls(
+            documents={}, mesh=mesh, table=RuleTable.empty(mesh, limits), services=ServiceIndex.empty(), points={}
+        )
+
+    def changed(self, documents: Mapping[str, Any], services: Mapping[str, Any], limits: PolicyLimits) -> PolicyView:
+        """The view after documents and services (JSON values by key; None: gone) changed.
+
+        Raises:
+            AppError: `INVALID` when a document cannot be honoured.
+        """
+        parsed = {key: None if value is None else parse_document(value, limits) for key, value in documents.items()}
+        after = {**self.documents, **{key: document for key, document in parsed.items() if document is not None}}
+        for key in [key for key, document in parsed.items() if document is None]:
+            after.pop(key, None)
+        mesh = mesh_from_document(after.get(MESH_KEY))
+        table, wanted = self.table, parsed
+        if mesh != self.mesh:  # what a policy means depends on the mesh
+            table, wanted = RuleTable.empty(mesh, limits), dict(after)
+        policies = {key: document for key, document in wanted.items() if key.startswith(f"{AUTHORIZATION_POLICY}/")}
+        if policies:
+            table = table.replaced(
+                {key: compile_policy(document, mesh) for key, document in policies.items() if document is not None},
+                [key for key, document in policies.items() if document is None],
+            )
+        points = dict(self.points)
+        for key, document in parsed.items():
+            if key.startswith(f"{ENFORCEMENT_POINT}/"):
+                points.pop(key.partition("/")[2], None)
+                if document is not None:
+                    points[key.partition("/")[2]] = point_from_document(document)
+        index = self.services
+        if services:
+            index = index.replaced(
+                {key: service_from_json(value) for key, value in services.items() if value is not None},
+                [key for key, value in services.items() if value is None],
+            )
+        return PolicyView(documents=after, mesh=mesh, table=table, services=index, points=points)
+
+    def with_services(self, services: ServiceIndex) -> PolicyView:
+        """The same policies over other services."""
+        return replace(self, services=services)
