@@ -158,12 +158,12 @@ def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
         # Cases name several policies alike; each counts.
         policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
     raw = value.get("request") or {}
-    request, rejected = _request(raw, mesh)
+    request, rejected = read_request(raw, mesh)
     return Case(
         name=name,
         expected=expected,
         table=RuleTable.empty(mesh, limits).replaced(policies, ()),
-        target=_target(value.get("workload") or {}),
+        target=read_target(value.get("workload") or {}),
         request=request,
         rejected=rejected,
         answers={provider: answer == "allow" for provider, answer in (raw.get("provider_decisions") or {}).items()},
@@ -194,7 +194,12 @@ def _mesh(raw: Mapping[str, Any]) -> MeshConfig:
     )
 
 
-def _target(raw: Mapping[str, Any]) -> Target:
+def read_target(raw: Mapping[str, Any]) -> Target:
+    """The proxy and what stands behind it, from a case's `workload`.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: when it is not one; the caller says of what.
+    """
     namespace = raw.get("namespace", "default")
     services: tuple[ServiceRef, ...] = ()
     if raw.get("service"):
@@ -213,8 +218,12 @@ def _target(raw: Mapping[str, Any]) -> Target:
     )
 
 
-def _request(raw: Mapping[str, Any], mesh: MeshConfig) -> tuple[Request, Decision | None]:
-    """The request as the filter sees it, and what is answered before any policy is asked."""
+def read_request(raw: Mapping[str, Any], mesh: MeshConfig) -> tuple[Request, Decision | None]:
+    """The request as the filter sees it, and what is answered before any policy is asked.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: when it is not one; the caller says of what.
+    """
     protocol = raw.get("protocol") or "http"
     path = raw.get("path") or ""
     rejected = None

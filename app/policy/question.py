@@ -1,0 +1,86 @@
+"""The question behind `explain`: one request at one enforcement point, in the words of a decision case.
+
+`{"request": {...}, "target": {...}}` names the proxy and what stands behind it (a case's `workload`, which is also
+understood); `{"request": {...}, "enforcementPoint": "<namespace>/<name>"}` takes a registered proxy, and finds the
+services behind it by the request's destination, as a decision worker does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import AppError, ErrorCode, FieldError
+from app.policy.cases import read_request, read_target
+from app.policy.decision import Decision
+from app.policy.explain import Explanation, explain
+from app.policy.policy_view import PolicyView
+from app.policy.request import Request
+from app.policy.target import PointKind, Target
+
+_PLACES = ("target", "workload", "enforcementPoint")
+_MEMBERS = {"request", *_PLACES}
+
+
+def answer_question(question: Any, view: PolicyView) -> dict[str, Any]:
+    """The explanation as JSON, with the target that the question came to.
+
+    Raises:
+        AppError: `INVALID` when it is not a question, `NOT_FOUND` for an enforcement point that is not registered.
+    """
+    if not isinstance(question, dict):
+        raise _invalid("", "a question is an object with `request`, and `target` or `enforcementPoint`")
+    for member in question:
+        if member not in _MEMBERS:
+            raise _invalid(f"/{member}", f"unknown member; known are {', '.join(sorted(_MEMBERS))}")
+    try:
+        request, rejected = read_request(question.get("request") or {}, view.mesh)
+        target = _target(question, request, view)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _invalid("", f"not a question: {error}") from error
+    explanation = explain(view.table, target, request) if rejected is None else _before_policies(rejected)
+    return {**explanation.to_json(), "target": _target_to_json(target)}
+
+
+def _before_policies(decision: Decision) -> Explanation:
+    """What Envoy answers by itself: no rule was asked."""
+    return Explanation(decision=decision, rules=(), nearest_miss=None)
+
+
+def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> Target:
+    if sum(member in question for member in _PLACES) != 1:
+        raise _invalid("", "say either `target` or `enforcementPoint`")
+    for member in ("target", "workload"):
+        if member in question:
+            return read_target(question[member])
+    name = question["enforcementPoint"]
+    point = view.points.get(name) if isinstance(name, str) else None
+    if point is None:
+        raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
+    services = view.services.lookup(request.destination_ip, request.port)
+    return Target(
+        point.kind,
+        point.namespace,
+        labels=point.labels,
+        services=services if point.kind is PointKind.WAYPOINT else (),
+        gateway_name=point.gateway,
+        gateway_class=point.gateway_class,
+    )
+
+
+def _target_to_json(target: Target) -> dict[str, Any]:
+    return {
+        "kind": target.kind.value,
+        "namespace": target.namespace,
+        "labels": dict(target.labels),
+        "services": [
+            {"registry": service.registry, "namespace": service.namespace, "name": service.name}
+            for service in target.services
+        ],
+        "gatewayName": target.gateway_name,
+        "gatewayClass": target.gateway_class,
+    }
+
+
+def _invalid(pointer: str, message: str) -> AppError:
+    return AppError(ErrorCode.INVALID, message, errors=(FieldError(pointer, message),))
