@@ -9,6 +9,9 @@ from typing import Protocol
 import grpc
 import structlog
 
+from app import tls_policy
+from app.errors import AppError, ErrorCode
+
 _log = structlog.get_logger()
 
 
@@ -53,7 +56,12 @@ def server_credentials(
 
     `source` is called on gRPC's threads and must only hand out what it already has. When it fails, the last
     certificate is kept and the failure is logged.
+
+    Raises:
+        AppError: `INTERNAL` when gRPC was loaded before our TLS policy, so that TLS 1.2 would be spoken.
     """
+    if not tls_policy.IN_EFFECT:
+        raise AppError(ErrorCode.INTERNAL, "grpc was imported before app: its TLS policy is not ours")
     current = source()
 
     def configuration_if_new() -> grpc.ServerCertificateConfiguration | None:
