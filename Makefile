@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 
 help:
 	@echo "make demo        show the main job with the real Envoy (STAY=1 keeps it running)"
-	@echo "make run         start the service for real use, state in .gatehouse/"
+	@echo "make run         start the service for real use"
 	@echo "make test        all tests; PYTEST_ARGS adds to the pytest command line"
 	@echo "make torture     the tests that take long"
 	@echo "make bench       measure, print one JSON (QUICK=1: a short run that only proves that it works)"

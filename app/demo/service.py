@@ -20,6 +20,7 @@ from typing import Any, Self
 import httpx2
 import yaml
 
+import app
 from app.demo.envoy import environment
 from app.demo.narrator import DemoFailed
 
@@ -231,7 +232,14 @@ class GatehouseService:
             raise self._failed("ended instead of starting")
 
     def _environment(self) -> dict[str, str]:
-        return {**environment(), "GATEHOUSE_CONTEXT": str(self.context_file), "NO_COLOR": "1", "PYTHONSAFEPATH": "1"}
+        return {
+            **environment(),
+            # The same code as ours, wherever we were started from.
+            "PYTHONPATH": str(Path(app.__file__).parent.parent),
+            "PYTHONSAFEPATH": "1",
+            "GATEHOUSE_CONTEXT": str(self.context_file),
+            "NO_COLOR": "1",
+        }
 
     def _failed(self, what: str) -> DemoFailed:
         tail = " | ".join(self.log.splitlines()[-3:])
