@@ -1,14 +1,256 @@
-"""Findings for a document (skeleton)."""
+"""Findings for a document: what is wrong with it, and what it does not do that its author may think it does.
+
+Errors are what Istio's own validation refuses, and what could only be misunderstood here. Warnings are doubts, and
+everything that this release cannot honour: never silence.
+"""
 
 from __future__ import annotations
 
-from app.limits import PolicyLimits
-from app.policy.document import Document
-from app.policy.finding import Finding, Severity
+import re
+from collections.abc import Iterator
 
-__all__ = ["Finding", "Severity", "validate"]
+from app.errors import AppError, FieldError
+from app.limits import PolicyLimits
+from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
+from app.policy.attachment import ref_kind
+from app.policy.compile import DRY_RUN, FALSE_WORDS, TRUE_WORDS, is_dry_run
+from app.policy.document import CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, Document
+from app.policy.enforcement_point import from_document
+from app.policy.field_tests import content_problems, is_http_only
+from app.policy.finding import Finding, Severity, error, warning
+from app.policy.honour import honour_warnings
+from app.policy.matchers import has_template
+from app.policy.mesh import PathNormalization, mesh_from_document
+
+__all__ = ["Finding", "Severity", "errors_of", "validate"]
+
+MAX_SERVICE_ACCOUNTS = 16
+MAX_SERVICE_ACCOUNT_CHARS = 320
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_IDENTITY_FIELDS = frozenset({"principals", "requestPrincipals", "namespaces", "serviceAccounts", "trustDomains"})
+_IDENTITY_KEYS = frozenset({"source.namespace", "source.principal", "source.serviceAccount", "source.trustDomain"})
 
 
 def validate(document: Document, limits: PolicyLimits) -> list[Finding]:
-    """Everything that is wrong or doubtful with a document; errors keep it out."""
-    raise NotImplementedError
+    """Everything that is wrong or doubtful with a document, errors first; errors keep it out."""
+    findings = list(_name_findings(document))
+    if document.kind == MESH:
+        findings.extend(_mesh_findings(document))
+    elif document.kind == ENFORCEMENT_POINT:
+        findings.extend(_point_findings(document))
+    else:
+        findings.extend(_policy_findings(document, limits))
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity is Severity.WARNING)
+
+
+def errors_of(findings: list[Finding]) -> tuple[FieldError, ...]:
+    """The errors among findings, as what an `AppError` carries."""
+    return tuple(
+        FieldError(finding.pointer, finding.message) for finding in findings if finding.severity is Severity.ERROR
+    )
+
+
+def _name_findings(document: Document) -> Iterator[Finding]:
+    if not _SUBDOMAIN.fullmatch(document.name):
+        yield error("/metadata/name", "a Kubernetes name is wanted: a-z, 0-9, '-' and '.', at most 253 characters")
+    if document.kind not in CLUSTER_SCOPED and not _LABEL.fullmatch(document.namespace):
+        yield error("/metadata/namespace", "a namespace is wanted: a-z, 0-9 and '-', at most 63 characters")
+
+
+def _from_error(raised: AppError) -> Iterator[Finding]:
+    yield from (error(found.pointer, found.message) for found in raised.errors)
+    if not raised.errors:
+        yield error("/spec", raised.detail)
+
+
+def _mesh_findings(document: Document) -> Iterator[Finding]:
+    try:
+        mesh = mesh_from_document(document)
+    except AppError as raised:
+        yield from _from_error(raised)
+        return
+    if not mesh.hardened:
+        yield warning(
+            "/spec/hardened", "without hardened matching, /public/..;/admin passes an ALLOW rule for /public/*"
+        )
+    if mesh.path_normalization is PathNormalization.NONE:
+        yield warning("/spec/pathNormalization", "without normalisation paths evade rules; BASE is Istio's default")
+
+
+def _point_findings(document: Document) -> Iterator[Finding]:
+    try:
+        point = from_document(document)
+    except AppError as raised:
+        yield from _from_error(raised)
+        return
+    if point.via_ztunnel:
+        yield warning(
+            "/spec/caller/via", "the identity is asserted: the ztunnel before the worker must admit only this waypoint"
+        )
+    if not point.require_identity and point.kind.value == "waypoint":
+        yield warning(
+            "/spec/requireIdentity", "requests whose sender is not known are treated as unauthenticated, not denied"
+        )
+
+
+def _policy_findings(document: Document, limits: PolicyLimits) -> Iterator[Finding]:
+    reader = SpecReader(limits)
+    spec = reader.read(document.spec)
+    for problem in (*reader.errors, *reader.empty, *content_problems(spec)):
+        yield error(problem.pointer, problem.message)
+    yield from _action_findings(spec)
+    yield from _dry_run_findings(document, spec)
+    yield from _attachment_findings(document, spec)
+    for rule in spec.rules:
+        yield from _rule_findings(rule, spec.action)
+    yield from honour_warnings(spec)
+
+
+def _action_findings(spec: PolicySpec) -> Iterator[Finding]:
+    if spec.action is Action.CUSTOM:
+        if not spec.provider:
+            yield error("/spec/provider/name", "a CUSTOM policy names the provider that is asked")
+    elif spec.provider is not None:
+        yield error("/spec/provider", f"only CUSTOM policies have a provider; remove it, or the action {spec.action}")
+    if not spec.rules:
+        if spec.action in (Action.DENY, Action.CUSTOM):
+            yield error(
+                "/spec/rules", f"a {spec.action} policy without rules matches nothing; `rules: [{{}}]` is everything"
+            )
+        elif spec.action is Action.ALLOW:
+            yield warning("/spec/rules", "an ALLOW policy without rules allows nothing: all requests are denied")
+
+
+def _dry_run_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
+    word = document.annotations.get(DRY_RUN)
+    if word is None:
+        return
+    pointer = "/metadata/annotations/istio.io~1dry-run"
+    if word not in TRUE_WORDS | FALSE_WORDS:
+        yield error(pointer, 'write "true" or "false"')
+    elif spec.action not in (Action.ALLOW, Action.DENY):
+        yield error(pointer, f"a {spec.action} policy cannot be a dry run; remove the annotation")
+    elif is_dry_run(document):
+        yield warning(pointer, "a dry run is not enforced, and its outcome is shown by `policy explain` only")
+
+
+def _attachment_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
+    written = [name for name in ("selector", "targetRef", "targetRefs") if document.spec.get(name)]
+    if len(written) > 1:
+        yield error(f"/spec/{written[0]}", f"only one of {' and '.join(written)} may be set; remove the others")
+    if spec.selector is not None:
+        yield from _selector_findings(spec.selector)
+    for ref in spec.target_refs:
+        yield from _ref_findings(ref)
+    if not spec.target_refs:
+        yield warning(
+            "/spec", "without targetRefs no waypoint enforces this policy, only sidecars, gateways and ztunnel (L4) do"
+        )
+
+
+def _selector_findings(selector: object) -> Iterator[Finding]:
+    labels = selector if isinstance(selector, dict) else {}
+    if not labels:
+        yield warning("/spec/selector", "an empty selector selects every workload of the namespace")
+    for key, value in labels.items():
+        if not key or "*" in key or "*" in value:
+            yield error("/spec/selector/matchLabels", f"the label {key!r}: {value!r} is not one; no '*', no empty key")
+
+
+def _ref_findings(ref: TargetRef) -> Iterator[Finding]:
+    if not ref.name:
+        yield error(f"{ref.pointer}/name", "name what the policy attaches to")
+    if ref.namespace:
+        yield error(f"{ref.pointer}/namespace", "a policy attaches in its own namespace only; remove this")
+    if ref_kind(ref) is None:
+        yield error(
+            f"{ref.pointer}/kind",
+            "known are Gateway and GatewayClass (group gateway.networking.k8s.io), Service (group core or empty) and "
+            "ServiceEntry (group networking.istio.io)",
+        )
+
+
+def _rule_findings(rule: RuleSpec, action: Action) -> Iterator[Finding]:
+    fields = [field for clause in (*rule.sources, *rule.operations) for field in clause]
+    for field in (*fields, *rule.conditions):
+        yield from _value_findings(field)
+    for clause in rule.sources:
+        yield from _source_findings(clause)
+    for condition in rule.conditions:
+        if not condition.values and not condition.not_values:
+            yield error(condition.pointer.rpartition("/")[0], "a condition has values or notValues")
+    if action is Action.CUSTOM:
+        yield from _custom_findings(rule, fields)
+    if action is Action.DENY:
+        names = [field.name for field in (*fields, *rule.conditions)]
+        if any(map(is_http_only, names)) and "ports" not in names and "destination.port" not in names:
+            yield warning(
+                rule.pointer, "on TCP ports the HTTP fields of a DENY rule are left out and it denies more; add `ports`"
+            )
+
+
+def _value_findings(field: FieldTest) -> Iterator[Finding]:
+    for pointer, values in ((field.pointer, field.values), (field.not_pointer, field.not_values)):
+        for index, value in enumerate(values):
+            here = f"{pointer}/{index}"
+            if not value:
+                yield error(here, "an empty string; remove it, or write '*' for any value")
+            elif field.name in ("principals", "source.principal") and value.startswith("spiffe://"):
+                yield warning(here, "a principal is written without spiffe://; like this it never matches")
+            elif field.name == "paths":
+                yield from _path_findings(value, here)
+            elif field.name == "methods" and value != value.upper():
+                yield warning(here, "methods are upper case; like this it never matches")
+            elif field.name in ("trustDomains", "source.trustDomain"):
+                inner = value[1:] if value.startswith("*") else value.removesuffix("*")
+                if "/" in value or "*" in inner:
+                    yield error(here, "a trust domain has no '/', and one '*' at its start or end at most")
+            elif field.name in ("serviceAccounts", "source.serviceAccount"):
+                yield from _account_findings(value, here)
+
+
+def _path_findings(value: str, pointer: str) -> Iterator[Finding]:
+    if "?" in value or "#" in value:
+        yield warning(pointer, "paths are compared without query and fragment; like this it never matches")
+    elif not value.startswith(("/", "*")):
+        yield warning(pointer, "a path starts with '/'; like this it never matches")
+    elif "*" in value[1:-1] and not has_template(value):
+        yield warning(pointer, "a '*' inside a path is an ordinary character; `{*}` stands for one segment")
+
+
+def _account_findings(value: str, pointer: str) -> Iterator[Finding]:
+    if len(value) > MAX_SERVICE_ACCOUNT_CHARS:
+        yield error(pointer, f"longer than {MAX_SERVICE_ACCOUNT_CHARS} characters")
+    parts = value.split("/")
+    if len(parts) > 2 or not all(parts):
+        yield error(pointer, "write `namespace/account`, or `account` for the policy's own namespace")
+    elif "*" in value:
+        yield warning(pointer, "service accounts have no wildcards; like this it never matches")
+
+
+def _source_findings(clause: tuple[FieldTest, ...]) -> Iterator[Finding]:
+    by_name = {field.name: field for field in clause}
+    accounts = by_name.get("serviceAccounts")
+    if accounts is None:
+        return
+    for pointer, values in ((accounts.pointer, accounts.values), (accounts.not_pointer, accounts.not_values)):
+        if len(values) > MAX_SERVICE_ACCOUNTS:
+            yield error(pointer, f"at most {MAX_SERVICE_ACCOUNTS} service accounts; add another source")
+    if "principals" in by_name or "namespaces" in by_name:
+        yield error(accounts.pointer, "serviceAccounts cannot stand beside principals or namespaces in one source")
+
+
+def _custom_findings(rule: RuleSpec, fields: list[FieldTest]) -> Iterator[Finding]:
+    for field in fields:
+        if field.name in _IDENTITY_FIELDS:
+            pointer = field.pointer if field.values else field.not_pointer
+            name = field.name if field.values else not_field(field.name)
+            yield error(pointer, f"a CUSTOM rule cannot ask for {name}: the provider decides on identity")
+    for condition in rule.conditions:
+        if condition.name in _IDENTITY_KEYS or condition.name.startswith("request.auth."):
+            yield error(
+                condition.pointer.rpartition("/")[0] + "/key",
+                f"a CUSTOM rule cannot ask for {condition.name}: the provider decides on identity",
+            )

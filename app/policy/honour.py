@@ -1,0 +1,39 @@
+"""What a policy asks for and this release cannot give: each is said where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from app.policy.authorization_policy import Action, FieldTest, PolicySpec
+from app.policy.finding import Finding, warning
+from app.policy.mesh import MeshConfig
+
+_TOKEN = "tokens of end users are not verified yet, so the request counts as one without a token"
+_NEVER_RECEIVED = {
+    "connection.sni": "Envoy does not send the server name to ext_authz",
+    "remoteIpBlocks": "X-Forwarded-For is not evaluated: the direct peer's address is compared",
+    "remote.ip": "X-Forwarded-For is not evaluated: the direct peer's address is compared",
+}
+
+
+def honour_warnings(spec: PolicySpec) -> Iterator[Finding]:
+    """Warnings for everything in a policy that is not, or not fully, enforced here."""
+    if spec.action is Action.AUDIT:
+        yield warning("/spec/action", "AUDIT decides nothing, and audited requests are not marked yet")
+    if spec.action is Action.CUSTOM and spec.provider and spec.provider not in MeshConfig().own_providers:
+        yield warning("/spec/provider/name", "no provider is asked yet: requests that this policy matches are denied")
+    for rule in spec.rules:
+        for field in (*(f for clause in (*rule.sources, *rule.operations) for f in clause), *rule.conditions):
+            message = _field_warning(field, spec.action)
+            if message is not None:
+                yield warning(field.pointer if field.values else field.not_pointer, message)
+
+
+def _field_warning(field: FieldTest, action: Action) -> str | None:
+    if field.name == "requestPrincipals" or field.name.startswith("request.auth."):
+        if action is Action.DENY and field.values:
+            return f"{_TOKEN}, and this DENY rule never matches; leave it to Istio"
+        return _TOKEN
+    if field.name.startswith("experimental.envoy.filters."):
+        return "Envoy does not send dynamic metadata to ext_authz, so there is none"
+    return _NEVER_RECEIVED.get(field.name)
