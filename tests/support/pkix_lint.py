@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pkilint import loader
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-# pkilint wants a domain name as the host of any URI; a SPIFFE ID's trust domain need not be one.
-SPIFFE_FALSE_POSITIVE = "pkix.invalid_uri_syntax"
+from app.identity.spiffe import SpiffeId, TrustDomain
+
+# pkilint wants a domain name as the host of any URI, which a SPIFFE ID's trust domain need not be, and wants a dot in
+# every DNS name, which the preferred syntax of RFC 1034 §3.5 does not.
+SPIFFE_VALUE = re.compile(r'Invalid URI syntax: "spiffe://(?P<trust_domain>[^/"]+)(?P<path>/[^"]+)?"')
+SINGLE_LABEL = 'Invalid domain name syntax: "localhost"'
 
 
 def pkix_findings(checked: x509.Certificate) -> list[str]:
-    """Every finding above "information", without the known false positive for SPIFFE IDs."""
+    """Every finding above "information", without the known false positives."""
     validator = certificate.create_pkix_certificate_validator_container(
         certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
         [
@@ -35,4 +41,11 @@ def pkix_findings(checked: x509.Certificate) -> list[str]:
 
 
 def _is_false_positive(code: str, message: str) -> bool:
-    return code == SPIFFE_FALSE_POSITIVE and "spiffe://" in message
+    if code == "pkix.invalid_domain_name_syntax":
+        return message == SINGLE_LABEL
+    found = SPIFFE_VALUE.fullmatch(message) if code == "pkix.invalid_uri_syntax" else None
+    if found is None:
+        return False
+    # Only what our own, stricter grammar accepts is a false positive.
+    trust_domain = TrustDomain.parse(found["trust_domain"])
+    return found["path"] is None or bool(SpiffeId.parse(f"spiffe://{trust_domain}{found['path']}"))
