@@ -33,6 +33,7 @@ from tests.support.decisions import (
     WAYPOINT,
     ZTUNNEL_WAYPOINT,
     Worker,
+    at_waypoint,
     worker,
 )
 from tests.support.pki import TestAuthority
@@ -182,7 +183,7 @@ async def test_without_the_annotation_everything_is_denied_in_every_placement(
         Transport.MUTUAL_TLS: MTLS_WAYPOINT,
         Transport.BEHIND_ZTUNNEL: ZTUNNEL_WAYPOINT,
     }[transport]
-    serving = await worker(document, policy("everybody", rules=[{}]))
+    serving = await worker(document, at_waypoint("everybody", rules=[{}]))
     mutual = transport is Transport.MUTUAL_TLS
     certificates = certificates_from(identities.worker) if mutual else None
     async with check_listener(serving, transport, certificates=certificates) as listener:
@@ -218,7 +219,7 @@ async def test_case_092_a_registered_waypoint_cannot_speak_for_another(tmp_path:
 
 async def test_case_093_a_caller_that_is_no_enforcement_point_is_denied(tmp_path: Path, identities: Identities) -> None:
     """A workload with a good certificate of the mesh is still not a waypoint."""
-    serving = await worker(MTLS_WAYPOINT, policy("everybody", rules=[{}]))
+    serving = await worker(MTLS_WAYPOINT, at_waypoint("everybody", rules=[{}]))
     async with check_listener(
         serving, Transport.MUTUAL_TLS, certificates=certificates_from(identities.worker)
     ) as listener:

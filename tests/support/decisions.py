@@ -50,9 +50,18 @@ LOCAL_WAYPOINT = point("waypoint", gateway="waypoint", gatewayClass="istio-waypo
 MTLS_WAYPOINT = point("waypoint-mtls", gateway="waypoint", caller={"spiffeId": WAYPOINT})
 OTHER_MTLS_WAYPOINT = point("waypoint-mtls", "bank", gateway="waypoint", caller={"spiffeId": OTHER_WAYPOINT})
 ZTUNNEL_WAYPOINT = point("waypoint-zt", gateway="waypoint", caller={"spiffeId": WAYPOINT, "via": "ztunnel"})
+SERVICE_REF = {"kind": "Service", "group": "", "name": "orders"}
+GATEWAY_REF = {"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "waypoint"}
+
+
+def at_waypoint(name: str, **spec: Any) -> dict[str, Any]:
+    """A policy that the waypoint enforces for whatever it serves; without targetRefs it would be the ztunnel's."""
+    return policy(name, targetRefs=[GATEWAY_REF], **spec)
+
+
 READERS = policy(
     "readers",
-    targetRefs=[{"kind": "Service", "group": "", "name": "orders"}],
+    targetRefs=[SERVICE_REF],
     action="ALLOW",
     rules=[
         {

@@ -32,13 +32,14 @@ from tests.support.decisions import (
     REPORTS,
     WAYPOINT,
     Worker,
+    at_waypoint,
     worker,
 )
 from tests.support.pki import TestAuthority
 from tests.support.snapshots import mesh, policy
 
 XFCC = {"x-forwarded-client-cert": f"By={WAYPOINT};URI={FRONTEND}"}
-EVERYBODY = policy("everybody", action="ALLOW", rules=[{}])
+EVERYBODY = at_waypoint("everybody", action="ALLOW", rules=[{}])
 SERVICE = "envoy.service.auth.v3.Authorization"
 
 
@@ -116,7 +117,7 @@ async def test_case_080_a_tcp_check_is_decided_without_http() -> None:
     request.attributes.request.ClearField("http")
     async with _asking(await worker(LOCAL_WAYPOINT, READERS)) as asking:
         assert (403, "NO_RULE_MATCHED") == await asking.ask(request)
-    by_port = policy("port", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])
+    by_port = at_waypoint("port", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])
     async with _asking(await worker(LOCAL_WAYPOINT, by_port)) as asking:
         assert (200, "ALLOW_RULE") == await asking.ask(request)
 
@@ -159,8 +160,8 @@ ADMIN_SPELLINGS = [
     "/x%2f..%2fadmin",
     "http://h/admin",
 ]
-DENY_ADMIN = policy("admin", action="DENY", rules=[{"to": [{"operation": {"paths": ["/admin", "/admin/*"]}}]}])
-ALLOW_PUBLIC = policy("public", action="ALLOW", rules=[{"to": [{"operation": {"paths": ["/public/*"]}}]}])
+DENY_ADMIN = at_waypoint("admin", action="DENY", rules=[{"to": [{"operation": {"paths": ["/admin", "/admin/*"]}}]}])
+ALLOW_PUBLIC = at_waypoint("public", action="ALLOW", rules=[{"to": [{"operation": {"paths": ["/public/*"]}}]}])
 
 
 @pytest.mark.parametrize("path", ADMIN_SPELLINGS)
@@ -194,7 +195,9 @@ async def test_case_083_known_ways_out_of_a_prefix_are_closed(path: str) -> None
 @pytest.mark.parametrize("host", ["secret.com", "Secret.com", "SECRET.COM", "secret.com:443", "secret.com:8080"])
 async def test_case_084_spellings_of_a_denied_host_are_denied(host: str) -> None:
     """Case does not matter, and a port does not help."""
-    deny = policy("secret", action="DENY", rules=[{"to": [{"operation": {"hosts": ["secret.com", "secret.com:*"]}}]}])
+    deny = at_waypoint(
+        "secret", action="DENY", rules=[{"to": [{"operation": {"hosts": ["secret.com", "secret.com:*"]}}]}]
+    )
     async with _asking(await worker(LOCAL_WAYPOINT, deny, EVERYBODY)) as asking:
         assert (403, "DENY_RULE") == await asking.ask(host=host)
         assert (200, "ALLOW_RULE") == await asking.ask(host="public.com")
@@ -205,7 +208,7 @@ async def test_case_084_spellings_of_a_denied_host_are_denied(host: str) -> None
 )
 async def test_case_084_what_is_not_the_allowed_host_is_not_allowed(host: str) -> None:
     """An allowed host is that host."""
-    allow = policy("secret", rules=[{"to": [{"operation": {"hosts": ["secret.com", "secret.com:*"]}}]}])
+    allow = at_waypoint("secret", rules=[{"to": [{"operation": {"hosts": ["secret.com", "secret.com:*"]}}]}])
     async with _asking(await worker(LOCAL_WAYPOINT, allow)) as asking:
         assert 403 == (await asking.ask(host=host))[0]
         assert (200, "ALLOW_RULE") == await asking.ask(host="secret.com")
@@ -213,7 +216,7 @@ async def test_case_084_what_is_not_the_allowed_host_is_not_allowed(host: str) -
 
 async def test_case_090_identities_match_as_a_whole() -> None:
     """Empty, no SPIFFE ID, another trust domain, a longer name, a dot that is a letter: no accidental match."""
-    exact = policy("exact", rules=[{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/a.b"]}}]}])
+    exact = at_waypoint("exact", rules=[{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/a.b"]}}]}])
     serving = await worker(LOCAL_WAYPOINT, exact, mesh(trustDomain="cluster.local"))
     async with _asking(serving) as asking:
         for principal in (
@@ -393,7 +396,7 @@ async def test_answers_keep_coming_while_snapshots_are_swapped() -> None:
         asked = [asyncio.create_task(ask()) for _ in range(8)]
         for number in range(20):
             action = "DENY" if number % 2 else "ALLOW"
-            await serving.put(policy("flip", action=action, rules=[{}]), policy(f"p{number}", rules=[{}]))
+            await serving.put(at_waypoint("flip", action=action, rules=[{}]), policy(f"p{number}", rules=[{}]))
             await asyncio.sleep(0.01)
         done.set()
         await asyncio.gather(*asked)

@@ -9,6 +9,7 @@ from app.policy.decision import Reason
 from tests.support.decisions import (
     BEHIND_ZTUNNEL,
     FRONTEND,
+    GATEWAY_REF,
     LOCAL,
     LOCAL_WAYPOINT,
     MTLS_WAYPOINT,
@@ -16,17 +17,19 @@ from tests.support.decisions import (
     OTHER_WAYPOINT,
     READERS,
     REPORTS,
+    SERVICE_REF,
     UNREGISTERED,
     WAYPOINT,
     ZTUNNEL_WAYPOINT,
     Worker,
+    at_waypoint,
     mutual_tls,
     worker,
     xfcc,
 )
 from tests.support.snapshots import mesh, point, policy
 
-EVERYBODY = policy("everybody", action="ALLOW", rules=[{}])
+EVERYBODY = policy("everybody", targetRefs=[GATEWAY_REF, SERVICE_REF], action="ALLOW", rules=[{}])
 
 
 async def test_case_096_without_a_snapshot_everything_is_denied() -> None:
@@ -155,7 +158,7 @@ async def test_a_peer_without_a_uri_san_is_decided_as_unauthenticated() -> None:
 
 async def test_an_unknown_destination_falls_back_to_the_namespace_of_the_waypoint() -> None:
     """Policies of the namespace hold; those of a service that was not addressed do not attach."""
-    serving = await worker(LOCAL_WAYPOINT, READERS, policy("nobody", action="DENY", rules=[{}]))
+    serving = await worker(LOCAL_WAYPOINT, READERS, at_waypoint("nobody", action="DENY", rules=[{}]))
     answer = serving.check(headers=xfcc(), destination_ip="10.9.9.9")
     assert (Reason.DENY_RULE, "shop/nobody") == (answer.decision.reason, answer.decision.policy)
 
@@ -195,10 +198,10 @@ async def test_case_081_a_malformed_request_is_denied_whatever_the_policies_say(
 
 async def test_case_080_a_tcp_request_is_decided_as_tcp() -> None:
     """A rule about methods cannot allow it; one about the caller and the port can."""
-    http_only = await worker(LOCAL_WAYPOINT, policy("get", rules=[{"to": [{"operation": {"methods": ["GET"]}}]}]))
+    http_only = await worker(LOCAL_WAYPOINT, at_waypoint("get", rules=[{"to": [{"operation": {"methods": ["GET"]}}]}]))
     request = {"protocol": "tcp", "method": "", "path": "", "source_principal": FRONTEND}
     assert not http_only.check(**request).decision.allowed
-    port = policy("port", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])
+    port = at_waypoint("port", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])
     serving = await worker(LOCAL_WAYPOINT, port)
     assert serving.check(**request).decision.allowed
     assert not serving.check(**{**request, "destination_port": 9090}).decision.allowed

@@ -9,7 +9,17 @@ from app.decision.load_snapshot import SnapshotLoader, SnapshotRejectedError
 from app.limits import PolicyLimits
 from app.policy.decision import Reason
 from app.policy.snapshot import Manifest, Part, build_part
-from tests.support.decisions import FRONTEND, LOCAL_WAYPOINT, READERS, REPORTS, SERVICES, Worker, worker, xfcc
+from tests.support.decisions import (
+    FRONTEND,
+    LOCAL_WAYPOINT,
+    READERS,
+    REPORTS,
+    SERVICES,
+    Worker,
+    at_waypoint,
+    worker,
+    xfcc,
+)
 from tests.support.snapshots import FixedTrust, mesh, parts_of, policy
 
 
@@ -33,7 +43,7 @@ async def test_a_change_takes_effect_with_the_swap_and_not_before() -> None:
     serving = await worker(LOCAL_WAYPOINT, READERS)
     old = serving.holder.state
     assert not serving.check(headers=xfcc(REPORTS)).decision.allowed
-    await serving.put(policy("reports", rules=[{"from": [{"source": {"principals": ["*/sa/reports"]}}]}]))
+    await serving.put(at_waypoint("reports", rules=[{"from": [{"source": {"principals": ["*/sa/reports"]}}]}]))
     assert serving.check(headers=xfcc(REPORTS)).decision.allowed
     assert old is not None
     serving.holder.swap(old)
@@ -42,7 +52,7 @@ async def test_a_change_takes_effect_with_the_swap_and_not_before() -> None:
 
 async def test_deleted_documents_and_services_are_gone() -> None:
     """Also when their bucket becomes empty and leaves the manifest."""
-    serving = await worker(LOCAL_WAYPOINT, READERS, policy("nobody", action="DENY", rules=[{}]))
+    serving = await worker(LOCAL_WAYPOINT, READERS, at_waypoint("nobody", action="DENY", rules=[{}]))
     assert Reason.DENY_RULE == serving.check(headers=xfcc()).decision.reason
     serving.source.delete("AuthorizationPolicy/shop/nobody")
     await serving.reload()
@@ -85,7 +95,7 @@ async def test_r12b_a_document_that_cannot_be_loaded_leaves_everything_as_it_was
     """The state that serves stays, the refusal names the document, and the next good snapshot loads as usual."""
     serving = await worker(LOCAL_WAYPOINT, READERS)
     before = serving.holder.state
-    serving.source.put(bad, policy("nobody", action="DENY", rules=[{}]))
+    serving.source.put(bad, at_waypoint("nobody", action="DENY", rules=[{}]))
     with pytest.raises(SnapshotRejectedError, match="AuthorizationPolicy/shop/bad"):
         await serving.reload()
     assert before is serving.holder.state
