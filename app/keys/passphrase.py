@@ -73,9 +73,11 @@ def read_passphrase_file(path: Path) -> Passphrase:
         ) from None
     except OSError as error:
         raise _refused(f"the passphrase file {path} cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_private(os.fstat(descriptor), path)
-        content = file.read(MAX_PASSPHRASE_BYTES + 3)
+        content = os.read(descriptor, MAX_PASSPHRASE_BYTES + 3)
+    finally:
+        os.close(descriptor)
     return parse_passphrase(content, source=f"the passphrase in {path}")
 
 

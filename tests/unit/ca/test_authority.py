@@ -135,7 +135,8 @@ def test_a_root_that_issues_by_itself_has_no_intermediates() -> None:
     """The answer then is the leaf and the roots."""
     key = ec.generate_private_key(ec.SECP256R1())
     root = create_root(TRUST_DOMAIN, key, now=NOW, serial=serial(1))
-    assert ((), root) == (lambda a: (a.intermediates, a.root))(Authority.of(root, (), TRUST_DOMAIN))
+    authority = Authority.of(root, (), TRUST_DOMAIN)
+    assert ((), (), root) == (authority.intermediates, authority.intermediate_pems, authority.root)
 
 
 # Chains that do not hold

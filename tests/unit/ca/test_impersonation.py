@@ -111,7 +111,7 @@ def test_case_056_a_banned_node() -> None:
 
 
 def test_case_057_a_foreign_trust_domain() -> None:
-    """istiod does not compare it; we do, and say which one is ours."""
+    """What istiod does not compare; we do, and say which one is ours."""
     refused = refusal("spiffe://elsewhere/ns/shop/sa/cart")
     assert Step.TRUST_DOMAIN is refused.step
     assert "cluster.local" in refused.advice
@@ -221,8 +221,8 @@ def test_the_steps_come_in_their_order() -> None:
     wrong = NodeCaller(namespace="shop", service_account="cart", pod_name="gone", pod_uid="wrong", node_name="node-b")
     seen = [refusal("nonsense", wrong, index=banned).step]
     wrong = replace(wrong, namespace="istio-system", service_account="ztunnel")
-    for requested in ("nonsense", "spiffe://elsewhere/ns/shop/sa/cart", CART):
-        seen.append(refusal(requested, wrong, index=banned).step)
+    asked = ("nonsense", "spiffe://elsewhere/ns/shop/sa/cart", CART)
+    seen += [refusal(requested, wrong, index=banned).step for requested in asked]
     for changes in ({"pod_name": "ztunnel-b"}, {"pod_uid": "uid-2"}):
         wrong = replace(wrong, **changes)
         seen.append(refusal(CART, wrong, index=banned).step)
