@@ -148,7 +148,8 @@ class TokenIssuers:
             if name in self._by_issuer:
                 raise AppError(ErrorCode.INVALID, f"two token issuers have the issuer {name!r}")
             self._by_issuer[name] = authenticator
-        self._max_bytes = limits.max_token_bytes
+        self._limits = limits
+        self._chosen: OrderedDict[bytes, JwksAuthenticator] = OrderedDict()
 
     async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
         """The caller that a valid token of one of the issuers names.
@@ -156,13 +157,23 @@ class TokenIssuers:
         Raises:
             AppError: as `JwksAuthenticator.authenticate`.
         """
-        if len(token) > self._max_bytes:
-            raise refused(f"too_long: the token is longer than {self._max_bytes} bytes")
-        issuer = _claimed_issuer(token)
-        authenticator = self._by_issuer.get(issuer)
+        if len(token) > self._limits.max_token_bytes:
+            raise refused(f"too_long: the token is longer than {self._limits.max_token_bytes} bytes")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        authenticator = self._chosen.get(digest) or self._choose(token)
+        caller = await authenticator.authenticate(token, now=now)
+        # Remembered only for tokens that hold, so that their next use parses nothing.
+        self._chosen[digest] = authenticator
+        if len(self._chosen) > self._limits.token_cache_entries:
+            self._chosen.popitem(last=False)
+        return caller
+
+    def _choose(self, token: str) -> JwksAuthenticator:
+        read_header(token)
+        authenticator = self._by_issuer.get(_claimed_issuer(token))
         if authenticator is None:
             raise refused("issuer: the token's issuer is not configured")
-        return await authenticator.authenticate(token, now=now)
+        return authenticator
 
     async def close(self) -> None:
         """Stop what runs in the background."""
@@ -188,9 +199,10 @@ def read_header(token: str) -> dict[str, Any]:
 def _claimed_issuer(token: str) -> str:
     try:
         payload = jwt.utils.base64url_decode(token.split(".")[1])
+        claims = parse_claims(payload)
     except (IndexError, ValueError):
         raise refused("malformed: the token is not a JWT") from None
-    issuer = parse_claims(payload).get("iss")
+    issuer = claims.get("iss")
     if not isinstance(issuer, str):
         raise refused("issuer: the token has no iss")
     return issuer
