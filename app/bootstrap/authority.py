@@ -7,7 +7,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,16 +27,12 @@ from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
 from app.bootstrap.clock import SystemClock
+from app.bootstrap.foundation import Foundation, open_foundation
 from app.bootstrap.readiness import Readiness
-from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up, obtain_passphrase
 from app.ca.bundle import TrustBundle
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
-from app.keys.authorities import OpenAuthorities, open_authorities
-from app.keys.process_hygiene import forbid_core_dumps
-from app.keys.sealing import Sealer
 from app.link.server import LinkServices, create_link_app
-from app.link.signing import ManifestSigningKey
 from app.rest.app import create_app, rest_body_limits
 from app.rest.services import RestServices
 from app.rpc.certificates import certificate_methods
@@ -56,7 +52,6 @@ from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
 
 _log = structlog.get_logger(__name__)
 
-_SNAPSHOT_KEY = "snapshot"
 _LOCAL_WORKER = WorkerCaller("local")
 _CHANGE_WAIT_SECONDS = 5.0
 _CHANGE_PAUSE_SECONDS = 0.02
@@ -101,46 +96,56 @@ class _Workers:
         return WorkerCaller(actor.name)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Core:
+    """What the authority process is made of, before it listens."""
+
+    publisher: SnapshotPublisher
+    issuer: Issuer
+    inventory: InventoryView
+    authenticator: TokenIssuers
+    readiness: Readiness
+    listener_certificates: ListenerCertificates
+    worker_certificates: WorkerCertificates
+    ca: GrpcServer
+    rest: RestServices
+
+
+@dataclass(frozen=True, slots=True)
 class AuthorityProcess(Service):
     """The running authority: how it stands, how it ends."""
 
     settings: Settings
-    readiness: Readiness
-    publisher: SnapshotPublisher
-    issuer: Issuer
-    administration: Administration
-    ca: GrpcServer
-    public_key: str
-    _published: int = field(default=-1)
+    core: _Core
 
     def report(self, *, loop_lag_seconds: float) -> Report:
         """How the authority stands."""
+        number = self.core.publisher.number
         metrics.LOOP_LAG.set(loop_lag_seconds)
-        metrics.SNAPSHOT_PUBLISHED.set(self.publisher.number)
+        metrics.SNAPSHOT_PUBLISHED.set(number)
         reasons = {
-            **self.readiness.reasons(),
-            "snapshot": "ok" if self.publisher.number >= 0 else "no snapshot was published yet",
+            **self.core.readiness.reasons(),
+            "snapshot": "ok" if number >= 0 else "no snapshot was published yet",
         }
         return Report(
             ready=all(reason == "ok" for reason in reasons.values()),
             reasons=reasons,
-            numbers={"snapshot": self.publisher.number, "issuing": self.issuer.jobs_in_flight},
-            facts={"snapshotPublicKey": self.public_key},
+            numbers={"snapshot": number, "issuing": self.core.issuer.jobs_in_flight},
+            facts={"snapshotPublicKey": self.core.rest.snapshot_public_key},
         )
 
     async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
         """Not ready at once, answer on, then GOAWAY and wait for the certificates that are being issued."""
         until = time.monotonic() + max_seconds
-        await self.readiness.stop()
+        await self.core.readiness.stop()
         await asyncio.sleep(min_seconds)
-        await self.ca.stop(max(0.1, until - time.monotonic() - 1.0))
-        await self.issuer.drain()
+        await self.core.ca.stop(max(0.1, until - time.monotonic() - 1.0))
+        await self.core.issuer.drain()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """A command from the owner of the state directory."""
         if name == "reset-admin-token":
-            made = await self.administration.reset_token(
+            made = await self.core.rest.administration.reset_token(
                 Actor.system(), name=str(arguments.get("name", "admin")), role=Role.ADMIN
             )
             return {"name": made.token.name, "id": made.token.id, "secret": made.secret}
@@ -156,129 +161,81 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
             `UNAVAILABLE` when the database cannot be reached.
     """
     settings, clock = assignment.settings, SystemClock()
-    forbid_core_dumps()
     async with AsyncExitStack() as stack:
-        ensure_database_folder(settings)
-        sealer = Sealer(obtain_passphrase(settings))
-        database = await _open_database(settings, stack)
-        authorities = await _open_authorities(settings, database, sealer, clock)
-        snapshot_key = await _open_snapshot_key(database, sealer)
-        token_issuer = await BuiltinIssuer.open(
-            database, seal=sealer.seal, unseal=sealer.unseal, audiences=settings.tokens.audiences
-        )
-        mark_as_set_up(settings)
-
-        limits, trust = settings.limits, _Trust(authorities.bundle)
-        administration = Administration(database, clock=clock, limits=limits)
-        publisher = SnapshotPublisher(database, signer=snapshot_key, trust=trust)
-        issuer = Issuer(
-            IssuingState.of(authorities.active, authorities.signer, authorities.bundle),
-            database,
-            clock=clock,
-            limits=limits.certificate,
-        )
-        inventory = InventoryView(
-            database,
-            refresh_seconds=limits.certificate.inventory_refresh_seconds,
-            max_age_seconds=limits.certificate.inventory_max_age_seconds,
-        )
-        authenticator = _token_issuers(settings, token_issuer)
-        stack.push_async_callback(authenticator.close)
-        refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
-        rules = AccessRules(
-            trust_domain=TrustDomain.parse(settings.trust_domain),
-            trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
-            clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
-        )
-        create_certificate = CreateCertificate(
-            authenticator=authenticator,
-            inventory=inventory,
-            issuer=issuer,
-            refusals=refusals,
-            rules=rules,
-            limits=limits.certificate,
-            clock=clock,
-            observer=_Counted(),
-        )
-        certificates = ListenerCertificates(
-            issuer,
-            clock=clock,
-            trust_domain=rules.trust_domain,
-            limits=limits.certificate,
-            names=settings.ca.names,
-        )
-        await certificates.renew()
-        registry = WorkerRegistry()
-        readiness = Readiness(authorities.active, authorities.signer, database, inventory)
-        ca = GrpcServer(certificate_methods(create_certificate), limits.ca_grpc)
-        process = AuthorityProcess(settings, readiness, publisher, issuer, administration, ca, snapshot_key.public_text)
+        foundation = await open_foundation(settings, clock, stack)
+        core = _build_core(settings, foundation, clock)
+        stack.push_async_callback(core.authenticator.close)
+        await core.listener_certificates.renew()
+        process = AuthorityProcess(settings, core)
         await stack.enter_async_context(
             in_background(
-                inventory.run(), certificates.run(), publisher.run(), readiness.run(ca), _hint(database, publisher)
+                core.inventory.run(),
+                core.listener_certificates.run(),
+                core.publisher.run(),
+                core.readiness.run(core.ca),
+                _hint(foundation.database, core.publisher),
             )
         )
-        link = LinkServices(
-            publisher=publisher,
-            workers=_Workers(administration, str(assignment.extra.get("local_worker_token", ""))),
-            registry=registry,
-            certificates=WorkerCertificates(issuer, trust_domain=rules.trust_domain, limits=limits.certificate),
-            clock=clock,
-            limits=limits.check,
-        )
-        rest = RestServices(
+        await _listen(stack, settings, core, assignment.extra)
+        if settings.listen.ca.enabled:
+            core.ca.listen(_target(settings.listen.ca), server_credentials(core.listener_certificates.current))
+        await core.ca.start()
+        stack.push_async_callback(core.ca.stop, 0.5)
+        yield process
+
+
+def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) -> _Core:
+    """The use cases over what was opened."""
+    limits, database, authorities = settings.limits, foundation.database, foundation.authorities
+    trust_domain, trust = TrustDomain.parse(settings.trust_domain), _Trust(authorities.bundle)
+    state = IssuingState.of(authorities.active, authorities.signer, authorities.bundle)
+    issuer = Issuer(state, database, clock=clock, limits=limits.certificate)
+    inventory = InventoryView(
+        database,
+        refresh_seconds=limits.certificate.inventory_refresh_seconds,
+        max_age_seconds=limits.certificate.inventory_max_age_seconds,
+    )
+    authenticator = _token_issuers(settings, foundation.token_issuer)
+    refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
+    rules = AccessRules(
+        trust_domain=trust_domain,
+        trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
+        clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
+    )
+    create_certificate = CreateCertificate(
+        authenticator=authenticator,
+        inventory=inventory,
+        issuer=issuer,
+        refusals=refusals,
+        rules=rules,
+        limits=limits.certificate,
+        clock=clock,
+        observer=_Counted(),
+    )
+    registry = WorkerRegistry()
+    administration = Administration(database, clock=clock, limits=limits)
+    return _Core(
+        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=trust),
+        issuer=issuer,
+        inventory=inventory,
+        authenticator=authenticator,
+        readiness=Readiness(authorities.active, authorities.signer, database, inventory),
+        listener_certificates=ListenerCertificates(
+            issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
+        ),
+        worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
+        ca=GrpcServer(certificate_methods(create_certificate), limits.ca_grpc),
+        rest=RestServices(
             administration=administration,
-            mint_tokens=MintTokens(token_issuer, database, clock=clock),
+            mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
             explain_certificate=ExplainCertificate(refusals, inventory, rules),
             workers=registry,
             trust=trust,
             clock=clock,
             limits=limits,
-        )
-        await _listen(stack, settings, link, rest, int(assignment.extra.get("local_link_port", 0)))
-        if settings.listen.ca.enabled:
-            ca.listen(_target(settings.listen.ca), server_credentials(certificates.current))
-        await ca.start()
-        stack.push_async_callback(ca.stop, 0.5)
-        yield process
-
-
-async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
-    try:
-        database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
-    except AppError as error:
-        if error.code is ErrorCode.UNAVAILABLE and settings.database_url.startswith("sqlite"):
-            # A server comes back; a file that cannot be opened does not become another by itself.
-            raise AppError(ErrorCode.FAILED_PRECONDITION, error.detail, diagnosis=error.diagnosis) from error
-        raise
-    stack.push_async_callback(asyncio.to_thread, database.close)
-    return database
-
-
-async def _open_authorities(
-    settings: Settings, database: Database, sealer: Sealer, clock: SystemClock
-) -> OpenAuthorities:
-    authorities = await open_authorities(
-        database,
-        sealer,
-        trust_domain=TrustDomain.parse(settings.trust_domain),
-        now=clock.now(),
-        create=is_first_run(settings),
+            snapshot_public_key=foundation.snapshot_key.public_text,
+        ),
     )
-    if authorities.created:
-        _log.info("authorities_created", trust_domain=settings.trust_domain, active=authorities.active.id)
-    metrics.AUTHORITY_EXPIRY.labels("issuing").set(authorities.active.certificate.not_valid_after_utc.timestamp())
-    metrics.AUTHORITY_EXPIRY.labels("root").set(
-        min(root.not_valid_after_utc.timestamp() for root in authorities.bundle.roots)
-    )
-    return authorities
-
-
-async def _open_snapshot_key(database: Database, sealer: Sealer) -> ManifestSigningKey:
-    sealed = await database.get_sealed_key(_SNAPSHOT_KEY)
-    if sealed is None:
-        fresh = sealer.seal(_SNAPSHOT_KEY, ManifestSigningKey.new_seed())
-        sealed = await database.put_sealed_key(_SNAPSHOT_KEY, fresh)
-    return ManifestSigningKey(sealer.unseal(_SNAPSHOT_KEY, sealed))
 
 
 def _token_issuers(settings: Settings, builtin: BuiltinIssuer) -> TokenIssuers:
@@ -297,10 +254,17 @@ def _token_issuers(settings: Settings, builtin: BuiltinIssuer) -> TokenIssuers:
     return TokenIssuers(authenticators, limits)
 
 
-async def _listen(
-    stack: AsyncExitStack, settings: Settings, link: LinkServices, rest: RestServices, local_link_port: int
-) -> None:
+async def _listen(stack: AsyncExitStack, settings: Settings, core: _Core, extra: Mapping[str, Any]) -> None:
     """Open the link and the API; off loopback with TLS (settings see to it that there is one)."""
+    rest, local_link_port = core.rest, int(extra.get("local_link_port", 0))
+    link = LinkServices(
+        publisher=core.publisher,
+        workers=_Workers(rest.administration, str(extra.get("local_worker_token", ""))),
+        registry=rest.workers,
+        certificates=core.worker_certificates,
+        clock=rest.clock,
+        limits=settings.limits.check,
+    )
     http = settings.limits.http
     link_app: AsgiApp = create_link_app(link)
     no_limits: Mapping[str, int] = {}

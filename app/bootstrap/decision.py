@@ -66,7 +66,7 @@ class DecisionProcess(Service):
     lag: LoopLag
     status: WorkerReport
     listening: dict[str, _Listening] = field(default_factory=dict)
-    draining: bool = False
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
@@ -104,7 +104,7 @@ class DecisionProcess(Service):
     async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
         """Not ready at once, answer on, then let the connections leave by age: docs/adr/0003-drain.md."""
         until = time.monotonic() + max_seconds
-        self.draining = True
+        self.leaving.set()
         for listening in self.listening.values():
             await listening.server.health.set_all(False)
         await asyncio.sleep(min_seconds)
@@ -153,13 +153,25 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         work = [
             follower.run(),
             lag.run(),
-            report_status(link, status, interval_seconds=limits.status_interval_seconds),
+            _report_until_leaving(process, link),
             _listen_locally(process, servicer, follower, assignment),
         ]
         if settings.listen.check_mtls.enabled:
             work += [identity.run(), _listen_with_mtls(process, servicer, follower, identity)]
         async with in_background(*work):
             yield process
+
+
+async def _report_until_leaving(process: DecisionProcess, link: LinkClient) -> None:
+    """A worker that leaves keeps silent: its successor already reports under the same name."""
+    interval = process.settings.limits.check.status_interval_seconds
+    reporting = asyncio.create_task(report_status(link, process.status, interval_seconds=interval))
+    try:
+        leaving = asyncio.create_task(process.leaving.wait())
+        await asyncio.wait({reporting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+    finally:
+        reporting.cancel()
 
 
 async def _listen_locally(
@@ -205,13 +217,13 @@ async def _listen_with_mtls(
 async def _serve(
     process: DecisionProcess, name: str, where: CheckListener, servicer: CheckServicer, follower: SnapshotFollower
 ) -> None:
-    if process.draining:
+    if process.leaving.is_set():
         return
     server, port = check_server(servicer, where, limits=process.settings.limits.check_grpc, reuse_port=True)
     await server.start()
     process.listening[name] = _Listening(server, port)
     await follower.wait_loaded()
-    if not process.draining:
+    if not process.leaving.is_set():
         await server.health.set_all(True)
 
 

@@ -13,7 +13,7 @@ from app.authority.inventory_view import InventoryView
 from app.authority.ports import Signer
 from app.ca.authority import Authority
 from app.ca.signing import signing_hash
-from app.errors import AppError
+from app.errors import AppError, ErrorCode
 from app.rpc.server import GrpcServer
 from app.storage.database import Database
 
@@ -41,11 +41,17 @@ class Readiness:
         return self._reasons
 
     async def run(self, server: GrpcServer) -> None:
-        """Check for ever, and let `server`'s health follow."""
+        """Check for ever, and let `server`'s health follow.
+
+        Raises:
+            AppError: `UNAVAILABLE` when only a new process helps: after a failed flush nobody knows what is durable.
+        """
         self._server = server
         served = False
         while True:
             self._reasons = await self._check()
+            if self._database.health().fatal:
+                raise AppError(ErrorCode.UNAVAILABLE, f"the database must be opened anew: {self._reasons['database']}")
             serves = not self._is_stopped and all(reason == "ok" for reason in self._reasons.values())
             if serves != served:
                 served = serves

@@ -24,6 +24,7 @@ def status(output: Output = Format.TABLE, context: ContextName = "") -> None:
             "snapshot": store["snapshotNumber"],
             "inventory": f"generation {store['inventoryGeneration']}",
             "ledger": f"{store['ledgerEntries']} entries",
+            "snapshot key": found.get("snapshotPublicKey", ""),
         }
     )
     print()

@@ -43,6 +43,7 @@ async def status(services: Services) -> dict[str, Any]:
     now = services.clock.now()
     return {
         "version": __version__,
+        "snapshot_public_key": services.snapshot_public_key,
         "store": await services.administration.status(),
         "workers": [worker.to_json(now) for worker in services.workers.statuses(now=now)],
     }

@@ -265,6 +265,7 @@ class StatusShape(Shape):
     """The store, and each worker's last word about itself."""
 
     version: str
+    snapshot_public_key: str
     store: StoreShape
     workers: list[dict[str, Any]]
 

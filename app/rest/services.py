@@ -30,6 +30,7 @@ class RestServices:
     trust: TrustSource
     clock: Clock
     limits: Limits
+    snapshot_public_key: str = ""  # what a worker on another host is configured with
 
 
 async def _services(request: Request) -> RestServices:

@@ -75,6 +75,7 @@ class Gatehouse:
         await self.start()
         try:
             await self.wait_until_ready()
+            await self.until(lambda children: all(child["ready"] for child in children.values()))
         except BaseException:
             await self.kill()
             raise

@@ -1,0 +1,98 @@
+"""What the authority stands on: its database, its keys, its authorities. Opened before anything listens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from app.bootstrap.clock import SystemClock
+from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up, obtain_passphrase
+from app.errors import AppError, ErrorCode
+from app.identity.spiffe import TrustDomain
+from app.keys.authorities import OpenAuthorities, open_authorities
+from app.keys.process_hygiene import forbid_core_dumps
+from app.keys.sealing import Sealer
+from app.link.signing import ManifestSigningKey
+from app.settings import Settings
+from app.storage.database import Database
+from app.telemetry import metrics
+from app.tokens.builtin_issuer import BuiltinIssuer
+
+_log = structlog.get_logger(__name__)
+
+_SNAPSHOT_KEY = "snapshot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """Everything that was stored, open."""
+
+    database: Database
+    authorities: OpenAuthorities
+    snapshot_key: ManifestSigningKey
+    token_issuer: BuiltinIssuer
+
+
+async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncExitStack) -> Foundation:
+    """Open what is stored, or make it at the first run; `stack` closes it.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when passphrase, database or authorities do not allow a start;
+            `UNAVAILABLE` when the database server cannot be reached.
+    """
+    forbid_core_dumps()
+    ensure_database_folder(settings)
+    sealer = Sealer(obtain_passphrase(settings))
+    database = await _open_database(settings, stack)
+    foundation = Foundation(
+        database=database,
+        authorities=await _open_authorities(settings, database, sealer, clock),
+        snapshot_key=await _open_snapshot_key(database, sealer),
+        token_issuer=await BuiltinIssuer.open(
+            database, seal=sealer.seal, unseal=sealer.unseal, audiences=settings.tokens.audiences
+        ),
+    )
+    mark_as_set_up(settings)
+    return foundation
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
+    try:
+        database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
+    except AppError as error:
+        if error.code is ErrorCode.UNAVAILABLE and settings.database_url.startswith("sqlite"):
+            # A server comes back; a file that cannot be opened does not become another by itself.
+            raise AppError(ErrorCode.FAILED_PRECONDITION, error.detail, diagnosis=error.diagnosis) from error
+        raise
+    stack.push_async_callback(asyncio.to_thread, database.close)
+    return database
+
+
+async def _open_authorities(
+    settings: Settings, database: Database, sealer: Sealer, clock: SystemClock
+) -> OpenAuthorities:
+    authorities = await open_authorities(
+        database,
+        sealer,
+        trust_domain=TrustDomain.parse(settings.trust_domain),
+        now=clock.now(),
+        create=is_first_run(settings),
+    )
+    if authorities.created:
+        _log.info("authorities_created", trust_domain=settings.trust_domain, active=authorities.active.id)
+    metrics.AUTHORITY_EXPIRY.labels("issuing").set(authorities.active.certificate.not_valid_after_utc.timestamp())
+    metrics.AUTHORITY_EXPIRY.labels("root").set(
+        min(root.not_valid_after_utc.timestamp() for root in authorities.bundle.roots)
+    )
+    return authorities
+
+
+async def _open_snapshot_key(database: Database, sealer: Sealer) -> ManifestSigningKey:
+    sealed = await database.get_sealed_key(_SNAPSHOT_KEY)
+    if sealed is None:
+        fresh = sealer.seal(_SNAPSHOT_KEY, ManifestSigningKey.new_seed())
+        sealed = await database.put_sealed_key(_SNAPSHOT_KEY, fresh)
+    return ManifestSigningKey(sealer.unseal(_SNAPSHOT_KEY, sealed))
