@@ -98,6 +98,7 @@ class SnapshotFollower:
         self._swap(state)
         self._holder.confirm()
         self._offer_to_disk(signed, parts)
+        await self._loader.release()
         return True
 
     async def run(self) -> None:

@@ -76,6 +76,7 @@ class _Bench:
                 parts = [part for part in parts_of(publication) if part.ref.sha256 in missing]
                 loader = self.worker.loader
                 self.worker.holder.swap(await loader.load(publication.manifest, publication.etag, parts))
+                await loader.release()
                 return {"seconds": round(loader.last_load_seconds, 4), "compiled": loader.last_compiled}
         raise ValueError(command)
 

@@ -98,6 +98,7 @@ class Worker:
         await self.publisher.refresh()
         publication = await self.publisher.current()
         self.holder.swap(await self.loader.load(publication.manifest, publication.etag, parts_of(publication)))
+        await self.loader.release()
 
     def check(self, peer: Peer = LOCAL, **attributes: Any) -> CheckAnswer:
         """Ask for `GET /orders` at the service unless told otherwise."""
