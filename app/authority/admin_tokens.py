@@ -22,6 +22,7 @@ from app.ledger.entry import EntryKind, LedgerEntry
 RandomBytes = Callable[[int], bytes]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?")
+_TOKEN_ID = re.compile(r"[a-z2-7]{13}")
 _BEARER = re.compile(r"gh_(admin|worker)_([a-z2-7]{13})_([a-z2-7]{52})")
 MAX_BEARER_CHARS = 80
 
@@ -112,7 +113,7 @@ async def revoke_token(store: Store, actor: Actor, token_id: str, *, now: dateti
 
     def work(transaction: Transaction) -> AdminToken:
         transaction.lock()
-        found = transaction.tokens.find(token_id) if len(token_id) < MAX_BEARER_CHARS else None
+        found = transaction.tokens.find(token_id) if _TOKEN_ID.fullmatch(token_id) else None
         if found is None:
             raise AppError(ErrorCode.NOT_FOUND, "there is no such token")
         if found[0].revoked_at is None:

@@ -54,6 +54,7 @@ class Database:
         self._changes = Changes()
         self._readers = ThreadPoolExecutor(limits.pool_size, thread_name_prefix="storage-read")
         self._pending_reads = 0
+        self._closed = False
         self._poll_seconds = limits.change_poll_seconds if engines.path is None else None
         self._administration = self._lane("write")
         # SQLite has one writer, so both lanes are one there.
@@ -98,6 +99,7 @@ class Database:
 
     def close(self) -> None:
         """Finish what is queued, stop the threads, close every connection, release the lock."""
+        self._closed = True
         for lane in self._lanes:
             lane.stop()
         self._readers.shutdown()
@@ -123,6 +125,8 @@ class Database:
         """See `app.authority.store.Store.read`."""
         if self._pending_reads >= self._limits.max_queued_reads:
             raise AppError(ErrorCode.OVERLOADED, "too many reads are waiting for the database; try again")
+        if self._closed:
+            raise AppError(ErrorCode.UNAVAILABLE, "the database is being closed")
         self._pending_reads += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)

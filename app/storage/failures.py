@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from enum import Enum
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.errors import AppError, ErrorCode
@@ -25,6 +25,8 @@ def as_app_error(error: SQLAlchemyError) -> AppError:
     diagnosis = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
     if isinstance(error, IntegrityError):
         return AppError(ErrorCode.CONFLICT, "it exists already; read again and decide anew", diagnosis=diagnosis)
+    if isinstance(error, DataError):
+        return AppError(ErrorCode.INVALID, "a value is not one that the database can hold", diagnosis=diagnosis)
     if isinstance(error, PoolTimeoutError):
         return AppError(ErrorCode.OVERLOADED, "all database connections are busy; try again", diagnosis=diagnosis)
     if isinstance(error, DBAPIError):

@@ -31,6 +31,7 @@ from app.storage.ledger_rows import PreparedEntry, store_entries
 from app.storage.transaction import SqlTransaction
 
 _log = structlog.get_logger(__name__)
+_UNITS_OWN = (ErrorCode.CONFLICT, ErrorCode.INVALID)
 _PROBE_SECONDS = 1.0  # how often an idle writer looks whether the database takes commits again
 
 Work = Callable[[SqlTransaction], Any]
@@ -152,7 +153,7 @@ class GroupCommit:
         self.figures.failures += 1
         if isinstance(error, SQLAlchemyError):
             outward = as_app_error(error)
-            if outward.code is ErrorCode.CONFLICT:  # not a unit's own doing: units have their SAVEPOINT
+            if outward.code in _UNITS_OWN:  # no unit did it: units have their SAVEPOINT
                 outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=outward.diagnosis)
         else:
             outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error))

@@ -177,5 +177,5 @@ async def test_bad_names_are_refused(database: Database, name: str) -> None:
 async def test_an_unknown_token_cannot_be_revoked(database: Database) -> None:
     """Whatever the id looks like."""
     administration = administration_over(database)
-    for token_id in ("", "x", "a" * 10_000, "'; DROP TABLE tokens; --"):
+    for token_id in ("", "x", "\x00", "\ud800", "a" * 13, "a" * 10_000, "'; DROP TABLE tokens; --"):
         assert ErrorCode.NOT_FOUND is await code_of(administration.revoke_token(ALICE, token_id))

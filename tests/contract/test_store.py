@@ -111,6 +111,9 @@ async def test_a_closed_database_says_so(database_url: str) -> None:
     with pytest.raises(AppError) as caught:
         await database.append(make_entry("late"))
     assert ErrorCode.UNAVAILABLE is caught.value.code
+    with pytest.raises(AppError) as caught:
+        await names(database)
+    assert ErrorCode.UNAVAILABLE is caught.value.code
 
 
 async def test_a_cancelled_caller_leaves_the_writer_in_order(database: Database) -> None:
