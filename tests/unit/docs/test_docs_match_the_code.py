@@ -1,0 +1,91 @@
+"""The documentation says what the code does: symbols, files, limits and links exist."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from app.limits import Limits
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+ROWS = re.findall(r"^\| `(\w+)` \| `([\w/.]+)` \|$", (DOCS / "flows.md").read_text(), re.MULTILINE)
+
+
+def _top_level_names(path: Path) -> set[str]:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)}
+
+
+def test_flows_has_a_list() -> None:
+    """The one list from symbols to files was found."""
+    assert len(ROWS) > 30
+
+
+@pytest.mark.parametrize(("symbol", "file"), ROWS)
+def test_every_symbol_of_the_flows_is_where_the_list_says(symbol: str, file: str) -> None:
+    """A moved or renamed symbol changes one line of docs/flows.md."""
+    assert symbol in _top_level_names(ROOT / file)
+
+
+def test_every_symbol_in_the_prose_of_the_flows_is_in_the_list() -> None:
+    """Prose names symbols; the list says where they are."""
+    prose = (DOCS / "flows.md").read_text().partition("## Where the symbols live")[0]
+    named = set(re.findall(r"`(\w+)`", prose))
+
+    assert set() == named - {symbol for symbol, _ in ROWS}
+
+
+def _limit_names() -> list[str]:
+    return sorted(
+        {
+            f"{field.name}"
+            for section in dataclasses.fields(Limits)
+            for field in dataclasses.fields(_section(section.name))
+        }
+    )
+
+
+def _section(name: str) -> object:
+    return getattr(Limits(), name)
+
+
+def test_every_limit_has_its_reason_in_operations() -> None:
+    """Who meets a bound finds its name and why it is what it is."""
+    text = (DOCS / "operations.md").read_text()
+
+    assert [] == [name for name in _limit_names() if f"`{name}`" not in text]
+
+
+def test_operations_names_no_limit_that_does_not_exist() -> None:
+    """A removed bound leaves the page too."""
+    limits = (DOCS / "operations.md").read_text().partition("\n## Limits\n")[2]
+    first_cells = re.findall(r"^\| (`.*?`) \|", limits, re.MULTILINE)
+    named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+
+    assert set() == named - set(_limit_names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    """No page points into nothing."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [] == [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """docs/adr/README.md lists each page."""
+    index = (DOCS / "adr" / "README.md").read_text()
+
+    assert [] == [page.name for page in (DOCS / "adr").glob("0*.md") if f"({page.name})" not in index]
+
+
+def test_the_architecture_fits_on_one_page() -> None:
+    """Short enough to be read before the code."""
+    assert len((DOCS / "architecture.md").read_text().splitlines()) <= 80
