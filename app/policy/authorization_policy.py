@@ -90,6 +90,19 @@ def not_field(name: str) -> str:
     return f"not{name[0].upper()}{name[1:]}"
 
 
+# Each field with its negation.
+_SOURCE = {name: not_field(name) for name in SOURCE_FIELDS}
+_OPERATION = {name: not_field(name) for name in OPERATION_FIELDS}
+_INNER = {"from": "source", "to": "operation"}
+_INNER_FIELDS = {inner: frozenset({inner}) for inner in _INNER.values()}
+_CLAUSE_FIELDS = {
+    "source": frozenset((*_SOURCE, *_SOURCE.values())),
+    "operation": frozenset((*_OPERATION, *_OPERATION.values())),
+}
+_RULE_FIELDS = frozenset({"from", "to", "when"})
+_CONDITION_FIELDS = frozenset({"key", "values", "notValues"})
+
+
 @dataclass(slots=True)
 class SpecReader:
     """Reads a spec and gathers what is wrong with it.
@@ -204,38 +217,41 @@ class SpecReader:
 
     def _rule(self, value: Any, pointer: str) -> RuleSpec:
         rule = self._object(value, pointer)
-        self._known(rule, frozenset({"from", "to", "when"}), pointer)
+        self._known(rule, _RULE_FIELDS, pointer)
         return RuleSpec(
             pointer,
-            self._clauses(rule, "from", "source", SOURCE_FIELDS, pointer),
-            self._clauses(rule, "to", "operation", OPERATION_FIELDS, pointer),
+            self._clauses(rule, "from", _SOURCE, pointer),
+            self._clauses(rule, "to", _OPERATION, pointer),
             self._conditions(rule, pointer),
         )
 
     def _clauses(
-        self, rule: Mapping[str, Any], part: str, inner: str, fields: tuple[str, ...], pointer: str
+        self, rule: Mapping[str, Any], part: str, fields: Mapping[str, str], pointer: str
     ) -> tuple[tuple[FieldTest, ...], ...]:
+        if part not in rule:
+            return ()
         here = f"{pointer}/{part}"
-        items = self._list(rule.get(part), here, self.limits.max_items)
-        if part in rule and not items:
+        items = self._list(rule[part], here, self.limits.max_items)
+        inner = _INNER[part]
+        if not items:
             self.empty.append(FieldError(here, f"`{part}` has no entries; remove it, or name a {inner}"))
         return tuple(self._clause(item, inner, fields, f"{here}/{index}") for index, item in enumerate(items))
 
-    def _clause(self, value: Any, inner: str, fields: tuple[str, ...], pointer: str) -> tuple[FieldTest, ...]:
+    def _clause(self, value: Any, inner: str, fields: Mapping[str, str], pointer: str) -> tuple[FieldTest, ...]:
         item = self._object(value, pointer)
-        self._known(item, frozenset({inner}), pointer)
+        self._known(item, _INNER_FIELDS[inner], pointer)
         here = f"{pointer}/{inner}"
         content = self._object(item.get(inner) or {}, here)
         if not content:
             self.empty.append(FieldError(here, f"the {inner} is empty; give it at least one field"))
-        self._known(content, frozenset((*fields, *map(not_field, fields))), here)
+        self._known(content, _CLAUSE_FIELDS[inner], here)
         tests = []
-        for name in fields:
-            negated = not_field(name)
-            values = self._texts(content.get(name), f"{here}/{name}")
-            not_values = self._texts(content.get(negated), f"{here}/{negated}")
-            if values or not_values:
-                tests.append(FieldTest(name, f"{here}/{name}", f"{here}/{negated}", values, not_values))
+        for name, negated in fields.items():
+            if name in content or negated in content:
+                values = self._texts(content.get(name), f"{here}/{name}")
+                not_values = self._texts(content.get(negated), f"{here}/{negated}")
+                if values or not_values:
+                    tests.append(FieldTest(name, f"{here}/{name}", f"{here}/{negated}", values, not_values))
         return tuple(tests)
 
     def _conditions(self, rule: Mapping[str, Any], pointer: str) -> tuple[FieldTest, ...]:
@@ -244,7 +260,7 @@ class SpecReader:
         for index, value in enumerate(items):
             here = f"{pointer}/when/{index}"
             item = self._object(value, here)
-            self._known(item, frozenset({"key", "values", "notValues"}), here)
+            self._known(item, _CONDITION_FIELDS, here)
             key = self._text(item.get("key", ""), f"{here}/key")
             values = self._texts(item.get("values"), f"{here}/values")
             not_values = self._texts(item.get("notValues"), f"{here}/notValues")

@@ -198,28 +198,29 @@ def _check_name(metadata: dict[str, Any], field: str, errors: list[FieldError]) 
 def _check_size(value: Any, limits: PolicyLimits) -> None:
     """Refuse what is too deep or too big, without recursion: the value may come from anywhere."""
     left = limits.max_document_bytes
-    stack: list[tuple[Any, int]] = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if depth > limits.max_nesting:
-            raise AppError(ErrorCode.TOO_LARGE, f"the document is nested deeper than {limits.max_nesting} levels")
-        if isinstance(item, dict):
-            for key, child in item.items():
-                if not isinstance(key, str):
-                    raise AppError(ErrorCode.INVALID, f"the key {key!r} is not a string; quote it")
-                left -= len(key) + 4
-                stack.append((child, depth + 1))
-        elif isinstance(item, list):
-            left -= len(item)
-            stack.extend((child, depth + 1) for child in item)
-        elif isinstance(item, str):
-            left -= len(item) + 2
-        elif item is None or isinstance(item, (bool, int, float)):
-            left -= 4
-        else:
-            raise AppError(ErrorCode.INVALID, f"a value is {type(item).__name__}, which JSON does not have; quote it")
+    level = [value]
+    for _ in range(limits.max_nesting):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                left -= len(item) + 3
+            elif isinstance(item, dict):
+                for key in item:
+                    if not isinstance(key, str):
+                        raise AppError(ErrorCode.INVALID, f"the key {key!r} is not a string; quote it")
+                    left -= len(key) + 4
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif item is not None and not isinstance(item, (bool, int, float)):
+                raise AppError(ErrorCode.INVALID, f"a value is a {type(item).__name__}, which JSON has not; quote it")
+            left -= 2
         if left < 0:
             raise AppError(ErrorCode.TOO_LARGE, f"the document is larger than {limits.max_document_bytes} bytes")
+        if not below:
+            return
+        level = below
+    raise AppError(ErrorCode.TOO_LARGE, f"the document is nested deeper than {limits.max_nesting} levels")
 
 
 def _escape(key: str) -> str:

@@ -16,14 +16,14 @@ from app.policy.paths import CONTROL, cut
 from app.policy.program import Outcome, Program, Residual, Subject, too_ambiguous
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
-from app.policy.rules import Place
+from app.policy.rules import CompiledRule, Place
 from app.policy.target import Target
 
 _NO_ANSWERS: Mapping[str, bool] = {}
-_NOWHERE: Readings = (("",),)
+_NO_READING: Readings = (("",),)
 
-_NO_ALLOW_POLICY = Decision(True, Reason.NO_ALLOW_POLICY)
-_NO_RULE_MATCHED = Decision(
+NO_ALLOW_POLICY = Decision(True, Reason.NO_ALLOW_POLICY)
+NO_RULE_MATCHED = Decision(
     False, Reason.NO_RULE_MATCHED, hint="ALLOW policies concern the target and none matched; `policy explain` says why"
 )
 _TOO_AMBIGUOUS = Decision(False, Reason.TOO_AMBIGUOUS, hint="path and host have more readings than policy.max_readings")
@@ -42,14 +42,14 @@ _BAD_HOST = _malformed("the host is not one host name or address with an optiona
 
 def required_providers(table: RuleTable, target: Target, request: Request) -> tuple[str, ...]:
     """Which CUSTOM providers must answer before `decide`, by name in order; none when the answer is certain."""
-    chain, subject = _prepare(table, target, request)
+    chain, subject = prepare(table, target, request)
     if isinstance(subject, Decision) or chain.custom.is_empty:
         return ()
     view = chain.view(request.principal)
     if _denied(view, subject) is not None:
         return ()
     providers = _matched_providers(chain, view, subject)
-    if "" in providers or _is_conflict(table, chain):
+    if "" in providers or is_conflict(table, chain):
         return ()
     return tuple(sorted(providers))
 
@@ -66,7 +66,7 @@ def decide(table: RuleTable, target: Target, request: Request, answers: Mapping[
 
 
 def _decide(table: RuleTable, target: Target, request: Request, answers: Mapping[str, bool]) -> Decision:
-    chain, subject = _prepare(table, target, request)
+    chain, subject = prepare(table, target, request)
     if isinstance(subject, Decision):
         return subject
     view = chain.view(request.principal)
@@ -74,26 +74,26 @@ def _decide(table: RuleTable, target: Target, request: Request, answers: Mapping
     if denied is not None:
         return denied
     if view.custom:
-        refused = _refused(table, chain, view, subject, answers)
+        refused = refusal(_matched_providers(chain, view, subject), is_conflict(table, chain), answers)
         if refused is not None:
             return refused
     if not chain.allows:
-        return _NO_ALLOW_POLICY
+        return NO_ALLOW_POLICY
     allowed = _first_match(view.allow, subject, wide=False)
-    return _NO_RULE_MATCHED if allowed is None else allowed[0].rule.decision
+    return NO_RULE_MATCHED if allowed is None else allowed[0].rule.decision
 
 
-def _prepare(table: RuleTable, target: Target, request: Request) -> tuple[Chain, Subject | Decision]:
+def prepare(table: RuleTable, target: Target, request: Request) -> tuple[Chain, Subject | Decision]:
     """The rules that concern the request, and the request with its readings or the denial of a malformed one."""
     attached = table.attached(target)
     protocol = request.protocol
     chain = attached.chain(protocol)
     if protocol == "tcp" or attached.place(protocol) is Place.ZTUNNEL:
-        return chain, Subject(request, _NOWHERE, _NOWHERE, hardened=False, max_readings=1)
-    return chain, subject_of(request, table, chain.view(request.principal).uses_hosts)
+        return chain, Subject(request, _NO_READING, _NO_READING, hardened=False, max_readings=1)
+    return chain, _subject(request, table, chain.view(request.principal).uses_hosts)
 
 
-def subject_of(request: Request, table: RuleTable, uses_hosts: bool = True) -> Subject | Decision:
+def _subject(request: Request, table: RuleTable, uses_hosts: bool) -> Subject | Decision:
     """An HTTP request with its readings, or the denial of one that is malformed or too ambiguous."""
     method = request.method
     if not method.isalnum() or not method.isascii():
@@ -143,7 +143,7 @@ def _denied(view: View, subject: Subject) -> Decision | None:
     if found is None:
         return None
     residual, outcome = found
-    return residual.rule.decision if outcome is Outcome.YES else too_ambiguous(residual)
+    return residual.rule.decision if outcome is Outcome.YES else too_ambiguous(residual.rule)
 
 
 def _first_match(programs: tuple[Program, ...], subject: Subject, *, wide: bool) -> tuple[Residual, Outcome] | None:
@@ -155,43 +155,36 @@ def _first_match(programs: tuple[Program, ...], subject: Subject, *, wide: bool)
     return best
 
 
-def _matched_providers(chain: Chain, view: View, subject: Subject) -> dict[str, Residual]:
+def _matched_providers(chain: Chain, view: View, subject: Subject) -> dict[str, CompiledRule]:
     """The providers whose CUSTOM rules match, each with the first such rule."""
     matched = sorted(
         (residual for program in view.custom for residual in program.matches(subject)),
         key=lambda residual: residual.rank,
     )
-    providers: dict[str, Residual] = {}
+    providers: dict[str, CompiledRule] = {}
     for residual in matched:
-        providers.setdefault(chain.providers[residual.rule.policy], residual)
+        providers.setdefault(chain.providers[residual.rule.policy], residual.rule)
     return providers
 
 
-def _is_conflict(table: RuleTable, chain: Chain) -> bool:
-    """Several providers at one target deny all that they match, unless the mesh allows several."""
+def is_conflict(table: RuleTable, chain: Chain) -> bool:
+    """Whether several providers at one target deny all that they match: unless the mesh allows several."""
     return not table.mesh.multiple_custom_providers and len(set(chain.providers.values())) > 1
 
 
-def _refused(
-    table: RuleTable, chain: Chain, view: View, subject: Subject, answers: Mapping[str, bool]
-) -> Decision | None:
-    providers = _matched_providers(chain, view, subject)
-    conflict = _is_conflict(table, chain)
-    for name in sorted(providers):
-        residual = providers[name]
+def refusal(matched: Mapping[str, CompiledRule], conflict: bool, answers: Mapping[str, bool]) -> Decision | None:
+    """The denial by a provider, None when all that were matched allow. The first by name that denies is named."""
+    for name in sorted(matched):
         if name and not conflict and answers.get(name) is True:
             continue
-        return _provider_denial(residual, name, conflict, answers)
+        if conflict:
+            hint = "several CUSTOM providers concern the target, and the mesh does not allow several"
+        elif not name:
+            hint = "the CUSTOM policy names no provider"
+        elif name in answers:
+            hint = f"provider {name} denied"
+        else:
+            hint = f"provider {name} gave no answer"
+        rule = matched[name]
+        return Decision(False, Reason.PROVIDER_DENIED, rule.policy, rule.id, hint)
     return None
-
-
-def _provider_denial(residual: Residual, name: str, conflict: bool, answers: Mapping[str, bool]) -> Decision:
-    if conflict:
-        hint = "several CUSTOM providers concern the target, and the mesh does not allow several"
-    elif not name:
-        hint = "the CUSTOM policy names no provider"
-    elif name in answers:
-        hint = f"provider {name} denied"
-    else:
-        hint = f"provider {name} gave no answer"
-    return Decision(False, Reason.PROVIDER_DENIED, residual.rule.policy, residual.rule.id, hint)

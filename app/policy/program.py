@@ -287,12 +287,12 @@ def _variants(name: str, request: Request) -> tuple[str, ...]:
     )
 
 
-def too_ambiguous(residual: Residual) -> Decision:
+def too_ambiguous(rule: CompiledRule) -> Decision:
     """The denial by a rule whose headers have too many readings to say that it does not match."""
     return Decision(
         False,
         Reason.TOO_AMBIGUOUS,
-        residual.rule.policy,
-        residual.rule.id,
+        rule.policy,
+        rule.id,
         "a header that the rule asks about has more readings than policy.max_readings, or control characters",
     )
