@@ -71,7 +71,7 @@ def parse_csr(pem: str, limits: CertificateLimits) -> Csr:
     der = decode_one_block(pem, CSR_LABELS, what="the CSR")
     try:
         request = x509.load_der_x509_csr(der)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise _malformed("it is not a PKCS#10 request in DER") from None
     public_key, key_type = check_public_key(_public_key(request))
     _check_signature(request)

@@ -8,6 +8,7 @@ fail the call.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.x509 import verification
@@ -48,17 +49,23 @@ def check_as_ztunnel(chain: list[str], requested_identity: str) -> None:
         raise _unusable("ztunnel: no root certificate present")
     if any(not element.endswith("\n") for element in chain):
         raise _unusable("an element does not end in a newline")
+    leaf, *others = chain
     try:
-        certificates = [
-            [x509.load_der_x509_certificate(der) for der in decode_blocks(element, "CERTIFICATE", what="an element")]
-            for element in chain
-        ]
-    except (AppError, ValueError) as error:
+        certificates = [_read_element(leaf), *(_read_known_element(element) for element in others)]
+    except (AppError, ValueError, x509.InvalidVersion) as error:
         raise _unusable(f"ztunnel: an element is not PEM certificates ({error})") from None
     if any(len(element) != 1 for element in certificates[:-1]):
         raise _unusable("ztunnel: an element before the last has more than one certificate, all but the first are lost")
     if _first_uri(certificates[0][0]) != requested_identity:
         raise _unusable("ztunnel: the leaf's first URI name is not the requested identity")
+
+
+def _read_element(element: str) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(der) for der in decode_blocks(element, "CERTIFICATE", what="an element")]
+
+
+# Intermediates and roots are the same text in every answer until an authority changes.
+_read_known_element = lru_cache(maxsize=64)(_read_element)
 
 
 def _first_uri(leaf: x509.Certificate) -> str | None:

@@ -147,7 +147,7 @@ def _open(
 def _certificate(authority: StoredAuthority) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(authority.certificate_pem.encode("ascii"))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise _refused(f"the certificate of the authority {authority.id} is damaged in the database") from None
 
 

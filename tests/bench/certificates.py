@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -113,4 +114,4 @@ def _placement() -> tuple[PlacementIndex, NodeCaller]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))
+    print(json.dumps(run(times=5) if "--quick" in sys.argv[1:] else run(), indent=2))
