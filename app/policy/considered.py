@@ -8,9 +8,9 @@ from typing import Any
 
 from app.policy.field_tests import Dimension, Test
 from app.policy.hardened import Reading
-from app.policy.program import HeaderTests, Outcome, Subject, header_holds, readings_of_header
+from app.policy.program import Outcome, Subject, header_holds, readings_of_header
 from app.policy.request import Request
-from app.policy.rules import Clause, CompiledRule
+from app.policy.rules import Clause, CompiledRule, HeaderTests
 
 _MAX_SHOWN = 20  # values of one field
 _MAX_GOT = 256  # characters of what the request had
