@@ -38,12 +38,14 @@ async def get_certificates(narrator: Narrator, gatehouse: GatehouseService, dire
                 f"{len(certificate.intermediates)} intermediate, {len(certificate.roots)} root",
             )
         request_id = await _be_refused(narrator, agent)
-    explained = (await gatehouse.command("ca", "explain", request_id)).output.strip().splitlines()
-    expect(
-        any("placement" in line.lower() for line in explained),
-        "gatehouse ca explain does not name the step that refused",
+    explained = json.loads((await gatehouse.command("ca", "explain", request_id, "--output", "json")).output)
+    refused = [step["name"] for step in explained["steps"] if step["outcome"] == "refused"]
+    expect(refused == ["placement"], f"gatehouse ca explain names the steps {refused}, not placement")
+    narrator.tell(
+        f"gatehouse ca explain {request_id}: refused at the step {refused[0]}",
+        f"reason: {explained['reason']}",
+        f"advice: {explained['advice']}",
     )
-    narrator.tell(f"gatehouse ca explain {request_id} says why:", *explained)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -242,8 +243,10 @@ class GatehouseService:
         }
 
     def _failed(self, what: str) -> DemoFailed:
-        tail = " | ".join(self.log.splitlines()[-3:])
-        return DemoFailed(f"Gatehouse {what}" + (f": {tail}" if tail else ""))
+        lines = [line for line in self.log.splitlines() if line]
+        # An uncaught error says more than what the supervisor did about it.
+        telling = [line for line in lines if re.match(r"(\w+\.)*\w+(Error|Exception)\b", line)] or lines
+        return DemoFailed(f"Gatehouse {what}" + (f": {' | '.join(telling[-2:])}" if telling else ""))
 
 
 def _token_of(context_file: Path) -> str:
