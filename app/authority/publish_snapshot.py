@@ -73,6 +73,7 @@ class SnapshotPublisher:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._published = asyncio.Event()
+        self._ending = False
 
     @property
     def number(self) -> int:
@@ -147,9 +148,16 @@ class SnapshotPublisher:
                     publication = await self.current(scope)
                     if publication.etag != etag:
                         return publication
+                    if self._ending:
+                        return None
                     await published.wait()
         except TimeoutError:
             return None
+
+    def end_waits(self) -> None:
+        """Answer every wait at once from now on, because this process ends."""
+        self._ending = True
+        self._published.set()
 
     def part(self, sha256: str, scope: Scope = EVERYTHING) -> bytes | None:
         """A part of the scope's current or previous manifest, or None; others are nobody's business."""

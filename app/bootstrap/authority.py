@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -53,6 +53,7 @@ from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
 _log = structlog.get_logger(__name__)
 
 _LOCAL_WORKER = WorkerCaller("local")
+_LAST_JOBS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are being issued
 _CHANGE_WAIT_SECONDS = 5.0
 _CHANGE_PAUSE_SECONDS = 0.02
 
@@ -117,6 +118,7 @@ class AuthorityProcess(Service):
 
     settings: Settings
     core: _Core
+    http: list[HttpServer] = field(default_factory=list)
 
     def report(self, *, loop_lag_seconds: float) -> Report:
         """How the authority stands."""
@@ -139,7 +141,11 @@ class AuthorityProcess(Service):
         until = time.monotonic() + max_seconds
         await self.core.readiness.stop()
         await asyncio.sleep(min_seconds)
-        await self.core.ca.stop(max(0.1, until - time.monotonic() - 1.0))
+        self.core.publisher.end_waits()
+        grace = max(0.1, until - time.monotonic() - _LAST_JOBS_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await asyncio.gather(self.core.ca.stop(grace), *(listener.stop() for listener in self.http))
         await self.core.issuer.drain()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -176,7 +182,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 _hint(foundation.database, core.publisher),
             )
         )
-        await _listen(stack, settings, core, assignment.extra)
+        await _listen(stack, process, assignment.extra)
         if settings.listen.ca.enabled:
             core.ca.listen(_target(settings.listen.ca), server_credentials(core.listener_certificates.current))
         await core.ca.start()
@@ -254,8 +260,9 @@ def _token_issuers(settings: Settings, builtin: BuiltinIssuer) -> TokenIssuers:
     return TokenIssuers(authenticators, limits)
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, core: _Core, extra: Mapping[str, Any]) -> None:
+async def _listen(stack: AsyncExitStack, process: AuthorityProcess, extra: Mapping[str, Any]) -> None:
     """Open the link and the API; off loopback with TLS (settings see to it that there is one)."""
+    settings, core = process.settings, process.core
     rest, local_link_port = core.rest, int(extra.get("local_link_port", 0))
     link = LinkServices(
         publisher=core.publisher,
@@ -283,7 +290,8 @@ async def _listen(stack: AsyncExitStack, settings: Settings, core: _Core, extra:
             assert settings.tls.key_file is not None
             tls = server_tls(settings.tls.certificate_file, settings.tls.key_file)
         endpoint = TcpEndpoint(listener.address, listener.port)
-        await stack.enter_async_context(HttpServer(app, endpoint, limits=http, tls=tls, body_limits=body_limits))
+        server = HttpServer(app, endpoint, limits=http, tls=tls, body_limits=body_limits)
+        process.http.append(await stack.enter_async_context(server))
 
 
 async def _hint(database: Database, publisher: SnapshotPublisher) -> None:
