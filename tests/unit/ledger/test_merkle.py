@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ledger.entry import leaf_hash
@@ -110,6 +110,7 @@ def test_a_leaf_is_never_a_node() -> None:
     assert root_hash([one, two]) == hashlib.sha256(b"\x01" + one + two).digest()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.data())
 def test_every_leaf_is_proved_and_no_other_place_is(size: int, data: st.DataObject) -> None:
     """For any tree and leaf; at another index, with another leaf, root or size, nothing holds."""
@@ -125,6 +126,7 @@ def test_every_leaf_is_proved_and_no_other_place_is(size: int, data: st.DataObje
     assert not proof or not verify_inclusion(tree[index], index, size, proof[:-1], root)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 70), st.integers(0, 70))
 def test_every_prefix_is_consistent_and_no_other_history_is(first: int, second: int) -> None:
     """For any two sizes; a changed old root or a changed proof is not believed."""
@@ -139,6 +141,7 @@ def test_every_prefix_is_consistent_and_no_other_history_is(first: int, second: 
     assert old in {0, size} or not verify_consistency(old, old_root, size, root, proof[:-1])
 
 
+@settings(deadline=None)
 @given(st.lists(hashes, max_size=8), hashes, st.integers(-2, 40), st.integers(-2, 40))
 def test_hostile_proofs_are_answered_with_no(proof: list[bytes], root: bytes, one: int, two: int) -> None:
     """Never an exception, never a yes, whatever is handed in."""
