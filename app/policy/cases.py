@@ -1,7 +1,7 @@
 """Runs decision cases: a mesh, a workload, policies and a request, and what the decision must be.
 
-In a case the path is as the client sent it, and we do what Envoy would have done in the mesh's mode; in production Envoy
-has done it. Hardened matching is off unless the case's mesh switches it on.
+In a case the path is as the client sent it, and we do what Envoy would have done in the mesh's mode; in production
+Envoy has done it. Hardened matching is off unless the case's mesh switches it on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How policies compare what a verified token and Envoy's dynamic metadata carry.
 
-The claims of a request are given as already verified, or None without a token: then nothing matches, and what is negated
-holds.
+The claims of a request are given as already verified, or None without a token: then nothing matches, and what is
+negated holds.
 """
 
 from __future__ import annotations

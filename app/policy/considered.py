@@ -67,11 +67,10 @@ def consider(rule: CompiledRule, subject: Subject, *, wide: bool) -> Verdict:
         for number, (path, host) in enumerate((path, host) for path in subject.paths for host in subject.hosts)
     ]
     failures = [list(_failures(rule, subject, reading)) for reading in readings]
-    if wide:
-        # It failed in every reading: the one that Istio knows is the one to talk about.
-        found = failures[0] if all(failures) else []
-    else:
-        found = next((failed for failed in failures if failed), [])
+    if not wide:
+        failures.sort(key=lambda failed: not failed)  # stable: the first reading in which it failed
+    # A wide rule must have failed in every reading; then the one that Istio knows is the one to talk about.
+    found = failures[0] if not wide or all(failures) else []
     headers = [_consider_header(header, subject, wide=wide) for header in rule.headers]
     failed_headers = [failure for failure in headers if isinstance(failure, Failure)]
     if found or failed_headers:
@@ -159,18 +158,16 @@ def _got(test: Test, request: Request, reading: _Reading) -> str:
 
 
 def _got_of_request(name: str, request: Request) -> str:
-    match name:
-        case "ipBlocks" | "source.ip":
-            return request.source_ip or "(no address)"
-        case "remoteIpBlocks" | "remote.ip":
-            return request.remote_ip or request.source_ip or "(no address)"
-        case "destination.ip":
-            return request.destination_ip or "(no address)"
-        case "ports" | "destination.port":
-            return str(request.port)
-        case "connection.sni":
-            return request.sni or "(no server name)"
-        case _ if name.startswith("request"):
-            return "(no verified token)" if request.claims is None else "(claims of the token)"
-        case _:
-            return "(no such metadata)" if not request.dynamic_metadata else "(metadata)"
+    if name.startswith("request"):
+        return "(no verified token)" if request.claims is None else "(claims of the token)"
+    known = {
+        "ipBlocks": request.source_ip,
+        "source.ip": request.source_ip,
+        "remoteIpBlocks": request.remote_ip or request.source_ip,
+        "remote.ip": request.remote_ip or request.source_ip,
+        "destination.ip": request.destination_ip,
+        "ports": str(request.port),
+        "destination.port": str(request.port),
+        "connection.sni": request.sni,
+    }
+    return known.get(name) or "(nothing)"

@@ -89,7 +89,7 @@ def document_key(kind: str, namespace: str, name: str) -> str:
 
 
 def expand_list(value: Any) -> list[Any]:
-    """The items of a `kind: List` (as `kubectl get` prints several objects) or of a plain list; else the value alone."""
+    """The items of a `kind: List` (as `kubectl get` prints several) or of a plain list; else the value alone."""
     if isinstance(value, list):
         return value
     if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
@@ -202,25 +202,29 @@ def _check_size(value: Any, limits: PolicyLimits) -> None:
     for _ in range(limits.max_nesting):
         below: list[Any] = []
         for item in level:
+            left -= 3
             if isinstance(item, str):
-                left -= len(item) + 3
+                left -= len(item)
             elif isinstance(item, dict):
-                for key in item:
-                    if not isinstance(key, str):
-                        raise AppError(ErrorCode.INVALID, f"the key {key!r} is not a string; quote it")
-                    left -= len(key) + 4
+                left -= _key_sizes(item)
                 below.extend(item.values())
             elif isinstance(item, list):
                 below.extend(item)
             elif item is not None and not isinstance(item, (bool, int, float)):
                 raise AppError(ErrorCode.INVALID, f"a value is a {type(item).__name__}, which JSON has not; quote it")
-            left -= 2
         if left < 0:
             raise AppError(ErrorCode.TOO_LARGE, f"the document is larger than {limits.max_document_bytes} bytes")
         if not below:
             return
         level = below
     raise AppError(ErrorCode.TOO_LARGE, f"the document is nested deeper than {limits.max_nesting} levels")
+
+
+def _key_sizes(item: dict[Any, Any]) -> int:
+    for key in item:
+        if not isinstance(key, str):
+            raise AppError(ErrorCode.INVALID, f"the key {key!r} is not a string; quote it")
+    return sum(map(len, item)) + 3 * len(item)
 
 
 def _escape(key: str) -> str:

@@ -16,10 +16,10 @@ from app.policy.compile import CompiledPolicy
 from app.policy.considered import Failure, Verdict, consider
 from app.policy.decision import Decision, Reason
 from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal
+from app.policy.hardened import Readings
 from app.policy.program import Outcome, Subject, too_ambiguous
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
-from app.policy.hardened import Readings
 from app.policy.rules import CompiledRule, Place, compile_rule
 from app.policy.target import Target
 

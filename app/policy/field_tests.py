@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,6 +11,7 @@ from app.errors import FieldError
 from app.policy import claims, identity_matchers
 from app.policy.authorization_policy import FieldTest, PolicySpec
 from app.policy.matchers import (
+    Matches,
     block_matcher,
     has_template,
     parse_block,
@@ -203,31 +204,30 @@ def identity_test(
             return identity_matchers.trust_domain_matcher(identity_matchers.expand_trust_domains(values, context.mesh))
 
 
-def _request_test(kind: str, values: Iterable[str]) -> Callable[[Request], bool]:
-    match kind:
-        case "ipBlocks":
-            inside = block_matcher(values)
-            return lambda request: inside(request.source_ip)
-        case "remoteIpBlocks":
-            inside = block_matcher(values)
-            return lambda request: inside(request.remote_ip or request.source_ip)
-        case "destination.ip":
-            inside = block_matcher(values)
-            return lambda request: inside(request.destination_ip)
-        case "ports":
-            ports = frozenset(port for port in map(parse_port, values) if port is not None)
-            return lambda request: request.port in ports
-        case "connection.sni":
-            matches = string_matcher(values)
-            return lambda request: bool(request.sni) and matches(request.sni)
-        case "requestPrincipals":
-            return claims.request_principal_test(values)
-        case "request.auth.audiences":
-            return claims.claim_test(("aud",), values)
-        case "request.auth.presenter":
-            return claims.claim_test(("azp",), values)
-        case _ if kind.startswith(_CLAIM_KEY):
-            return claims.claim_test(claims.bracketed(kind, _CLAIM_KEY) or ("",), values)
-        case _:
-            filter_name, name = claims.metadata_key(kind) or ("", "")
-            return claims.metadata_test(filter_name, name, values)
+def _request_test(kind: str, values: tuple[str, ...]) -> Callable[[Request], bool]:
+    if kind in _ADDRESSES:
+        return _address_test(block_matcher(values), _ADDRESSES[kind])
+    if kind == "ports":
+        ports = frozenset(port for port in map(parse_port, values) if port is not None)
+        return lambda request: request.port in ports
+    if kind == "connection.sni":
+        matches = string_matcher(values)
+        return lambda request: bool(request.sni) and matches(request.sni)
+    if kind == "requestPrincipals":
+        return claims.request_principal_test(values)
+    if kind in _CLAIMS or kind.startswith(_CLAIM_KEY):
+        return claims.claim_test(_CLAIMS.get(kind) or claims.bracketed(kind, _CLAIM_KEY) or ("",), values)
+    filter_name, name = claims.metadata_key(kind) or ("", "")
+    return claims.metadata_test(filter_name, name, values)
+
+
+def _address_test(inside: Matches, address: Callable[[Request], str]) -> Callable[[Request], bool]:
+    return lambda request: inside(address(request))
+
+
+_ADDRESSES: Mapping[str, Callable[[Request], str]] = {
+    "ipBlocks": lambda request: request.source_ip,
+    "remoteIpBlocks": lambda request: request.remote_ip or request.source_ip,
+    "destination.ip": lambda request: request.destination_ip,
+}
+_CLAIMS = {"request.auth.audiences": ("aud",), "request.auth.presenter": ("azp",)}

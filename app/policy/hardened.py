@@ -196,9 +196,9 @@ _WITH_COMMAS = frozenset(
 def header_readings(name: str, values: tuple[str, ...], variants: tuple[str, ...], most: int) -> Readings | None:
     """The readings of a header with these values.
 
-    Values may have come joined by commas, so each part may be the one that the backend takes (CVE-2026-26308). `variants`
-    are values of headers that some servers take for the same one (`x_role` for `x-role`). None when there are more
-    than `most`, or when a value has control characters.
+    Values may have come joined by commas, so each part may be the one that the backend takes (CVE-2026-26308).
+    `variants` are values of headers that some servers take for the same one (`x_role` for `x-role`). None when there
+    are more than `most`, or when a value has control characters.
     """
     every = values + variants
     if len(every) == 1 and "," not in every[0] and every[0].isprintable():

@@ -8,7 +8,7 @@ from app.policy.authorization_policy import Action, FieldTest, PolicySpec
 from app.policy.finding import Finding, warning
 from app.policy.mesh import MeshConfig
 
-_TOKEN = "tokens of end users are not verified yet, so the request counts as one without a token"
+_NO_CLAIMS = "tokens of end users are not verified yet, so the request counts as one without a token"
 _NEVER_RECEIVED = {
     "connection.sni": "Envoy does not send the server name to ext_authz",
     "remoteIpBlocks": "X-Forwarded-For is not evaluated: the direct peer's address is compared",
@@ -32,8 +32,8 @@ def honour_warnings(spec: PolicySpec) -> Iterator[Finding]:
 def _field_warning(field: FieldTest, action: Action) -> str | None:
     if field.name == "requestPrincipals" or field.name.startswith("request.auth."):
         if action is Action.DENY and field.values:
-            return f"{_TOKEN}, and this DENY rule never matches; leave it to Istio"
-        return _TOKEN
+            return f"{_NO_CLAIMS}, and this DENY rule never matches; leave it to Istio"
+        return _NO_CLAIMS
     if field.name.startswith("experimental.envoy.filters."):
         return "Envoy does not send dynamic metadata to ext_authz, so there is none"
     return _NEVER_RECEIVED.get(field.name)

@@ -1,8 +1,8 @@
 """How one value is compared: string forms, path templates, address blocks, ports.
 
 Nothing here builds a regular expression from what a policy says (CVE-2026-39350), so every comparison takes time
-linear in its input. Semantics: the string forms of Istio's AuthorizationPolicy, where a leading star is looked at first,
-a lone star wants a value, and a star in the middle is an ordinary character.
+linear in its input. Semantics: the string forms of Istio's AuthorizationPolicy, where a leading star is looked at
+first, a lone star wants a value, and a star in the middle is an ordinary character.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -42,16 +42,6 @@ class MeshConfig:
     own_providers: tuple[str, ...] = ("gatehouse",)
 
 
-_BOOLS = {
-    "hardened": "hardened",
-    "enableMultipleCustomProviders": "multiple_custom_providers",
-    "enableSelectorBasedGatewayPolicy": "selector_based_gateway_policy",
-}
-_FIELDS = frozenset(
-    {"trustDomain", "trustDomainAliases", "rootNamespace", "pathNormalization", "ownProviders", *_BOOLS}
-)
-
-
 def mesh_from_document(document: Document | None) -> MeshConfig:
     """The mesh configuration in a Mesh document, the defaults when there is none.
 
@@ -70,39 +60,12 @@ def mesh_from_document(document: Document | None) -> MeshConfig:
 
 
 def _read(spec: Mapping[str, Any], errors: list[FieldError]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
     errors.extend(
-        FieldError(f"/spec/{key}", f"this field is not known; known are {', '.join(sorted(_FIELDS))}")
+        FieldError(f"/spec/{key}", f"this field is not known; known are {', '.join(sorted(_READERS))}")
         for key in spec
-        if key not in _FIELDS
+        if key not in _READERS
     )
-    if "trustDomain" in spec:
-        values["trust_domain"] = _trust_domain(spec["trustDomain"], "/spec/trustDomain", errors)
-    if "trustDomainAliases" in spec:
-        aliases = _list(spec["trustDomainAliases"], "/spec/trustDomainAliases", MAX_ALIASES, errors)
-        values["trust_domain_aliases"] = tuple(
-            _trust_domain(alias, f"/spec/trustDomainAliases/{index}", errors) for index, alias in enumerate(aliases)
-        )
-    if "rootNamespace" in spec:
-        if not isinstance(spec["rootNamespace"], str) or not spec["rootNamespace"]:
-            errors.append(FieldError("/spec/rootNamespace", "name the namespace whose policies hold everywhere"))
-        values["root_namespace"] = spec["rootNamespace"]
-    if "pathNormalization" in spec:
-        try:
-            values["path_normalization"] = PathNormalization(spec["pathNormalization"])
-        except ValueError:
-            errors.append(FieldError("/spec/pathNormalization", f"one of {', '.join(PathNormalization)} is wanted"))
-    if "ownProviders" in spec:
-        providers = _list(spec["ownProviders"], "/spec/ownProviders", MAX_PROVIDERS, errors)
-        if not all(isinstance(name, str) and name for name in providers):
-            errors.append(FieldError("/spec/ownProviders", "a list of provider names is wanted"))
-        values["own_providers"] = tuple(providers)
-    for key, name in _BOOLS.items():
-        if key in spec:
-            if not isinstance(spec[key], bool):
-                errors.append(FieldError(f"/spec/{key}", "true or false is wanted"))
-            values[name] = spec[key]
-    return values
+    return {name: read(spec[key], f"/spec/{key}", errors) for key, (name, read) in _READERS.items() if key in spec}
 
 
 def _trust_domain(value: Any, pointer: str, errors: list[FieldError]) -> str:
@@ -118,3 +81,49 @@ def _list(value: Any, pointer: str, most: int, errors: list[FieldError]) -> list
         errors.append(FieldError(pointer, f"a list of at most {most} is wanted"))
         return []
     return value
+
+
+def _aliases(value: Any, pointer: str, errors: list[FieldError]) -> tuple[str, ...]:
+    aliases = _list(value, pointer, MAX_ALIASES, errors)
+    return tuple(_trust_domain(alias, f"{pointer}/{index}", errors) for index, alias in enumerate(aliases))
+
+
+def _namespace(value: Any, pointer: str, errors: list[FieldError]) -> str:
+    if isinstance(value, str) and value:
+        return value
+    errors.append(FieldError(pointer, "name the namespace whose policies hold everywhere"))
+    return ""
+
+
+def _normalization(value: Any, pointer: str, errors: list[FieldError]) -> PathNormalization:
+    try:
+        return PathNormalization(value)
+    except ValueError:
+        errors.append(FieldError(pointer, f"one of {', '.join(PathNormalization)} is wanted"))
+        return PathNormalization.BASE
+
+
+def _providers(value: Any, pointer: str, errors: list[FieldError]) -> tuple[str, ...]:
+    providers = _list(value, pointer, MAX_PROVIDERS, errors)
+    if not all(isinstance(name, str) and name for name in providers):
+        errors.append(FieldError(pointer, "a list of provider names is wanted"))
+    return tuple(map(str, providers))
+
+
+def _boolean(value: Any, pointer: str, errors: list[FieldError]) -> bool:
+    if not isinstance(value, bool):
+        errors.append(FieldError(pointer, "true or false is wanted"))
+    return value is True
+
+
+_Reader = Callable[[Any, str, list[FieldError]], Any]
+_READERS: Mapping[str, tuple[str, _Reader]] = {
+    "trustDomain": ("trust_domain", _trust_domain),
+    "trustDomainAliases": ("trust_domain_aliases", _aliases),
+    "rootNamespace": ("root_namespace", _namespace),
+    "pathNormalization": ("path_normalization", _normalization),
+    "hardened": ("hardened", _boolean),
+    "enableMultipleCustomProviders": ("multiple_custom_providers", _boolean),
+    "enableSelectorBasedGatewayPolicy": ("selector_based_gateway_policy", _boolean),
+    "ownProviders": ("own_providers", _providers),
+}

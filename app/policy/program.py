@@ -1,8 +1,8 @@
 """Rules of one action at one target, indexed, and the walk over them.
 
-A `Program` is made for one peer: what can be known from its identity alone has been decided, the rules that cannot match it
-are gone. What remains is found by path or method where every way to match a rule names one. Rules keep the order of
-their policies (namespace, name, index), and of several that match, the first is named.
+A `Program` is made for one peer: what can be known from its identity alone has been decided, the rules that cannot
+match it are gone. What remains is found by path or method where every way to match a rule names one. Rules keep the
+order of their policies (namespace, name, index), and of several that match, the first is named.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All compiled policies of a revision, immutable, with what was found out about targets remembered.
 
-`replaced` makes the next table at the cost of what changed: maps share what did not, and the memory of every target that the
-change does not concern is carried over.
+`replaced` makes the next table at the cost of what changed: maps share what did not, and the memory of every target
+that the change does not concern is carried over.
 """
 
 from __future__ import annotations
@@ -104,8 +104,7 @@ class RuleTable:
         labels = target.label_map
         found: dict[str, CompiledPolicy] = {}
         for key in keys:
-            for document_key, policy in (self._by_attach_key.get(key) or {}).items():
-                if selects(policy.spec, labels):
-                    found[document_key] = policy
+            members = self._by_attach_key.get(key) or {}
+            found.update((item, policy) for item, policy in members.items() if selects(policy.spec, labels))
         policies = sorted(found.values(), key=lambda policy: policy.name)
         return Attached(keys, tuple(policies), target.kind, self.mesh)

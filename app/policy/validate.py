@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
-from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
 from app.policy.attachment import ref_kind
+from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
 from app.policy.compile import DRY_RUN, FALSE_WORDS, TRUE_WORDS, is_dry_run
 from app.policy.document import CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, Document
 from app.policy.enforcement_point import from_document
