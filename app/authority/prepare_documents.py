@@ -158,16 +158,18 @@ def _check(
     )
     if not errors:
         try:
-            _compile(document, mesh)
+            _compile(document, mesh, limits)
         except AppError as error:
             errors.extend(error.errors or (FieldError("", error.detail),))
     return tuple(errors), warnings
 
 
-def _compile(document: Document, mesh: MeshConfig) -> None:
+def _compile(document: Document, mesh: MeshConfig, limits: Limits) -> None:
 
     if document.kind == AUTHORIZATION_POLICY:
-        compile_policy(document, mesh)
+        # INVARIANT: whether a policy compiles does not depend on the mesh, only what it then means; so a new Mesh
+        # document makes no stored policy unfit.
+        compile_policy(document, mesh, limits.policy)
     elif document.kind == MESH:
         mesh_from_document(document)
     elif document.kind == ENFORCEMENT_POINT:
