@@ -9,7 +9,7 @@ import typer
 
 from app.cli.context import ContextFile, context_path, read_contexts, write_contexts
 from app.cli.failures import UsageError
-from app.cli.text import Format, Output, print_table, print_value
+from app.cli.text import Format, Output, print_table, print_value, say
 
 app = typer.Typer(name="context", help="Which Gatehouse the other commands talk to.", no_args_is_help=True)
 
@@ -34,4 +34,4 @@ def use(name: Annotated[str, typer.Argument(help="The context to make current.")
     if name not in file.contexts:
         raise UsageError(f"there is no context {name!r} in {path}", next_step="gatehouse context list")
     write_contexts(path, ContextFile(name, file.contexts))
-    print(f"now using {name} ({file.contexts[name].url})")
+    say(f"now using {name} ({file.contexts[name].url})")

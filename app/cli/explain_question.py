@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from app.cli.failures import UsageError
 from app.cli.files import Found
+from app.cli.text import print_facts, print_table
+from app.errors import AppError
+
+_KINDS = ("waypoint", "sidecar", "gateway", "ztunnel")
 
 
-def from_flags(
-    *, source: str, method: str, path: str, host: str, headers: Sequence[str], to: str, at: str
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the flags say about a request."""
+
+    source: str
+    method: str
+    path: str
+    host: str
+    headers: tuple[str, ...]
+    to: str
+    at: tuple[str, str] | None
+    point: str
+    labels: tuple[str, ...]
+
+
+def from_flags(flags: Flags) -> dict[str, Any]:
     """A question in the words of a decision case.
 
     Raises:
-        AppError: `INVALID` when a flag cannot be read.
+        AppError: `INVALID` when a flag cannot be read, or the place of the decision is not said.
     """
-    raise NotImplementedError
+    destination, service, port = _destination(flags.to)
+    request: dict[str, Any] = {"method": flags.method, "path": flags.path}
+    optional = {
+        "source_principal": flags.source,
+        "host": flags.host,
+        "port": port,
+        "destination_ip": destination,
+        "headers": _pairs(flags.headers, ":", "--header NAME:VALUE"),
+    }
+    request |= {name: value for name, value in optional.items() if value}
+    if flags.point:
+        if flags.at is not None:
+            raise UsageError("--at describes a proxy, --point names a registered one; give one of them")
+        return {"request": request, "enforcementPoint": flags.point}
+    return {"request": request, "target": _target(flags, service)}
 
 
 def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str, Any]:
@@ -25,9 +58,105 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
     Raises:
         AppError: `INVALID` when the question or a document is not acceptable.
     """
-    raise NotImplementedError
+    from app.limits import PolicyLimits
+    from app.policy.document import parse_document
+    from app.policy.policy_view import PolicyView
+    from app.policy.question import answer_question
+
+    limits = PolicyLimits()
+    values: dict[str, Any] = {}
+    for found in documents:
+        try:
+            key = parse_document(found.value, limits).key
+        except AppError as error:
+            raise AppError(error.code, f"{found.where}: {error.detail}", errors=error.errors) from None
+        if key in values:
+            raise UsageError(f"{found.where}: {key} is there twice")
+        values[key] = found.value
+    return answer_question(question, PolicyView.empty(limits).changed(values, {}, limits))
 
 
 def print_answer(answer: dict[str, Any]) -> None:
     """The decision, the rules considered, the nearest miss."""
-    raise NotImplementedError
+    decision = answer["decision"]
+    target = answer.get("target", {})
+    services = ", ".join(f"{service['namespace']}/{service['name']}" for service in target.get("services", []))
+    facts = {
+        "decision": "allow" if decision["allowed"] else "deny",
+        "reason": decision["reason"],
+        "policy": decision["policy"],
+        "rule": decision["rule"],
+        "target": f"{target.get('kind', '')} in {target.get('namespace', '')}" if target else "",
+        "services": services,
+        "hint": decision.get("hint", ""),
+        "revision": answer.get("revision"),
+    }
+    print_facts({name: value for name, value in facts.items() if value not in ("", None)})
+    if answer["rules"]:
+        print()
+        print_table(
+            ("ACTION", "POLICY", "RULE", "MATCHED", "FIRST FAILED"),
+            [
+                (rule["action"], rule["policy"], rule["rule"], rule["matched"], _failure(rule.get("failure")))
+                for rule in answer["rules"]
+            ],
+        )
+    nearest = answer.get("nearestMiss")
+    if nearest:
+        print()
+        print_facts({"nearest miss": f"{nearest['rule'] or nearest['policy']}: {_failure(nearest.get('failure'))}"})
+
+
+def _failure(failure: dict[str, Any] | None) -> str:
+    if not failure:
+        return ""
+    wanted = ", ".join(map(str, failure["wanted"]))
+    return f"{failure['field']} wants {wanted}; got {failure['got'] or 'nothing'} ({failure['pointer']})"
+
+
+def _target(flags: Flags, service: tuple[str, str] | None) -> dict[str, Any]:
+    if flags.at is None and service is None:
+        raise UsageError("say where it is decided: --to NAMESPACE/SERVICE, --at waypoint NAMESPACE/NAME, or --point")
+    kind, name = flags.at or ("waypoint", f"{service[0] if service else ''}/waypoint")
+    if kind not in _KINDS:
+        raise UsageError(f"--at takes {', '.join(_KINDS)} and NAMESPACE/NAME, not {kind!r}")
+    namespace, proxy = _two(name, "--at KIND NAMESPACE/NAME")
+    target: dict[str, Any] = {"kind": kind, "namespace": namespace}
+    if kind in ("waypoint", "gateway"):
+        target["gateway_name"] = proxy
+    if kind == "waypoint":
+        target["gateway_class"] = "istio-waypoint"
+    if service is not None:
+        target |= {"service": service[1], "service_namespace": service[0]}
+    labels = _pairs(flags.labels, "=", "--label NAME=VALUE")
+    return {**target, "labels": labels} if labels else target
+
+
+def _destination(to: str) -> tuple[str, tuple[str, str] | None, int]:
+    """The address, the service and the port that --to names; one of the first two is empty."""
+    place, colon, port = to.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()):
+        place, port = to, "0"
+    if int(port) > 65_535:
+        raise UsageError(f"--to: {port} is not a port")
+    if "/" in place:
+        return "", _two(place, "--to NAMESPACE/SERVICE[:PORT]"), int(port)
+    return place.strip("[]"), None, int(port)
+
+
+def _two(text: str, form: str) -> tuple[str, str]:
+    first, slash, second = text.partition("/")
+    if not slash or not first or not second or "/" in second:
+        raise UsageError(f"{text!r} does not have the form {form}")
+    return first, second
+
+
+def _pairs(texts: Sequence[str], separator: str, form: str) -> dict[str, str | list[str]]:
+    pairs: dict[str, str | list[str]] = {}
+    for text in texts:
+        name, found, value = (part.strip() for part in text.partition(separator))
+        if not found or not name:
+            raise UsageError(f"{text!r} does not have the form {form}")
+        before = pairs.get(name)
+        pairs[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+    return pairs

@@ -7,7 +7,7 @@ import sys
 from enum import IntEnum
 
 from app.cli.text import printable
-from app.errors import AppError, ErrorCode
+from app.errors import AppError, ErrorCode, FieldError
 
 
 class ExitCode(IntEnum):
@@ -32,8 +32,8 @@ _NEXT_STEPS = {
 class UsageError(AppError):
     """The command cannot be carried out as it was given."""
 
-    def __init__(self, detail: str, *, next_step: str = "") -> None:
-        super().__init__(ErrorCode.INVALID, detail)
+    def __init__(self, detail: str, *, next_step: str = "", errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(ErrorCode.INVALID, detail, errors=errors)
         self.next_step = next_step
 
 

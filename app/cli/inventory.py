@@ -9,7 +9,7 @@ import typer
 from app.cli.client import connect
 from app.cli.files import read_documents
 from app.cli.options import ContextName, DryRun, Files, Paths, Reason, given_paths
-from app.cli.text import Format, Output, print_table, print_value
+from app.cli.text import Format, Output, print_table, print_value, say
 
 app = typer.Typer(name="inventory", help="What runs where: nodes, workloads, services.", no_args_is_help=True)
 _KINDS = ("nodes", "workloads", "services")
@@ -38,7 +38,7 @@ def apply(
     suffix = " (dry run)" if change["dryRun"] else ""
     for kind in _KINDS:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in change[kind].items() if count)
-        print(f"{kind}: {counts or 'none'}{suffix}")
+        say(f"{kind}: {counts or 'none'}{suffix}")
     print(f"inventory generation {change['generation']}{suffix}")
 
 

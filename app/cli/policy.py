@@ -22,7 +22,7 @@ from app.cli.options import (
     given_paths,
     kind_of,
 )
-from app.cli.text import Format, Output, print_documents, print_table, print_value
+from app.cli.text import Format, Output, print_documents, print_table, print_value, say
 from app.errors import AppError, ErrorCode, FieldError
 
 app = typer.Typer(name="policy", help="Policy documents: apply, read, test, explain.", no_args_is_help=True)
@@ -174,10 +174,10 @@ def _print_change(change: dict[str, Any], output: Format) -> None:
         return
     suffix = " (dry run)" if change["dryRun"] else ""
     for item in change["changes"]:
-        print(f"{item['key']} {item['outcome']}{suffix}")
+        say(f"{item['key']} {item['outcome']}{suffix}")
         for warning in item["warnings"]:
             warn(f"{item['key']} {warning['pointer']}: {warning['message']}")
-    print(f"revision {change['revision']['number']}, snapshot {change['number']}{suffix}")
+    say(f"revision {change['revision']['number']}, snapshot {change['number']}{suffix}")
 
 
 def _located(error: AppError, documents: list[Found]) -> AppError:

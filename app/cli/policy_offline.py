@@ -22,18 +22,20 @@ def run_tests(
 
     reports = []
     for file in files:
-        cases = read_values(file)
-        progress(f"running {len(cases)} cases of {file}")
+        cases = _cases(file)
+        progress(f"running the cases of {file}")
         try:
-            reports.append(run_cases(_cases(cases)).to_json())
+            reports.append(run_cases(cases).to_json())
         except AppError as error:
-            raise UsageError(f"{file}: {error.detail}") from None
+            raise UsageError(f"{file}: {error.detail}", errors=error.errors) from None
     total = {
         "total": sum(report["total"] for report in reports),
         "passed": sum(report["passed"] for report in reports),
         "failed": sum(report["failed"] for report in reports),
         "failures": [failure for report in reports for failure in report["failures"]],
     }
+    if not total["total"]:
+        raise UsageError(f"{', '.join(files)}: there are no cases")
     if output is Format.TABLE:
         for failure in total["failures"]:
             print(_failure_line(failure))
@@ -72,11 +74,17 @@ def explain(
     path: Annotated[str, typer.Option("--path", help="The path, with its query.")] = "/",
     host: Annotated[str, typer.Option("--host", help="The host header.")] = "",
     headers: Annotated[list[str] | None, typer.Option("--header", help="NAME: VALUE; repeatable.")] = None,
-    to: Annotated[str, typer.Option("--to", help="The service: NAMESPACE/SERVICE[:PORT].")] = "",
-    at: Annotated[
-        str,
-        typer.Option("--at", help="The proxy: waypoint, sidecar, gateway or ztunnel, then NAMESPACE/NAME."),
+    to: Annotated[
+        str, typer.Option("--to", help="Where it goes: NAMESPACE/SERVICE[:PORT], or an address ADDRESS[:PORT].")
     ] = "",
+    at: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--at", help="The proxy: waypoint, sidecar, gateway or ztunnel, and its NAMESPACE/NAME."),
+    ] = None,
+    point: Annotated[str, typer.Option("--point", help="A registered EnforcementPoint, NAMESPACE/NAME.")] = "",
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help="A label of the workload, NAME=VALUE; repeatable.")
+    ] = None,
     files: Files = None,
     revision: Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")] = None,
     output: Output = Format.TABLE,
@@ -91,7 +99,17 @@ def explain(
             raise UsageError(f"{request} must hold one question: an object with `request` and `target`")
     else:
         question = explain_question.from_flags(
-            source=source, method=method, path=path, host=host, headers=headers or [], to=to, at=at
+            explain_question.Flags(
+                source=source,
+                method=method,
+                path=path,
+                host=host,
+                headers=tuple(headers or ()),
+                to=to,
+                at=at,
+                point=point,
+                labels=tuple(labels or ()),
+            )
         )
     if files:
         answer = explain_question.over_files(question, read_documents(files))
@@ -106,11 +124,12 @@ def explain(
         print_value(answer, output)
 
 
-def _cases(values: list[Any]) -> list[Any]:
-    """A YAML file may hold one list of cases, or one case a document."""
-    if len(values) == 1 and isinstance(values[0], list):
-        return list(values[0])
-    return values
+def _cases(file: str) -> Any:
+    """What a file holds: a list of cases, one case, or an object with `cases`; in YAML also a case a document."""
+    values = read_values(file)
+    if not values:
+        raise UsageError(f"{file} has no cases")
+    return values[0] if len(values) == 1 else values
 
 
 def _failure_line(failure: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.cli.client import connect
 from app.cli.options import ContextName
-from app.cli.text import Format, Output, print_facts, print_table, print_value
+from app.cli.text import Format, Output, print_facts, print_table, print_value, say
 
 
 def status(output: Output = Format.TABLE, context: ContextName = "") -> None:
@@ -38,7 +38,7 @@ def status(output: Output = Format.TABLE, context: ContextName = "") -> None:
     for worker in found["workers"]:
         if worker.get("rejected"):
             rejected = worker["rejected"]
-            print(f"{worker['worker']} refused snapshot {rejected['number']}: {' '.join(rejected['reason'].split())}")
+            say(f"{worker['worker']} refused snapshot {rejected['number']}: {' '.join(rejected['reason'].split())}")
 
 
 def _row(worker: dict[str, Any], newest: int) -> tuple[Any, ...]:

@@ -25,10 +25,7 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the
 def print_value(value: Any, output: Format) -> None:
     """Print a JSON value as JSON or YAML."""
     if output is Format.YAML:
-        import yaml
-
-        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        yaml.dump(value, sys.stdout, Dumper=dumper, sort_keys=False, allow_unicode=False)
+        _dump_yaml([value], explicit_start=False)
     else:
         print(json.dumps(value, indent=2))
 
@@ -36,12 +33,7 @@ def print_value(value: Any, output: Format) -> None:
 def print_documents(documents: Sequence[Mapping[str, Any]], output: Format) -> None:
     """Print documents so that `apply` reads them again: a YAML stream, or a List in JSON."""
     if output is Format.YAML:
-        import yaml
-
-        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        yaml.dump_all(
-            [dict(document) for document in documents], sys.stdout, Dumper=dumper, sort_keys=False, explicit_start=True
-        )
+        _dump_yaml([dict(document) for document in documents], explicit_start=True)
     else:
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}, indent=2))
 
@@ -61,9 +53,24 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         print(f"{name.ljust(width)}   {_cell(value)}".rstrip())
 
 
+def say(line: str) -> None:
+    """Print one line of what came from elsewhere."""
+    print(printable(line))
+
+
 def printable(text: str) -> str:
     """Text without control characters: what came from elsewhere must not steer the terminal."""
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+
+
+def _dump_yaml(values: list[Any], *, explicit_start: bool) -> None:
+    import yaml
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc] # the fast one where it was built
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - `apply` does not read anchors
+            return True
+
+    yaml.dump_all(values, sys.stdout, Dumper=Dumper, sort_keys=False, explicit_start=explicit_start)
 
 
 def _cell(value: Any) -> str:

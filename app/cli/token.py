@@ -10,7 +10,7 @@ import typer
 from app.cli.client import connect
 from app.cli.failures import UsageError
 from app.cli.options import ContextName
-from app.cli.text import Format, Output, print_table, print_value
+from app.cli.text import Format, Output, print_table, print_value, say
 
 app = typer.Typer(name="token", help="Tokens of administrators, workers, nodes and workloads.", no_args_is_help=True)
 admin_app = typer.Typer(name="admin", help="Administrators' tokens.", invoke_without_command=True)
@@ -82,7 +82,7 @@ def revoke_admin(
         raise UsageError(f"{token_id!r} is not a token's id; `gatehouse token admin list` shows them")
     with connect(context) as api:
         token, _ = api.call("DELETE", f"/v1/tokens/{token_id}")
-    print(f"revoked {token['role']} token {token['id']} ({token['name']})")
+    say(f"revoked {token['role']} token {token['id']} ({token['name']})")
 
 
 @app.command("worker")
@@ -150,7 +150,7 @@ def _mint(path: str, body: dict[str, Any], output: Format, context: str) -> None
 def _print_secret(value: Any, secret: str, output: Format) -> None:
     """Alone on stdout, so that it can go into a file or a variable."""
     if output is Format.TABLE:
-        print(secret)
+        say(secret)
     else:
         print_value(value, output)
 

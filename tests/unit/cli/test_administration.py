@@ -1,0 +1,259 @@
+"""Tokens, inventory, certificates, status, settings, contexts from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from datetime import timedelta
+
+import pytest
+import yaml
+
+from app.authority.refusals import Refusal
+from app.cli.context import Context, read_contexts, write_context
+from app.errors import AppError
+
+INVENTORY = {
+    "nodes": [{"name": "node-1"}],
+    "workloads": [{"namespace": "shop", "name": "web-1", "serviceAccount": "web", "node": "node-1"}],
+    "services": [{"namespace": "shop", "name": "orders", "addresses": ["10.0.0.1"], "ports": [80]}],
+}
+
+
+def test_tokens_of_administrators(run, live, monkeypatch):
+    """The secret is alone on standard output; it works until it is revoked; lists never show it."""
+    made = run("token", "admin", "create", "bob", "-o", "json")
+    secret, token_id = json.loads(made.out)["secret"], json.loads(made.out)["token"]["id"]
+    plain = run("token", "admin", "create", "carol", "--expires-in", "3600")
+    listed = run("token", "admin", "list")
+    monkeypatch.setenv("GATEHOUSE_TOKEN", secret)
+    works = run("status")
+    monkeypatch.setenv("GATEHOUSE_TOKEN", live.api.admin_token)
+    revoked = run("token", "admin", "revoke", token_id)
+    monkeypatch.setenv("GATEHOUSE_TOKEN", secret)
+    refused = run("status")
+
+    assert [0] * 5 == [each.code for each in (made, plain, listed, works, revoked)]
+    assert 1 == len(plain.out.splitlines())
+    assert "bob" in listed.out
+    assert secret not in listed.out
+    assert (1, True) == (refused.code, "token admin --reset" in refused.err)
+
+
+def test_tokens_of_workers_nodes_and_workloads(run, live):
+    """Each is printed alone, to go into a file or a variable."""
+    worker = run("token", "worker", "edge-1")
+    node = run("token", "node", "node-1", "--pod", "ztunnel-x")
+    workload = run("token", "workload", "shop/web", "-o", "json")
+
+    assert worker.out.startswith("gh_worker_")
+    assert "minted.istio-system.ztunnel.node-1" == node.out.strip()
+    assert "minted.shop.web." == json.loads(workload.out)["token"]
+    assert 2 == run("token", "workload", "web").code
+
+
+@pytest.mark.parametrize("arguments", [("token", "admin"), ("token", "admin", "revoke", "../x")])
+def test_token_commands_that_say_too_little_or_too_much(run, live, arguments):
+    """Exit code 2 and a sentence."""
+    result = run(*arguments)
+
+    assert (2, True) == (result.code, result.err.startswith("error: "))
+
+
+def test_inventory(run, live, tmp_path):
+    """Applied, shown, applied again from what was shown."""
+    path = tmp_path / "inventory.yaml"
+    path.write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
+    applied = run("inventory", "apply", "-f", str(path))
+    table = run("inventory", "get", "workloads")
+    shown = run("inventory", "get", "-o", "yaml")
+    path.write_text(shown.out, encoding="utf-8")
+    again = run("inventory", "apply", str(path), "--replace", "-o", "json")
+
+    assert 0 == applied.code, applied.err
+    assert "workloads: 1 created" in applied.out
+    assert ["shop", "web-1", "web", "node-1"] == table.out.splitlines()[1].split()[:4]
+    assert 0 == again.code, again.err
+    assert {"unchanged": 1} == {name: n for name, n in json.loads(again.out)["services"].items() if n}
+
+
+def test_ca_explain_by_request_id(run, live):
+    """Which step refused, why, and what to do."""
+
+    async def refuse() -> None:
+        live.api.refusals.record(
+            Refusal(
+                request_id="r-1",
+                time=live.api.clock.now(),
+                step="authenticate",
+                code="unauthenticated",
+                reason="the token expired",
+                advice="get a new one",
+            )
+        )
+
+    live.do(refuse())
+    result = run("ca", "explain", "r-1")
+    unknown = run("ca", "explain", "r-2")
+
+    assert 0 == result.code, result.err
+    for words in ("the token expired", "get a new one", "authenticate", "refused"):
+        assert words in result.out
+    assert 1 == unknown.code
+
+
+def test_ca_explain_by_caller(run, live, tmp_path):
+    """The same question again, with a node or a service account as the caller."""
+    path = tmp_path / "inventory.yaml"
+    path.write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
+    run("inventory", "apply", str(path))
+    identity = "spiffe://cluster.local/ns/shop/sa/web"
+    granted = run("ca", "explain", "--caller", "node-1", "--identity", identity, "-o", "json")
+    refused = run("ca", "explain", "--caller", "shop/web", "--node", "node-1", "--identity", identity + "x")
+
+    assert "granted" == json.loads(granted.out)["outcome"]
+    assert "refused" in refused.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("r-1", "--caller", "node-1"), ("a/../b",), ("--caller", "a/b/c", "--identity", "x")]
+)
+def test_ca_explain_needs_one_question(run, live, arguments):
+    """A request id, or caller and identity."""
+    assert 2 == run("ca", "explain", *arguments).code
+
+
+def test_ca_bundle(run, live, tmp_path):
+    """Plain PEM by default, for a file or a pipe."""
+    printed = run("ca", "bundle")
+    run("ca", "bundle", "--file", str(tmp_path / "roots.pem"))
+
+    assert printed.out.startswith("-----BEGIN CERTIFICATE-----")
+    assert printed.out == (tmp_path / "roots.pem").read_text(encoding="ascii")
+
+
+def test_status(run, live):
+    """The store's numbers, and each worker's numbers, age and load."""
+    report = {
+        "worker": "node-a/1",
+        "state": "serving",
+        "number": 0,
+        "revision": 0,
+        "inventoryGeneration": 0,
+        "ageSeconds": 1.25,
+        "load": {"lagSeconds": 0.002, "shedding": False},
+        "counters": {"checks": 42},
+        "rejected": {"number": 7, "revision": 3, "reason": "too\nlarge\x1b[31m"},
+    }
+
+    async def record() -> None:
+        live.api.services.workers.record("edge", report, now=live.api.clock.now() - timedelta(seconds=2))
+
+    live.do(record())
+    table = run("status")
+    value = run("status", "-o", "json")
+
+    assert (0, 0) == (table.code, value.code)
+    for words in ("node-a/1", "serving", "1.2 s", "2.0 s ago", "42", "2.0 ms", "refused snapshot 7"):
+        assert words in table.out
+    assert "\x1b" not in table.out
+    assert "edge" == json.loads(value.out)["workers"][0]["token"]
+
+
+def test_no_server(run, monkeypatch):
+    """One line and the next step."""
+    monkeypatch.setenv("GATEHOUSE_URL", "http://127.0.0.1:1")
+    result = run("status")
+
+    assert 1 == result.code
+    assert ["error:", "  next"] == [line[:6] for line in result.err.splitlines()]
+    assert "Traceback" not in result.err
+
+
+def test_no_context(run):
+    """The first step is named."""
+    result = run("status")
+
+    assert (1, True) == (result.code, "gatehouse run" in result.err)
+
+
+def test_contexts(run, tmp_path):
+    """Written privately, listed without tokens, and one is current."""
+    path = tmp_path / "context.yaml"
+    write_context(Context(name="a", url="http://127.0.0.1:1", token="secret-a"), path=path)
+    write_context(Context(name="b", url="https://b.example:8443/", token="secret-b"), path=path, make_current=False)
+    listed = run("context", "list")
+    used = run("context", "use", "b")
+    unknown = run("context", "use", "c")
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert "secret" not in listed.out
+    assert (0, "b") == (used.code, read_contexts(path).current)
+    assert 2 == unknown.code
+    assert "b.example" in run("status").err
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_context_file_that_others_can_read_is_refused(run, tmp_path, mode):
+    """Its tokens may be known already."""
+    path = write_context(Context(name="a", url="http://127.0.0.1:1", token="t"), path=tmp_path / "context.yaml")
+    path.chmod(mode)
+    result = run("status")
+
+    assert (2, True) == (result.code, f"chmod 600 {path}" in result.err)
+
+
+@pytest.mark.parametrize(
+    "text", ["contexts: [1]", "contexts: {a: {}}", "contexts: {a: {url: x}}", "a: &x 1", "x", "contexts: {a: {url: 1}}"]
+)
+def test_a_broken_context_file_is_refused(tmp_path, text):
+    """With its name."""
+    path = tmp_path / "context.yaml"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+
+    with pytest.raises(AppError, match=r"context\.yaml"):
+        read_contexts(path)
+
+
+def test_a_token_is_not_sent_in_the_clear_to_other_hosts(run, monkeypatch):
+    """Plain HTTP is for loopback."""
+    monkeypatch.setenv("GATEHOUSE_URL", "http://gatehouse.example.com")
+    monkeypatch.setenv("GATEHOUSE_TOKEN", "secret")
+    result = run("status")
+
+    assert (2, True) == (result.code, "not encrypted" in result.err)
+
+
+def test_config_print_and_check(run, tmp_path, monkeypatch):
+    """Secrets are masked; the first thing that does not fit is said."""
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text("trust_domain: example.org\nkeys: {passphrase: hidden-words}\n", encoding="utf-8")
+    monkeypatch.setenv("GATEHOUSE_STATE_DIR", str(tmp_path))
+    checked = run("config", "check", "-c", str(file))
+    printed = run("config", "print", "-c", str(file))
+    table = run("config", "print", "-c", str(file), "-o", "table")
+    file.write_text("trust_domian: example.org\n", encoding="utf-8")
+    refused = run("config", "check", "-c", str(file))
+
+    assert [0, 0, 0, 2] == [each.code for each in (checked, printed, table, refused)]
+    assert "example.org" == yaml.safe_load(printed.out)["trust_domain"]
+    assert "hidden-words" not in printed.out + table.out
+    assert "trust_domian" in refused.err
+
+
+def test_version_and_help(run):
+    """The first things that anybody types."""
+    assert run("--version").out.startswith("gatehouse 0.")
+    assert 0 == run("--help").code
+    assert 2 == run("no-such-command").code
+
+
+def test_errors_are_coloured_on_a_terminal_only(run, monkeypatch):
+    """And never with NO_COLOR."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    assert "\x1b" not in run("status").err
+    assert os.environ["NO_COLOR"]
