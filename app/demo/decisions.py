@@ -88,11 +88,10 @@ async def _show(
     details = [f"{attempt.method} {attempt.path}: {seen.get('reason')}" + _decided_by(seen)]
     if attempt.explained:
         details += await _nearest_miss(gatehouse, attempt)
-    if seen.get("hint"):
-        details.append(f"what to do: {seen['hint']}")
-    narrator.tell(f"{response.status_code}  {attempt.what}", *details)
     if attempt.reason == "IDENTITY_UNAVAILABLE":
+        details.append(f"what to do: {seen.get('hint')}")
         expect(ANNOTATION in seen.get("hint", ""), "the denial does not say what to switch on")
+    narrator.tell(f"{response.status_code}  {attempt.what}", *details)
     expect(
         (response.status_code, seen.get("reason")) == (attempt.status, attempt.reason),
         f"{attempt.what}: expected {attempt.status} {attempt.reason}, got {response.status_code} {seen.get('reason')}",
@@ -104,11 +103,13 @@ def _decided_by(seen: Mapping[str, Any]) -> str:
 
 
 def _question(attempt: Attempt) -> dict[str, Any]:
+    address, _, port = shop.SERVICE_ADDRESS.rpartition(":")
     return {
         "enforcementPoint": f"{shop.NAMESPACE}/{shop.WAYPOINT}",
         "request": {
-            "source": {"principal": shop.identity(attempt.tunnel).removeprefix("spiffe://")},
-            "destination": {"ip": shop.SERVICE_ADDRESS.partition(":")[0], "port": 8080},
+            "source_principal": shop.identity(attempt.tunnel),
+            "destination_ip": address,
+            "port": int(port),
             "method": attempt.method,
             "path": attempt.path,
             "host": shop.SERVICE_HOST,
@@ -119,15 +120,15 @@ def _question(attempt: Attempt) -> dict[str, Any]:
 async def _nearest_miss(gatehouse: GatehouseService, attempt: Attempt) -> list[str]:
     """What `POST /v1/explain` says of a request that no rule allowed."""
     response = await gatehouse.rest("POST", "/v1/explain", json=_question(attempt))
-    if response.status_code != 200:
-        raise DemoFailed(f"{attempt.what}: no explanation: {response.text}")
-    nearest = response.json().get("nearestMiss")
-    if not nearest:
-        raise DemoFailed(f"{attempt.what}: the explanation names no nearest miss")
+    expect(response.status_code == 200, f"{attempt.what}: no explanation: {response.text}")
+    explained = response.json()
+    expect(explained["decision"]["reason"] == attempt.reason, f"{attempt.what}: explained as {explained['decision']}")
+    nearest = explained["nearestMiss"]
+    expect(bool(nearest), f"{attempt.what}: the explanation names no nearest miss")
     failure = nearest["failure"]
     wanted = ", ".join(failure["wanted"])
     return [
-        f"nearest miss: {nearest['policy']}, {nearest['rule']}: {failure['field']} is {failure['got']}, not {wanted}"
+        f"nearest miss: {nearest['policy']}, {nearest['rule']}: {failure['field']} wants {wanted}; got {failure['got']}"
     ]
 
 
