@@ -98,6 +98,7 @@ class SnapshotLoader:
         with _collector_resting():
             change = await self._gather(manifest, parts)
             state, compiled, points = await self._build(manifest, etag, change)
+            await self._breathe()
             self._remember(manifest, change, compiled, points, state)
             if self.last_compiled >= _FREEZE_FROM:
                 gc.freeze()
