@@ -92,9 +92,12 @@ class MemoryInventory:
         self.contents = InventoryContents(1, tuple(workloads), (), tuple(nodes))
         self.reads = 0
         self.failure: AppError | None = None
+        self.gate: asyncio.Event | None = None
 
     async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
         self.reads += 1
+        if self.gate is not None:
+            await self.gate.wait()
         if self.failure is not None:
             raise self.failure
         return None if known_generation == self.contents.generation else self.contents
