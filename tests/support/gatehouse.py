@@ -35,6 +35,7 @@ class Gatehouse:
     """One `gatehouse serve`. Use it as an async context manager, or `start` and look at how it ends."""
 
     COMMAND = (sys.executable, "-m", "app.cli.main")
+    SUBCOMMAND = "serve"
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         defaults = {"state_dir": str(directory / "state"), "listen": FREE_PORTS, "limits": QUICK, "workers": 2}
@@ -52,7 +53,7 @@ class Gatehouse:
         self.config.write_text(yaml.safe_dump(self.settings))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *self.COMMAND, "serve", "--config", str(self.config),
+                *self.COMMAND, self.SUBCOMMAND, "--config", str(self.config),
                 stdout=log, stderr=log, env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
