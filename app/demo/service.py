@@ -189,6 +189,10 @@ class GatehouseService:
         except TimeoutError:
             raise self._failed("has workers that do not serve the newest revision") from None
 
+    async def worker_pids(self) -> list[int]:
+        """The processes of the decision workers."""
+        return [int(worker["pid"]) for worker in (await self.status())["workers"]]
+
     async def apply(self, documents: list[dict[str, Any]], *, reason: str = "") -> None:
         """Apply documents as one batch."""
         response = await self.rest("POST", "/v1/apply", params={"reason": reason}, json=documents, timeout=60.0)
