@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Authority:
         return datetime(2026, 1, 1, tzinfo=UTC)
 
     @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[Authority]:
+    async def serving(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Authority]:
         """Serve the link while the block runs; `url` says where."""
         services = LinkServices(
             publisher=self.publisher,
@@ -61,7 +62,7 @@ class Authority:
             limits=LINK_LIMITS,
         )
         async with HttpServer(
-            create_link_app(services), TcpEndpoint("127.0.0.1", port), limits=HttpLimits(shutdown_seconds=0.2)
+            create_link_app(services), TcpEndpoint("127.0.0.1", port), limits=HttpLimits(shutdown_seconds=0.2), tls=tls
         ) as server:
             self.url = server.url
             yield self

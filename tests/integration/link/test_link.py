@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -17,6 +19,7 @@ from app.link.client import LinkClient
 from app.link.signing import ManifestSigningKey, ManifestVerifier
 from app.policy.snapshot import PartRef, parse_part
 from tests.support.link_authority import LINK_LIMITS, Authority
+from tests.support.pki import TestAuthority
 from tests.support.snapshots import policy, verifier
 
 
@@ -238,3 +241,31 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
     async with Authority().serving() as authority, _client(authority) as client:
         await authority.publisher.refresh()
         assert await client.fetch_manifest("", wait_seconds=0) is not None
+
+
+async def test_over_https_the_server_must_prove_who_it_is(tmp_path: Path) -> None:
+    """With the right roots the link works as over http; with others, or without any, nothing is sent."""
+    pki = TestAuthority(tmp_path)
+    served = pki.issue(None, file_name="link", dns="localhost", ip="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(served.certificate, served.private_key)
+    stranger = TestAuthority(tmp_path, name="stranger")
+    async with Authority().serving(tls=context) as authority:
+        await authority.publisher.refresh()
+        assert authority.url.startswith("https://")
+        for roots, reason in (
+            (pki.bundle, None),
+            (stranger.bundle, "CERTIFICATE_VERIFY"),
+            (None, "CERTIFICATE_VERIFY"),
+        ):
+            tls = None if roots is None else ssl.create_default_context(cafile=str(roots))
+            async with LinkClient.connect(
+                authority.url, token="good", verifier=verifier(), limits=LINK_LIMITS, tls=tls
+            ) as client:
+                if reason is None:
+                    assert await client.fetch_manifest("", wait_seconds=0) is not None
+                else:
+                    with pytest.raises(AppError) as caught:
+                        await client.fetch_manifest("", wait_seconds=0)
+                    assert ErrorCode.UNAVAILABLE == caught.value.code
+                    assert reason in caught.value.diagnosis
