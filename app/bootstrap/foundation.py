@@ -61,7 +61,9 @@ async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncEx
 
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
     try:
-        database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
+        database = await asyncio.to_thread(
+            Database.open, settings.database_url, settings.limits.storage, migrate=settings.database.migrate
+        )
     except AppError as error:
         if error.code is ErrorCode.UNAVAILABLE and settings.database_url.startswith("sqlite"):
             # A server comes back; a file that cannot be opened does not become another by itself.

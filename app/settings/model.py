@@ -130,6 +130,7 @@ class DatabaseSettings(_Section):
 
     url: SecretStr | None = None
     url_file: Path | None = None
+    migrate: bool = True  # bring the schema up to date at the start; off: refuse to start on an older one
 
 
 class KeysSettings(_Section):

@@ -50,7 +50,7 @@ def bring_up_to_date(connection: Connection, *, migrate: bool) -> None:
         raise AppError(
             ErrorCode.FAILED_PRECONDITION,
             f"the database schema is at {here or 'nothing'}, this program needs {there}: "
-            "start once with storage.migrate on, or migrate with the new version first",
+            "start once with database.migrate on, or migrate with the new version first",
         )
     command.upgrade(config, "head")
 
