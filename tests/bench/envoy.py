@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from app.demo.service import GatehouseService
-
 from app.demo.waypoint import Enforcement, ExtAuthz, HboneClient, NativeRbac, Tunnel, Waypoint, WaypointOptions
 from tests.bench import mesh
 from tests.bench.cpu import cpu_seconds

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from app.cli.main import app
 from app.limits import Limits
 
 ROOT = Path(__file__).parents[3]
@@ -89,3 +93,30 @@ def test_every_decision_is_in_the_index() -> None:
 def test_the_architecture_fits_on_one_page() -> None:
     """Short enough to be read before the code."""
     assert len((DOCS / "architecture.md").read_text().splitlines()) <= 80
+
+
+def _documented_commands() -> list[tuple[str, str]]:
+    """Every `gatehouse …` line of the indented examples, continued lines joined, with the page it is on."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        found += [(page.name, line) for line in re.findall(r"^ {4}.*?\b(gatehouse (?!:).*)$", text, re.MULTILINE)]
+    return [(page, line.partition(" >")[0].partition("  #")[0]) for page, line in found if "gatehouse.yaml" not in line]
+
+
+@pytest.mark.parametrize(("page", "line"), _documented_commands())
+def test_every_documented_command_exists_with_its_options(page: str, line: str) -> None:
+    """What a guide says to type is a command, and its options are options of it."""
+    command: Any = typer.main.get_command(app)
+    words = shlex.split(line)[1:]
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+
+    assert not hasattr(command, "commands") or not words or words[0].startswith("-"), page
+    assert set() == {word for word in words if word.startswith("-") and len(word) > 1} - known
+
+
+def test_the_documented_commands_were_found() -> None:
+    """The search above finds the examples of the README and of the guides."""
+    assert {"README.md", "ztunnel.md"} <= {page for page, _ in _documented_commands()}
