@@ -182,6 +182,7 @@ def check_response(answer: CheckAnswer, decision_id: str) -> CheckResponse:
         option.header.value = decision_id
         option.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
     response.status.SetInParent()
+    # For the proxy's access log; the client never sees it.
     response.dynamic_metadata.update(
         {
             "decision_id": decision_id,
@@ -191,6 +192,7 @@ def check_response(answer: CheckAnswer, decision_id: str) -> CheckResponse:
             "rule": decision.rule,
             "reason": decision.reason.value,
             "identity": answer.identity,
+            **({"hint": decision.hint} if decision.hint else {}),
         }
     )
     if decision.hint:  # for the proxy's access log, which is the operator's; the client gets none of this
