@@ -225,7 +225,7 @@ def read_request(raw: Mapping[str, Any], mesh: MeshConfig) -> tuple[Request, Dec
         KeyError, TypeError, ValueError, AttributeError: when it is not one; the caller says of what.
     """
     protocol = raw.get("protocol") or "http"
-    path = raw.get("path") or ""
+    path = raw.get("path", "/") or ""
     rejected = None
     if protocol != "tcp":
         normalized = raw.get("normalized_path")
@@ -245,7 +245,7 @@ def read_request(raw: Mapping[str, Any], mesh: MeshConfig) -> tuple[Request, Dec
         remote_ip=raw.get("remote_ip") or "",
         destination_ip=raw.get("destination_ip") or "",
         port=int(raw.get("port") or 0),
-        method=raw.get("method") or "",
+        method=raw.get("method", "GET") or "",
         path=path,
         host=raw.get("host") or "",
         headers=_headers(raw.get("headers") or {}),
