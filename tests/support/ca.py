@@ -21,7 +21,7 @@ from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.mint_tokens import TokenSubject
-from app.authority.ports import InventoryContents, TokenAuthenticator
+from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
 from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates
 from app.demo.node_agent import NodeAgent
@@ -191,8 +191,9 @@ def make_world(
     authenticator: Callable[[ManualClock], TokenAuthenticator] | None = None,
     clusters: Clusters | None = None,
     pki: Pki | None = None,
+    durable: Ledger | None = None,
 ) -> World:
-    """The use case on in-memory ports, on the real clock."""
+    """The use case on in-memory ports, on the real clock; `durable` takes the ledger's place (then it stays empty)."""
     clock = ManualClock()
     limits = limits or CertificateLimits()
     pki = pki or make_pki(now=clock.now())
@@ -202,7 +203,10 @@ def make_world(
     token_key = ec.generate_private_key(ec.SECP256R1())
     tokens = BuiltinIssuer(token_key)
     issuer = Issuer(
-        IssuingState.of(pki.authority, LocalSigner(pki.issuing_key), pki.bundle), ledger, clock=clock, limits=limits
+        IssuingState.of(pki.authority, LocalSigner(pki.issuing_key), pki.bundle),
+        durable or ledger,
+        clock=clock,
+        limits=limits,
     )
     own = JwksAuthenticator(jwks_authenticator.Issuer(issuer=tokens.issuer), MemoryJwks(tokens.jwks), limits)
     refusals = Refusals(max_kept=limits.max_kept_refusals)
