@@ -100,6 +100,7 @@ def _sqlite_engines(path: Path, limits: StorageLimits) -> Engines:
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=FULL",  # NORMAL would not flush on commit: a power cut would lose acknowledged rows
             "PRAGMA foreign_keys=ON",
+            "PRAGMA journal_size_limit=67108864",  # give the space of a large batch back at the next checkpoint
             "PRAGMA cell_size_check=ON",
             "PRAGMA trusted_schema=OFF",
         ):

@@ -104,8 +104,12 @@ class GroupCommit:
 
     def _run(self) -> None:
         while (batch := self._take()) is not None:
-            self._commit(batch)
-            _answer(batch)
+            try:
+                self._commit(batch)
+            except Exception as error:  # noqa: BLE001 - a dead writer would leave every later caller waiting
+                _log.error("storage_writer_stumbled", error=repr(error))
+            finally:
+                _answer(batch)
 
     def _take(self) -> list[Unit] | None:
         """The next units; an empty list to probe an unhealthy database; None at the end."""
@@ -162,8 +166,8 @@ class GroupCommit:
         if fatal:
             reason = "a flush of the database failed; restart Gatehouse and check the disk before trusting it"
         self.health = StorageHealth(ok=False, reason=reason, fatal=fatal)
-        _log.error("storage_commit_failed", units=len(batch), fatal=fatal, diagnosis=outward.diagnosis)
         _fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
+        _log.error("storage_commit_failed", units=len(batch), fatal=fatal, diagnosis=outward.diagnosis)
 
 
 @contextmanager

@@ -152,6 +152,20 @@ async def test_a_failed_commit_is_reported_to_all_and_recovers(
     assert await names(database) == ["b"]
 
 
+async def test_a_stumble_after_the_commit_neither_hangs_nor_lies(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed is answered as committed, and the writer lives on, whatever its surroundings do."""
+
+    def stumbling() -> None:
+        raise RuntimeError("nobody listens")
+
+    monkeypatch.setattr(database._administration, "_after_commit", stumbling)
+    assert await database.write(put("a", "1")) == "1"
+    assert await database.write(put("b", "2")) == "2"
+    assert await names(database) == ["a", "b"]
+
+
 async def test_a_postgres_that_restarts_is_found_again(postgres_server: PostgresServer, postgres_url: str) -> None:
     """A crash of the server fails what was under way and nothing after it; acknowledged entries are kept."""
     with Database.open(postgres_url, StorageLimits()) as database:
