@@ -24,7 +24,7 @@ from app.decision.follow_snapshot import SnapshotFollower
 from app.decision.load_snapshot import SnapshotLoader
 from app.decision.overload import LoopLag
 from app.decision.report_status import WorkerReport, report_status
-from app.decision.state import StateHolder
+from app.decision.state import Rejection, StateHolder
 from app.errors import AppError, ErrorCode
 from app.link.client import LinkClient
 from app.link.last_good import LastGoodFolder
@@ -67,6 +67,7 @@ class DecisionProcess(Service):
     status: WorkerReport
     listening: dict[str, _Listening] = field(default_factory=dict)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    _counted_rejection: Rejection | None = None
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
@@ -99,6 +100,10 @@ class DecisionProcess(Service):
         self._seconds.flush({(): counters.seconds})
         metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
         metrics.SNAPSHOT_SERVED.labels(self.name).set(self.holder.state.number if self.holder.state is not None else -1)
+        rejection = self.holder.rejection
+        if rejection is not None and rejection != self._counted_rejection:
+            metrics.SNAPSHOT_REFUSALS.inc()
+        self._counted_rejection = rejection
         metrics.LOOP_LAG.set(max(loop_lag_seconds, self.lag.last_seconds))
 
     async def drain(self, *, min_seconds: float, max_seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,21 @@ from app.errors import AppError, ErrorCode
 
 ENV_PREFIX = "GATEHOUSE_"
 NESTED = "__"
-# Variables with our prefix that are not settings: where the settings file and the CLI's contexts are, and
-# what the CLI itself takes from its environment.
+# Variables with our prefix that are not settings: where the settings file and the CLI's contexts are, what the CLI
+# itself takes from its environment, and where the scripts of a checkout put their environment.
 OTHER_VARIABLES = frozenset(
-    {"GATEHOUSE_CONFIG", "GATEHOUSE_CONTEXT", "GATEHOUSE_TOKEN", "GATEHOUSE_URL", "GATEHOUSE_CA_FILE"}
+    {
+        "GATEHOUSE_CONFIG",
+        "GATEHOUSE_CONTEXT",
+        "GATEHOUSE_TOKEN",
+        "GATEHOUSE_URL",
+        "GATEHOUSE_CA_FILE",
+        "GATEHOUSE_VENV",
+    }
+)
+# What Kubernetes puts into every container beside a Service whose name begins with "gatehouse".
+_KUBERNETES = re.compile(
+    r"GATEHOUSE(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 _MAX_FILE_BYTES = 1_048_576
 
@@ -88,6 +100,8 @@ def parse_environment(model: Any, environ: Mapping[str, str]) -> dict[str, str |
             continue
         path = name[len(ENV_PREFIX) :].lower().split(NESTED)
         if not _has(tree, path):
+            if _KUBERNETES.fullmatch(name):
+                continue
             known = [ENV_PREFIX + NESTED.join(p).upper() for p in _paths(tree)]
             raise AppError(ErrorCode.INVALID, f"settings: the environment variable {name} {_advice(name, known)}")
         found[name.lower()] = value

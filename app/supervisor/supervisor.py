@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import time
@@ -73,6 +74,7 @@ class Supervisor:
         Raises:
             AppError: `FAILED_PRECONDITION` when the start is refused, with the one sentence that says why.
         """
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # for every child too: a core file would hold keys
         with lock_state_directory(self._settings.state_dir), PortGuard() as guard:
             self._take_ports(guard)
             prepare_metrics_directory(self._metrics_dir)

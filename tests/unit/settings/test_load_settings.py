@@ -163,5 +163,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_variables_of_others_are_left_alone() -> None:
-    """Only our prefix is ours."""
-    assert load_settings(environ={"PATH": "/bin", "GATEHOUSE_CONTEXT": "/x"}).role == Role.ALL
+    """Only our prefix is ours, and not even that where Kubernetes describes a Service of our name."""
+    environ = {
+        "PATH": "/bin",
+        "GATEHOUSE_CONTEXT": "/x",
+        "GATEHOUSE_SERVICE_HOST": "10.0.0.1",
+        "GATEHOUSE_SERVICE_PORT_GRPC_CA": "15012",
+        "GATEHOUSE_PORT": "tcp://10.0.0.1:15012",
+        "GATEHOUSE_PORT_15012_TCP_ADDR": "10.0.0.1",
+        "GATEHOUSE_LINK_SERVICE_HOST": "10.0.0.2",
+    }
+    assert Role.ALL == load_settings(environ=environ).role
+    with pytest.raises(AppError, match="GATEHOUSE_LISTEN__APIX__PORT is not known"):
+        load_settings(environ={"GATEHOUSE_LISTEN__APIX__PORT": "1"})

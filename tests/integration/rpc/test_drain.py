@@ -1,0 +1,60 @@
+"""How a gRPC server's connections leave: found by their port, in /proc."""
+
+import asyncio
+import time
+
+import grpc.aio
+
+from app.limits import GrpcLimits
+from app.rpc.call import Call, UnaryMethod
+from app.rpc.drain import count_connections, let_connections_leave, stop_accepting
+from app.rpc.server import GrpcServer
+
+LIMITS = GrpcLimits(
+    max_message_bytes=65_536,
+    max_concurrent_streams=10,
+    max_concurrent_rpcs=10,
+    rpc_budget_seconds=5.0,
+    max_connection_age_seconds=1.0,
+)
+
+
+async def _echo(request: bytes, _: Call) -> bytes:
+    return request
+
+
+async def test_connections_leave_by_age_while_calls_go_on() -> None:
+    """After the listener was shut, calls on the open connection still succeed; then it is gone, and no other comes."""
+    server = GrpcServer([UnaryMethod(path="/test.Echo/Say", handle=_echo)], LIMITS, reuse_port=True)
+    port = server.listen("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        say = channel.unary_unary("/test.Echo/Say")
+        assert b"x" == await say(b"x")
+        assert 1 == count_connections({port})
+        assert 0 == count_connections({port + 1 if port < 65_535 else port - 1})
+        started = time.monotonic()
+        assert stop_accepting({port}) >= 1
+        assert 0 == stop_accepting({port})
+        assert b"y" == await say(b"y")
+        assert 0 == await let_connections_leave({port}, within_seconds=5.0)
+        assert time.monotonic() - started < 2.0
+        try:
+            async with asyncio.timeout(1.0):
+                await say(b"z")
+        except (grpc.aio.AioRpcError, TimeoutError):
+            pass
+        else:
+            raise AssertionError("a drained server took a new connection")
+    await server.stop(0.1)
+
+
+async def test_waiting_for_connections_ends_with_its_time() -> None:
+    """A client that never leaves is counted, not waited for."""
+    server = GrpcServer([UnaryMethod(path="/test.Echo/Say", handle=_echo)], LIMITS, reuse_port=True)
+    port = server.listen("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert b"x" == await channel.unary_unary("/test.Echo/Say")(b"x")
+        assert 1 == await let_connections_leave({port}, within_seconds=0.2)
+    await server.stop(0.1)
