@@ -89,9 +89,22 @@ async def _welcome(supervisor: Supervisor, settings: Settings) -> None:
         "                           opens nothing. It is no protection from root on this host, nor from whoever has",
         "                           the whole state directory.",
         "",
-        "Next: gatehouse status",
+        f"Next: {_own_command()} status",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _own_command() -> str:
+    """How the next command is typed: by name when the PATH leads here, else by the way that was taken."""
+    import os
+    import shutil
+    import sys
+
+    taken = Path(sys.argv[0])
+    found = shutil.which(taken.name)
+    if taken.name != "gatehouse" or (found is not None and Path(found).resolve() == taken.resolve()):
+        return "gatehouse"
+    return os.path.relpath(taken) if taken.is_relative_to(Path.cwd()) else str(taken)
 
 
 def _where_the_passphrase_is(settings: Settings) -> str:
