@@ -1,30 +1,14 @@
-"""Administration of policy documents, over both databases."""
+"""Writing policy documents, over both databases."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
-
-import pytest
 
 from app.authority.records import Outcome
 from app.errors import AppError, ErrorCode
 from app.limits import Limits, PolicyLimits
 from app.storage.database import Database
-from tests.support.administration import ALICE, KIND, WORKER, administration_over, key, mesh, policy
-
-
-async def refused(awaitable: Any) -> AppError:
-    """The error with which an act was refused."""
-    with pytest.raises(AppError) as caught:
-        await awaitable
-    return caught.value
-
-
-async def acts(database: Database) -> list[dict[str, Any]]:
-    """The ledger, as JSON values."""
-    return [json.loads(data) for _, data, _ in await database.read_ledger(0, 10_000)]
+from tests.support.administration import ALICE, WORKER, acts, administration_over, key, mesh, policy, refused
 
 
 async def test_a_document_is_created_with_its_revision_and_its_entry(database: Database) -> None:
@@ -197,103 +181,10 @@ async def test_case_098_an_unknown_field_is_refused_by_name(database: Database) 
     assert [] == await acts(database)
 
 
-async def test_case_109_ids_that_walk_paths_are_not_found(database: Database) -> None:
-    """`../` and its kin in an address name nothing."""
-    administration = administration_over(database)
-    for bad in (
-        (KIND, "..", "cart"),
-        (KIND, "shop", ".."),
-        (KIND, "shop", "../cart"),
-        (KIND, "shop", "..%2fcart"),
-        ("..", "shop", "cart"),
-        (KIND, "shop/..", "cart"),
-        (KIND, "shop", "cart\x00"),
-        (KIND, "shop", "CART"),
-        (KIND, "shop", ""),
-        ("", "", ""),
-        (KIND, "shop", "c" * 254),
-    ):
-        for attempt in (
-            administration.get_policy(bad),
-            administration.document_history(bad),
-            administration.delete_policy(ALICE, bad, expected="*"),
-            administration.put_policy(ALICE, policy(), key=bad),
-            administration.roll_back_document(ALICE, bad, 0),
-        ):
-            assert ErrorCode.NOT_FOUND is (await refused(attempt)).code
-
-
 async def test_a_document_must_be_the_one_of_its_address(database: Database) -> None:
     """Sent to another document's address it is refused, not stored under its own."""
     error = await refused(administration_over(database).put_policy(ALICE, policy("other"), key=key()))
     assert ErrorCode.INVALID is error.code
-
-
-async def test_case_110_sql_in_filters_is_invalid(database: Database) -> None:
-    """A filter that no document could match is a mistake worth telling, and never part of a statement."""
-    administration = administration_over(database)
-    for filters in (
-        {"kind": "x' OR '1'='1"},
-        {"namespace": "shop'; DROP TABLE documents; --"},
-        {"namespace": "%"},
-        {"kind": "AuthorizationPolicy\x00"},
-        {"namespace": "a" * 64},
-    ):
-        error = await refused(administration.list_policies(**filters))
-        assert ErrorCode.INVALID is error.code
-        assert error.errors
-
-
-async def test_case_111_page_sizes_and_tokens_are_bounded(database: Database) -> None:
-    """A huge or negative page size, a forged token, or one of another list: INVALID, and nothing is allocated."""
-    administration = administration_over(database)
-    await administration.apply_batch(ALICE, [policy(f"p-{number}") for number in range(5)])
-    for size in (-1, 1_001, 10**9):
-        assert ErrorCode.INVALID is (await refused(administration.list_policies(page_size=size))).code
-    page = await administration.list_policies(page_size=2)
-    token = page.next_page_token
-    flipped = ("A" if token[0] != "A" else "B") + token[1:]
-    for forged in ("x", "====", flipped, token + "AAAA", "\u2028", "A" * 3_000):
-        assert ErrorCode.INVALID is (await refused(administration.list_policies(page_size=2, page_token=forged))).code
-    foreign = administration.list_policies(namespace="shop", page_size=2, page_token=token)
-    assert ErrorCode.INVALID is (await refused(foreign)).code
-    assert ErrorCode.INVALID is (await refused(administration.list_revisions(page_token=token))).code
-
-
-async def test_pages_cover_the_whole_list_once_in_the_order_of_the_keys(database: Database) -> None:
-    """Page after page, also on another replica: every document once, then an empty token."""
-    administration = administration_over(database)
-    names = ["b", "a-1", "a.1", "a", "zz", "a-10", "a-2"]
-    await administration.apply_batch(ALICE, [policy(name) for name in names] + [policy("x", "other")])
-    seen: list[str] = []
-    token = ""
-    while True:
-        page = await administration_over(database).list_policies(namespace="shop", page_size=3, page_token=token)
-        seen += [found.name for found in page.items]
-        token = page.next_page_token
-        if not token:
-            break
-    assert sorted(names) == seen
-    assert ["x"] == [found.name for found in (await administration.list_policies(namespace="other")).items]
-    assert [] == list((await administration.list_policies(kind="Mesh")).items)
-
-
-async def test_a_page_of_large_documents_ends_early(database: Database) -> None:
-    """The bytes of a page are bounded too, and no document is left out for it."""
-    limits = Limits(policy=PolicyLimits(max_page_bytes=600))
-    administration = administration_over(database, limits=limits)
-    await administration.apply_batch(ALICE, [policy(f"p-{number}") for number in range(10)])
-    seen: list[str] = []
-    token, pages = "", 0
-    while True:
-        page = await administration.list_policies(page_token=token)
-        assert 0 < len(page.items) < 10
-        seen += [found.name for found in page.items]
-        token, pages = page.next_page_token, pages + 1
-        if not token:
-            break
-    assert [f"p-{number}" for number in range(10)] == seen
-    assert pages > 1
 
 
 async def test_a_batch_is_applied_whole_with_each_outcome(database: Database) -> None:
@@ -372,101 +263,6 @@ async def test_a_dry_run_says_what_would_happen_and_does_nothing(database: Datab
     assert ErrorCode.PRECONDITION_REQUIRED is missing.code
 
 
-async def test_rolling_back_the_set_brings_the_contents_and_the_hash_back(database: Database) -> None:
-    """A new revision with the old hash: changed documents changed back, new ones gone, deleted ones back."""
-    administration = administration_over(database)
-    first = await administration.apply_batch(ALICE, [policy("a"), policy("b")])
-    await administration.put_policy(ALICE, policy("a", method="PUT"), expected="*")
-    await administration.delete_policy(ALICE, key("b"), expected="*")
-    await administration.put_policy(ALICE, policy("c"))
-    change = await administration.roll_back(ALICE, 1, reason="too much")
-    assert [("a", Outcome.CONFIGURED), ("b", Outcome.CREATED), ("c", Outcome.DELETED)] == [
-        (item.key.rpartition("/")[2], item.outcome) for item in change.changes
-    ]
-    assert (5, 4, 1, first.revision.content_hash) == (
-        change.revision.number,
-        change.revision.parent,
-        change.revision.rollback_of,
-        change.revision.content_hash,
-    )
-    assert [policy("a"), policy("b")] == [found.content for found in (await administration.list_policies()).items]
-    entry = (await acts(database))[-1]
-    assert ("policy.rollback", 1, "too much") == (
-        entry["detail"]["act"],
-        entry["detail"]["rollbackOf"],
-        entry["detail"]["reason"],
-    )
-    empty = await administration.roll_back(ALICE, 0)
-    assert (await administration.get_revision(0)).content_hash == empty.revision.content_hash
-    assert 0 == (await administration.status()).documents
-
-
-async def test_rolling_back_to_where_the_set_is_changes_nothing(database: Database) -> None:
-    """No change, no revision."""
-    administration = administration_over(database)
-    await administration.put_policy(ALICE, policy())
-    change = await administration.roll_back(ALICE, 1)
-    assert ((), 1) == (change.changes, change.revision.number)
-    assert len(await acts(database)) == 1
-
-
-async def test_rolling_back_one_document_leaves_the_others(database: Database) -> None:
-    """To an old version, or to its absence."""
-    administration = administration_over(database)
-    await administration.put_policy(ALICE, policy("a"))
-    await administration.put_policy(ALICE, policy("b"))
-    await administration.put_policy(ALICE, policy("a", method="PUT"), expected="*")
-    change = await administration.roll_back_document(ALICE, key("a"), 2)
-    assert [Outcome.CONFIGURED] == [item.outcome for item in change.changes]
-    assert policy("a") == (await administration.get_policy(key("a"))).content
-    gone = await administration.roll_back_document(ALICE, key("b"), 1)
-    assert [Outcome.DELETED] == [item.outcome for item in gone.changes]
-    assert ["a"] == [found.name for found in (await administration.list_policies()).items]
-    stale = await refused(administration.roll_back_document(ALICE, key("a"), 3, expected="0" * 64))
-    assert ErrorCode.PRECONDITION_FAILED is stale.code
-
-
-async def test_what_never_was_cannot_be_rolled_back_to(database: Database) -> None:
-    """Unknown revisions and documents are not found, whatever the number."""
-    administration = administration_over(database)
-    await administration.put_policy(ALICE, policy())
-    for number in (2, -1, 2**63, 10**30):
-        assert ErrorCode.NOT_FOUND is (await refused(administration.roll_back(ALICE, number))).code
-        assert ErrorCode.NOT_FOUND is (await refused(administration.get_revision(number))).code
-        assert ErrorCode.NOT_FOUND is (await refused(administration.get_policy(key(), revision=number))).code
-        assert ErrorCode.NOT_FOUND is (await refused(administration.list_revision_changes(number))).code
-        document = administration.roll_back_document(ALICE, key(), number)
-        assert ErrorCode.NOT_FOUND is (await refused(document)).code
-    assert ErrorCode.NOT_FOUND is (await refused(administration.roll_back_document(ALICE, key("never"), 1))).code
-
-
-async def test_the_hash_of_the_set_depends_on_its_contents_only(database: Database) -> None:
-    """Whatever the order and the detours, equal sets have equal hashes, and different ones do not."""
-    administration = administration_over(database)
-    await administration.apply_batch(ALICE, [policy("a"), policy("b")])
-    both = (await administration.status()).revision_hash
-    await administration.delete_policy(ALICE, key("a"), expected="*")
-    one = (await administration.status()).revision_hash
-    await administration.put_policy(ALICE, policy("c"))
-    await administration.put_policy(ALICE, policy("a"))
-    await administration.delete_policy(ALICE, key("c"), expected="*")
-    assert both == (await administration.status()).revision_hash
-    assert both != one
-
-
-async def test_revisions_are_listed_newest_first(database: Database) -> None:
-    """With their authors and reasons, page by page down to the empty set."""
-    administration = administration_over(database)
-    for name in "abc":
-        await administration.put_policy(ALICE, policy(name), reason=f"add {name}")
-    first = await administration.list_revisions(page_size=2)
-    second = await administration.list_revisions(page_size=2, page_token=first.next_page_token)
-    assert [(3, "add c"), (2, "add b"), (1, "add a"), (0, "the empty set")] == [
-        (revision.number, revision.reason) for revision in (*first.items, *second.items)
-    ]
-    assert "" == second.next_page_token
-
-
 async def test_a_reason_is_one_short_line(database: Database) -> None:
     """Control characters and novels are refused before anything is stored."""
     administration = administration_over(database)
@@ -492,17 +288,3 @@ async def test_policies_are_checked_against_the_mesh_of_their_batch(database: Da
     assert {"trustDomain": "example.org"} == (await administration.get_policy(("Mesh", "", "mesh"))).content["spec"]
     bad = await refused(administration.put_policy(ALICE, mesh(trustDomain="NOT A DOMAIN"), expected="*"))
     assert ErrorCode.INVALID is bad.code
-
-
-async def test_each_change_moves_the_snapshot_number(database: Database) -> None:
-    """Numbers grow with each change and never go back, also not in a rollback."""
-    administration = administration_over(database)
-    numbers = [
-        (await administration.put_policy(ALICE, policy("a"))).number,
-        (await administration.put_policy(ALICE, policy("b"))).number,
-        (await administration.roll_back(ALICE, 0)).number,
-    ]
-    assert sorted(set(numbers)) == numbers
-    delta = await database.read_delta(numbers[1])
-    assert {"AuthorizationPolicy/shop/a": None, "AuthorizationPolicy/shop/b": None} == delta.documents
-    assert (numbers[2], 3) == (delta.number, delta.revision)

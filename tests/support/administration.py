@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.store import Store
+from app.errors import AppError
 from app.limits import Limits
+from app.storage.database import Database
 
 ALICE = Actor(name="alice", role=Role.ADMIN, token_id="t-alice", request_id="r-7")
 WORKER = Actor(name="edge", role=Role.WORKER, token_id="t-edge")
@@ -52,3 +58,15 @@ def mesh(**spec: Any) -> dict[str, Any]:
 def key(name: str = "cart", namespace: str = "shop") -> tuple[str, str, str]:
     """The address of a policy."""
     return (KIND, namespace, name)
+
+
+async def refused(awaitable: Awaitable[Any]) -> AppError:
+    """The error with which an act was refused."""
+    with pytest.raises(AppError) as caught:
+        await awaitable
+    return caught.value
+
+
+async def acts(database: Database) -> list[dict[str, Any]]:
+    """The ledger, as JSON values."""
+    return [json.loads(data) for _, data, _ in await database.read_ledger(0, 10_000)]
