@@ -10,11 +10,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2
 
@@ -329,6 +333,39 @@ async def test_case_093_on_9193_only_registered_enforcement_points_get_decisions
             response = await Asking(channel).raw(question().SerializeToString())
             assert grpc.StatusCode.UNAUTHENTICATED.value[0] == response.status.code
         async with _secure_channel(listener, authority, None, dns="waypoint.shop") as channel:
+            assert (403, "CALLER_UNKNOWN") == await Asking(channel).ask()
+
+
+def _two_names(authority: TestAuthority) -> tuple[bytes, bytes]:
+    """A certificate that names two identities, and its key: no such thing is a SPIFFE X.509-SVID."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    names = [x509.UniformResourceIdentifier(name) for name in (WAYPOINT, FRONTEND)]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(authority.root.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .sign(authority._key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return certificate.public_bytes(pem), key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+async def test_case_093_a_certificate_with_two_identities_is_nobody(authority: TestAuthority) -> None:
+    """Not even when one of them is a registered waypoint."""
+    serving = await worker(MTLS_WAYPOINT, EVERYBODY)
+    chain, key = _two_names(authority)
+    async with check_listener(serving, Transport.MUTUAL_TLS, certificates=_worker_certificates(authority)) as listener:
+        credentials = grpc.ssl_channel_credentials(authority.bundle.read_bytes(), key, chain)
+        options = [("grpc.ssl_target_name_override", "worker.gatehouse")]
+        async with grpc.aio.secure_channel(listener.address, credentials, options) as channel:
             assert (403, "CALLER_UNKNOWN") == await Asking(channel).ask()
 
 
