@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -417,6 +419,45 @@ async def test_a_new_trust_bundle_and_certificate_hold_for_the_next_connection(
         async with _secure_channel(listener, authority, WAYPOINT) as channel:
             with pytest.raises(grpc.aio.AioRpcError):
                 await Asking(channel).ask()
+
+
+async def test_case_017_a_session_of_a_removed_root_is_not_resumed(authority: TestAuthority, tmp_path: Path) -> None:
+    """A ticket from before the change does not spare the caller the new verification."""
+    serving = await worker(MTLS_WAYPOINT, EVERYBODY)
+    successor = TestAuthority(tmp_path, name="successor")
+    served = authority.issue(None, file_name="serving-17", dns="worker.gatehouse")
+    pair = served.certificate.read_bytes(), served.private_key.read_bytes()
+    roots = authority.bundle.read_text()
+    caller = authority.issue(WAYPOINT, file_name="caller-17")
+    context = ssl.create_default_context(cafile=str(authority.bundle))
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(caller.certificate, caller.private_key)
+
+    def handshake(address: str, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+        """Whether the server still talks to us after the handshake, and the session to resume."""
+        host, _, port = address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname="worker.gatehouse", session=session) as tls,
+        ):
+            try:
+                talks = tls.recv(9) != b""  # the first frame of HTTP/2 is the server's SETTINGS
+            except (ssl.SSLError, ConnectionError):
+                talks = False
+            return talks, tls.session
+
+    async with check_listener(
+        serving, Transport.MUTUAL_TLS, certificates=CheckCertificates(lambda: pair, lambda: roots)
+    ) as listener:
+        talks, session = await asyncio.to_thread(handshake, listener.address, None)
+        assert talks
+        talks, _ = await asyncio.to_thread(handshake, listener.address, session)
+        assert talks
+        roots = successor.bundle.read_text()
+        talks, _ = await asyncio.to_thread(handshake, listener.address, session)
+        assert not talks
+        talks, _ = await asyncio.to_thread(handshake, listener.address, None)
+        assert not talks
 
 
 async def test_answers_keep_coming_while_snapshots_are_swapped() -> None:
