@@ -20,6 +20,7 @@ from app.storage.database import Database
 _log = structlog.get_logger(__name__)
 
 _INTERVAL_SECONDS = 1.0
+_DATABASE_SECONDS = 2.0
 # Bytes that are no certificate, so that the signature is worth nothing to anybody.
 _PROBE = b"gatehouse readiness probe"
 
@@ -66,7 +67,11 @@ class Readiness:
             await self._server.health.set_all(False)
 
     async def _check(self) -> dict[str, str]:
-        return {"signer": await self._sign(), "database": self._ask_database(), "inventory": self._ask_inventory()}
+        return {
+            "signer": await self._sign(),
+            "database": await self._ask_database(),
+            "inventory": self._ask_inventory(),
+        }
 
     async def _sign(self) -> str:
         try:
@@ -79,9 +84,17 @@ class Readiness:
             return "the signer does not sign"
         return "ok"
 
-    def _ask_database(self) -> str:
+    async def _ask_database(self) -> str:
         health = self._database.health()
-        return "ok" if health.ok else f"the database takes no writes: {health.reason}"
+        if not health.ok:
+            return f"the database takes no writes: {health.reason}"
+        try:
+            async with asyncio.timeout(_DATABASE_SECONDS):
+                await self._database.list_authorities()
+        except (AppError, TimeoutError) as error:
+            _log.warning("readiness_reading_failed", error=repr(error))
+            return "the database does not answer"
+        return "ok"
 
     def _ask_inventory(self) -> str:
         try:

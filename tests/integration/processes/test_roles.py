@@ -1,0 +1,97 @@
+"""The two roles as they run on different hosts, and the authority on PostgreSQL."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.check_client import ask
+from tests.support.gatehouse import Gatehouse
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]  # a fixture
+
+POINT = {
+    "apiVersion": "gatehouse.dev/v1",
+    "kind": "EnforcementPoint",
+    "metadata": {"name": "gateway", "namespace": "shop"},
+    "spec": {"kind": "gateway", "requireIdentity": False, "caller": {"listener": "local"}},
+}
+
+
+async def _until_allowed(address: str, allowed: bool, *, within: float = 5.0) -> float:
+    """Until a Check is answered so; how long that took."""
+    started = time.monotonic()
+    async with asyncio.timeout(within):
+        while ((await ask(address)).status.code == 0) is not allowed:
+            await asyncio.sleep(0.02)
+    return time.monotonic() - started
+
+
+async def test_workers_of_another_host_follow_the_authority_with_a_token_of_theirs(tmp_path: Path) -> None:
+    """A change reaches them within a second; a revoked token ends that, and they go on with what they have."""
+    async with Gatehouse(tmp_path / "authority", role="authority") as authority:
+        assert {"ca", "api", "link", "operations"} == set(authority.addresses)
+        async with await authority.admin() as client:
+            made = await client.post("/v1/tokens", json={"name": "edge", "role": "worker"})
+            assert 201 == made.status_code, made.text
+            key = (await client.get("/v1/status")).json()["snapshotPublicKey"]
+            link = {"url": f"http://{authority.addresses['link']}", "token": made.json()["secret"], "public_key": key}
+            async with Gatehouse(tmp_path / "workers", role="decision", workers=1, link=link) as workers:
+                assert {"check", "check_mtls", "operations"} == set(workers.addresses)
+                assert (await ask(workers.addresses["check"])).status.code != 0
+                assert 200 == (await client.post("/v1/apply", json=[POINT])).status_code
+                assert await _until_allowed(workers.addresses["check"], True) < 1.0
+                status = (await client.get("/v1/status")).json()
+                (worker,) = status["workers"]
+                assert "edge" == worker["token"]
+                revoked = await client.delete(f"/v1/tokens/{made.json()['token']['id']}")
+                assert revoked.status_code in (200, 204), revoked.text
+                await authority.kill()
+                assert (await ask(workers.addresses["check"])).status.code == 0
+
+
+async def test_sigterm_with_a_hundred_slow_clients_ends_in_time(tmp_path: Path) -> None:
+    """Clients that send half a request and then nothing hold up no exit."""
+    limits = {"process": {"drain_min_seconds": 0.2, "drain_max_seconds": 4.0}}
+    async with Gatehouse(tmp_path, limits=limits, workers=1) as gatehouse:
+        clients = []
+        for name in ("api", "link", "operations", "ca", "check"):
+            host, _, port = gatehouse.addresses[name].rpartition(":")
+            for _ in range(20):
+                client = socket.create_connection((host, int(port)), timeout=5.0)
+                client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
+                clients.append(client)
+        assert gatehouse.process is not None
+        started = time.monotonic()
+        gatehouse.process.terminate()
+        async with asyncio.timeout(15.0):
+            assert 0 == await gatehouse.process.wait()
+        assert time.monotonic() - started < 4.0 + 2.5
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.postgres
+async def test_an_authority_on_postgresql_outlives_the_database_going_away(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    """It starts, says what is missing while the database is away, and is ready again by itself."""
+    url = postgres_server.create_database()
+    async with Gatehouse(tmp_path, workers=1, database={"url": url}) as gatehouse:
+        async with await gatehouse.admin() as client:
+            assert 200 == (await client.post("/v1/apply", json=[POINT])).status_code
+        await _until_allowed(gatehouse.addresses["check"], True)
+        postgres_server.stop(crash=True)
+        try:
+            async with asyncio.timeout(20.0):
+                while (await gatehouse.get("/readyz")).status_code == 200:
+                    await asyncio.sleep(0.1)
+            assert "[+] decision: ok" in (await gatehouse.get("/readyz")).text
+            assert (await ask(gatehouse.addresses["check"])).status.code == 0
+        finally:
+            await asyncio.to_thread(postgres_server.start)
+        await gatehouse.wait_until_ready()
+        assert url.partition("?")[0].rpartition("/")[2] not in gatehouse.log.read_text()
