@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from email.utils import formatdate
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -167,6 +167,7 @@ class HttpServer:
                 connection.close()
 
     async def _open(self, connection: socket.socket, protocol: HardenedProtocol) -> None:
+        # From here on the loop owns the socket: it closes it also when the handshake fails or is cancelled.
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol, connection, **self._tls_arguments()
@@ -174,23 +175,23 @@ class HttpServer:
         except OSError:  # includes ssl.SSLError and the handshake timeout
             self.counters["handshake_errors"] += 1
             self._gate.leave(protocol)
-            connection.close()
         except asyncio.CancelledError:
             self._gate.leave(protocol)
-            connection.close()
             raise
 
     async def _refuse(self, connection: socket.socket) -> None:
         """Say 503 to a connection that found no room, and give it a moment to read that."""
-        with contextlib.suppress(OSError, TimeoutError):
+        farewell = _Farewell()
+        try:
             async with asyncio.timeout(LINGER_SECONDS):
-                farewell = _Farewell()
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: farewell, connection, **self._tls_arguments()
                 )
                 await farewell.gone.wait()
-                return
-        connection.close()
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            farewell.abort()
 
     def _tls_arguments(self) -> dict[str, Any]:
         if self._tls is None:
@@ -242,12 +243,18 @@ class _Farewell(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(TOO_MANY_CONNECTIONS.raw())
-        if transport.can_write_eof():
-            transport.write_eof()
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self._transport.write(TOO_MANY_CONNECTIONS.raw())
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def abort(self) -> None:
+        """Hang up on who does not."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

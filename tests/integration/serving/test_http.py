@@ -655,3 +655,36 @@ async def test_the_lifespan_runs_only_when_asked():
         await _get(server)
 
     assert ["lifespan.startup", "lifespan.shutdown"] == seen
+
+
+async def _visit_badly(context: ssl.SSLContext | None) -> None:
+    """Connections that fail, are abandoned, refused or sent away, in the clear or where TLS is expected."""
+    async with serve_http(_app, "127.0.0.1", 0, dataclasses.replace(LIMITS, max_connections=4), context) as server:
+        for first_bytes in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):
+            clients = [await RawClient.connect(server.port) for _ in range(12)]
+            for client in clients:
+                with contextlib.suppress(ConnectionError):
+                    await client.send(first_bytes)
+            await asyncio.sleep(0.1)
+            for client in clients[::2]:
+                client.writer.transport.abort()
+            for client in clients:
+                await client.ended()
+                await client.close()
+        deadline = time.monotonic() + 5
+        while server.connection_count and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+        assert 0 == server.connection_count
+    await asyncio.sleep(0.1)
+
+
+async def test_no_descriptor_is_left_behind(tmp_path: Path):
+    """Failed and abandoned handshakes, refused and sent-away connections all close."""
+    tls, _ = _tls(tmp_path, "localhost")
+    await _visit_badly(tls)  # the loop opens some of its own at the first use
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for context in (tls, None):
+        await _visit_badly(context)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
