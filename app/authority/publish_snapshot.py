@@ -92,6 +92,8 @@ class SnapshotPublisher:
                 await self.refresh()
             except AppError as error:
                 _log.warning("snapshot_refresh_failed", reason=error.detail, diagnosis=error.diagnosis)
+            except Exception:  # noqa: BLE001 - issuing certificates must not end because publishing does
+                _log.exception("snapshot_refresh_crashed")
             try:
                 async with asyncio.timeout(self._poll_seconds):
                     await self._wake.wait()

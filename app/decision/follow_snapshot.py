@@ -119,13 +119,22 @@ class SnapshotFollower:
                 if not away:
                     _log.warning("authority_away", reason=error.detail, diagnosis=error.diagnosis)
                 away = True
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                pause = min(pause * 2, self._limits.link_backoff_max_seconds)
+                pause = await self._rest(pause)
+                continue
+            except Exception:  # noqa: BLE001 - the reason stands below
+                # What is served is served on; a worker that died here would come back and die again.
+                _log.exception("following_failed")
+                pause = await self._rest(pause)
                 continue
             if away:
                 _log.info("authority_back")
             away = False
             pause = _FIRST_PAUSE_SECONDS
+
+    async def _rest(self, pause: float) -> float:
+        """Wait about that long; the next pause."""
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        return min(pause * 2, self._limits.link_backoff_max_seconds)
 
     def _swap(self, state: DecisionState) -> None:
         self._holder.swap(state)

@@ -91,18 +91,29 @@ class SnapshotLoader:
         """The state of `manifest`, given (at least) its missing parts.
 
         Raises:
-            SnapshotRejectedError: when a part or a document in it cannot be loaded; names it.
+            SnapshotRejectedError: when a part or a document in it cannot be loaded; names it. Whatever else goes
+                wrong becomes one, too: a worker that died of a snapshot would die of it again.
         """
         started = self._clock()
         self._slice_ends = started + self._slice_seconds
-        with _collector_resting():
-            change = await self._gather(manifest, parts)
-            state, compiled, points = await self._build(manifest, etag, change)
-            await self._breathe()
-            self._remember(manifest, change, compiled, points, state)
-            if self.last_compiled >= _FREEZE_FROM:
-                gc.freeze()
+        try:
+            with _collector_resting():
+                state = await self._load(manifest, etag, parts)
+        except SnapshotRejectedError:
+            raise
+        except Exception as error:
+            _log.exception("snapshot_load_failed", number=manifest.number)
+            raise SnapshotRejectedError(f"loading failed: {type(error).__name__}") from error
         self.last_load_seconds = self._clock() - started
+        return state
+
+    async def _load(self, manifest: Manifest, etag: str, parts: Sequence[Part]) -> DecisionState:
+        change = await self._gather(manifest, parts)
+        state, compiled, points = await self._build(manifest, etag, change)
+        await self._breathe()
+        self._remember(manifest, change, compiled, points, state)
+        if self.last_compiled >= _FREEZE_FROM:
+            gc.freeze()
         return state
 
     async def release(self) -> None:

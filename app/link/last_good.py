@@ -47,7 +47,7 @@ class LastGoodFolder:
             parts = [self._read_part(ref) for ref in manifest.parts]
         except FileNotFoundError:
             return None
-        except (AppError, OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        except (AppError, OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
             _log.warning("last_good_snapshot_ignored", folder=str(self._folder), reason=str(error))
             return None
         return SignedManifest(manifest, data, signature, sha256_hex(data)), parts

@@ -21,7 +21,7 @@ class MemorySource:
     def __init__(self) -> None:
         self.number = 0
         self.reads: list[int] = []
-        self.failure: AppError | None = None
+        self.failure: Exception | None = None
         self._documents: dict[str, tuple[int, Any]] = {}
         self._services: dict[str, tuple[int, Any]] = {}
 

@@ -168,8 +168,9 @@ async def test_waiting_ends_with_the_change_or_with_the_time() -> None:
     assert 2 == publication.manifest.number
 
 
-async def test_the_loop_publishes_on_a_hint_and_survives_an_unreachable_source() -> None:
-    """A source that is away is asked again; what was published stays."""
+@pytest.mark.parametrize("failure", [AppError(ErrorCode.UNAVAILABLE, "the database is away"), RuntimeError("a bug")])
+async def test_the_loop_publishes_on_a_hint_and_survives_a_failing_source(failure: Exception) -> None:
+    """A source that fails is asked again; what was published stays."""
     source = MemorySource()
     source.put(policy("a"))
     published = SnapshotPublisher(source, signer=signing_key(), trust=FixedTrust(), poll_seconds=0.02)
@@ -178,7 +179,7 @@ async def test_the_loop_publishes_on_a_hint_and_survives_an_unreachable_source()
         async with asyncio.timeout(10):
             while published.number < 1:
                 await asyncio.sleep(0.005)
-            source.failure = AppError(ErrorCode.UNAVAILABLE, "the database is away")
+            source.failure = failure
             etag = (await published.current()).etag
             source.put(policy("b"))
             published.notify()

@@ -189,6 +189,28 @@ async def test_the_loop_follows_saves_and_outlives_an_absent_authority() -> None
         running.cancel()
 
 
+async def test_an_unexpected_failure_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged, and the worker follows on."""
+    setup = Setup()
+    await setup.publish(LOCAL_WAYPOINT)
+    failures = 2
+    fetch = setup.link.fetch_manifest
+
+    async def failing(etag: str, *, wait_seconds: float) -> SignedManifest | None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("a bug")
+        return await fetch(etag, wait_seconds=wait_seconds)
+
+    monkeypatch.setattr(setup.link, "fetch_manifest", failing)
+    running = asyncio.create_task(setup.follower.run())
+    async with asyncio.timeout(10):
+        await setup.follower.wait_loaded()
+    running.cancel()
+    assert (0, 1) == (failures, setup.number)
+
+
 async def test_age_is_the_time_since_the_authority_was_heard() -> None:
     """Not since the last change: an authority that says "nothing new" is an authority that is there."""
     setup = Setup()

@@ -121,6 +121,23 @@ async def test_r12b_a_compiler_that_crashes_is_a_refusal_too(monkeypatch: pytest
     assert gc.isenabled()
 
 
+async def test_r12b_a_table_that_crashes_is_a_refusal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a snapshot does to the loader ends the worker, and the next snapshot loads."""
+    serving = await worker(LOCAL_WAYPOINT, READERS)
+
+    def broken(*_args: object) -> None:
+        raise RecursionError
+
+    serving.source.put(policy("x", rules=[{}]))
+    with monkeypatch.context() as patched:
+        patched.setattr("app.policy.rule_table.RuleTable.replaced", broken)
+        with pytest.raises(SnapshotRejectedError, match="RecursionError"):
+            await serving.reload()
+    assert serving.check(headers=xfcc(FRONTEND)).decision.allowed
+    await serving.reload()
+    assert 1 == serving.loader.last_compiled
+
+
 @pytest.mark.parametrize(
     "part",
     [
