@@ -1,0 +1,65 @@
+"""Port 9193 of a whole Gatehouse, asked by the real Envoy with certificates that Gatehouse issued to both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.demo import shop
+from app.demo.certificates import get_certificates
+from app.demo.narrator import Narrator
+from app.demo.service import GatehouseService
+from app.demo.waypoint import ExtAuthz, HboneClient, Tunnel, Waypoint, WaypointOptions
+from tests.support.decisions import READERS
+from tests.support.snapshots import mesh, point
+
+pytestmark = pytest.mark.e2e
+
+START_SECONDS = 20.0
+
+
+async def _ask(http: httpx2.AsyncClient, client: HboneClient, who: str, waypoint: Waypoint) -> tuple[int, Any]:
+    before = len(waypoint.requests())
+    response = await http.get(client.url(who) + "/orders", headers={"host": shop.SERVICE_HOST})
+    row = (await waypoint.wait_for_requests(before + 1))[before]
+    return response.status_code, (row["decision"] or {}).get("reason")
+
+
+async def test_a_waypoint_asks_over_mutual_tls(tmp_path: Path) -> None:
+    """By its registered SPIFFE ID it gets decisions; a workload with a certificate of the same mesh gets none."""
+    registered = point("waypoint", gateway="waypoint", caller={"spiffeId": shop.identity(shop.WAYPOINT)})
+    async with GatehouseService(tmp_path / "gatehouse", workers=1) as gatehouse:
+        await gatehouse.command("inventory", "apply", str(shop.INVENTORY_FILE))
+        await gatehouse.apply([mesh(trustDomain="cluster.local"), registered, READERS])
+        await gatehouse.wait_until_served()
+        identities = await get_certificates(Narrator(io.StringIO()), gatehouse, tmp_path / "identities")
+        address = gatehouse.address("check_mtls")
+
+        def options(caller: str) -> WaypointOptions:
+            authz = ExtAuthz(address=address, credentials=identities[caller], timeout_seconds=2)
+            return WaypointOptions(credentials=identities[shop.WAYPOINT], enforcement=authz)
+
+        async with (
+            Waypoint(options(shop.WAYPOINT), tmp_path) as waypoint,
+            Waypoint(options("frontend"), tmp_path, name="pretender") as pretender,
+            httpx2.AsyncClient(timeout=5.0, trust_env=False) as http,
+        ):
+            tunnels = {
+                f"{who}-{name}": Tunnel(
+                    credentials=identities[who], proxy=proxy.address, destination=shop.SERVICE_ADDRESS
+                )
+                for who in shop.CLIENTS
+                for name, proxy in (("waypoint", waypoint), ("pretender", pretender))
+            }
+            async with HboneClient(tunnels, tmp_path) as client:
+                async with asyncio.timeout(START_SECONDS):  # the worker opens the port when it has its certificate
+                    while (await _ask(http, client, "frontend-waypoint", waypoint))[1] is None:
+                        await asyncio.sleep(0.1)
+                assert (200, "ALLOW_RULE") == await _ask(http, client, "frontend-waypoint", waypoint)
+                assert (403, "NO_RULE_MATCHED") == await _ask(http, client, "reports-waypoint", waypoint)
+                assert (403, "CALLER_UNKNOWN") == await _ask(http, client, "frontend-pretender", pretender)
