@@ -126,6 +126,7 @@ def _postgres_engines(url: URL, limits: StorageLimits) -> Engines:
     def milliseconds(seconds: float) -> int:
         return int(seconds * 1000)
 
+    own_options = url.query.get("options", "")
     arguments: dict[str, object] = {
         "application_name": "gatehouse",
         "connect_timeout": max(2, int(limits.pool_timeout_seconds)),
@@ -143,7 +144,8 @@ def _postgres_engines(url: URL, limits: StorageLimits) -> Engines:
                 ("idle_in_transaction_session_timeout", milliseconds(limits.idle_in_transaction_seconds)),
                 ("timezone", "UTC"),
             )
-        ),
+        )
+        + (f" {own_options}" if isinstance(own_options, str) else ""),  # what the URL says comes last, and holds
     }
     writer = create_engine(
         url,

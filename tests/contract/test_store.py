@@ -180,7 +180,7 @@ async def test_a_postgres_that_restarts_is_found_again(postgres_server: Postgres
                 await database.read_ledger(0, 10)
         finally:
             postgres_server.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not database.health().ok:  # the idle writer probes once a second
                 await asyncio.sleep(0.05)
         await database.append(make_entry("after"))
