@@ -257,3 +257,40 @@ def test_errors_are_coloured_on_a_terminal_only(run, monkeypatch):
 
     assert "\x1b" not in run("status").err
     assert os.environ["NO_COLOR"]
+
+
+def test_a_reset_where_nothing_was_set_up(run, tmp_path):
+    """It makes no state of its own, and says so."""
+    result = run("token", "admin", "--reset", "--state-dir", str(tmp_path / "none"))
+
+    assert (1, "") == (result.code, result.out)
+    assert result.err.startswith("error: ")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_reset_stands_alone(run, live):
+    """It is not an option of the other commands."""
+    result = run("token", "admin", "--reset", "list")
+
+    assert (2, True) == (result.code, "--reset stands alone" in result.err)
+
+
+def test_a_reset_gives_the_local_context_the_new_token(run, tmp_path, monkeypatch):
+    """And leaves the others alone."""
+    path = tmp_path / "context.yaml"
+    write_context(Context(name="local", url="http://127.0.0.1:1", token="old"), path=path)
+    write_context(Context(name="other", url="https://b.example", token="other"), path=path)
+
+    async def reset(_settings, *, name):
+        return f"new-{name}"
+
+    monkeypatch.setattr("app.supervisor.local_admin.reset_admin_token", reset)
+    result = run("token", "admin", "--reset", "--state-dir", str(tmp_path))
+    file = read_contexts(path)
+
+    assert (0, "new-admin\n") == (result.code, result.out)
+    assert ("other", "new-admin", "other") == (
+        file.current,
+        file.contexts["local"].token,
+        file.contexts["other"].token,
+    )
