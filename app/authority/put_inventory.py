@@ -110,43 +110,55 @@ async def _carry_out(store: Store, limits: Limits, act: Act, plan: Callable[[Tra
         planned = await store.read(plan)
         if act.dry_run or not planned.size:
             return _result(planned, planned.generation, dry_run=act.dry_run)
-        generation = await store.write(_writing(act, planned))
-        if generation is not None:
-            return _result(planned, generation, dry_run=False)
-    raise AppError(ErrorCode.CONFLICT, "the inventory is changing too fast: try again")
+        change = await store.write(_writing(act, _made(planned)))
+        if change is not None:
+            return change
+    # Others are always faster: plan where nobody can be, although everybody waits for it.
+    change = await store.write(_writing(act, plan))
+    assert change is not None
+    return change
 
 
-def _writing(act: Act, planned: _Plan) -> Callable[[Transaction], int | None]:
+def _made(planned: _Plan) -> Callable[[Transaction], _Plan]:
+    return lambda _: planned
+
+
+def _writing(act: Act, plan: Callable[[Transaction], _Plan]) -> Callable[[Transaction], InventoryChange | None]:
     """The unit that stores a plan, or gives None when the plan is out of date."""
 
-    def work(transaction: Transaction) -> int | None:
+    def work(transaction: Transaction) -> InventoryChange | None:
         transaction.lock()
+        planned = plan(transaction)
         if transaction.inventory.generation() != planned.generation:
             return None
+        if not planned.size:
+            return _result(planned, planned.generation, dry_run=False)
         generation = transaction.inventory.change(
             nodes=planned.nodes.changes, workloads=planned.workloads.changes, services=planned.services.changes
         )
-        transaction.record(
-            LedgerEntry(
-                kind=EntryKind.ADMIN_ACT,
-                time=act.now,
-                actor=act.actor.label,
-                subject="inventory",
-                request_id=act.actor.request_id,
-                detail={
-                    "act": act.verb,
-                    "reason": act.reason,
-                    "before": planned.generation,
-                    "after": generation,
-                    "nodes": _counts(planned.nodes),
-                    "workloads": _counts(planned.workloads),
-                    "services": _counts(planned.services),
-                },
-            )
-        )
-        return generation
+        transaction.record(_entry(act, planned, generation))
+        return _result(planned, generation, dry_run=False)
 
     return work
+
+
+def _entry(act: Act, planned: _Plan, generation: int) -> LedgerEntry:
+    return LedgerEntry(
+        kind=EntryKind.ADMIN_ACT,
+        time=act.now,
+        actor=act.actor.label,
+        subject="inventory",
+        request_id=act.actor.request_id,
+        detail={
+            "act": act.verb,
+            "reason": act.reason,
+            "before": planned.generation,
+            "after": generation,
+            "nodes": _counts(planned.nodes),
+            "workloads": _counts(planned.workloads),
+            "services": _counts(planned.services),
+        },
+    )
 
 
 def _result(planned: _Plan, generation: int, *, dry_run: bool) -> InventoryChange:
