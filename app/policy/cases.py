@@ -145,7 +145,7 @@ def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
     expected = value["expected"]
     if expected not in ("allow", "deny"):
         raise AppError(ErrorCode.INVALID, "`expected` is allow or deny")
-    mesh = _mesh(value.get("mesh") or {})
+    mesh = _mesh(_object(value, "mesh"))
     policies = {}
     for index, item in enumerate(value.get("policies") or []):
         document = parse_document(item, limits)
@@ -157,7 +157,7 @@ def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
             )
         # Cases name several policies alike; each counts.
         policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
-    raw = value.get("request") or {}
+    raw = _object(value, "request")
     request, rejected = read_request(raw, mesh)
     return Case(
         name=name,
@@ -168,6 +168,13 @@ def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
         rejected=rejected,
         answers={provider: answer == "allow" for provider, answer in (raw.get("provider_decisions") or {}).items()},
     )
+
+
+def _object(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    member = value.get(key)
+    if member is not None and not isinstance(member, dict):
+        raise AppError(ErrorCode.INVALID, f"`{key}` is an object")
+    return member or {}
 
 
 def _mesh(raw: Mapping[str, Any]) -> MeshConfig:

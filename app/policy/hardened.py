@@ -137,7 +137,12 @@ def _trimmed(path: str) -> str:
     """Segments without trailing dots and spaces, as some file systems take them."""
     if "./" not in path and " " not in path and "\u00a0" not in path and not path.endswith("."):
         return path
-    return "/".join(s if not s.strip(".") else s.rstrip(". \u00a0") for s in path.split("/"))
+    return "/".join(map(_trimmed_segment, path.split("/")))
+
+
+def _trimmed_segment(segment: str) -> str:
+    without_spaces = segment.rstrip(" \u00a0")
+    return segment.rstrip(". \u00a0") if without_spaces.strip(".") else without_spaces  # `.. ` is `..`
 
 
 def _before_nul(path: str) -> str:

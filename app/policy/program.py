@@ -85,9 +85,7 @@ class Program:
 
     def __init__(self, rules: Sequence[Residual]) -> None:
         self.rules = tuple(rules)
-        self.uses_hosts = any(
-            operation.host is not None for residual in rules for operation in residual.rule.operations
-        )
+        self.uses_hosts = any(residual.rule.uses_hosts for residual in rules)
         self._indexed = len(rules) >= _INDEX_FROM
         self._exact: dict[str, tuple[Residual, ...]] = {}
         self._segments: dict[str, tuple[Residual, ...]] = {}

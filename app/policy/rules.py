@@ -77,6 +77,7 @@ class CompiledRule:
         "request",
         "source_clauses",
         "sources",
+        "uses_hosts",
         "uses_identity",
     )
 
@@ -101,6 +102,9 @@ class CompiledRule:
         self.request = _request_tests(conditions)
         self.headers = _headers(conditions)
         self.uses_identity = bool(self.identity) or any(identity for identity, _ in self.sources)
+        self.uses_hosts = any(operation.host is not None for operation in self.operations) or any(
+            header.name == ":authority" for header in self.headers
+        )
         self.identity_keys: tuple[str, ...] | None = None
         self.path_keys = _keys(operations, _path_keys)
         self.method_keys = _keys(operations, _method_keys)

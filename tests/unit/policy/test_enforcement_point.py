@@ -1,0 +1,87 @@
+"""The EnforcementPoint document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import AppError
+from app.policy.enforcement_point import EnforcementPoint, from_document
+from app.policy.target import PointKind
+from tests.support.policies import document, policy
+
+_ID = "spiffe://cluster.local/ns/shop/sa/waypoint"
+
+
+def _point(**spec: Any) -> EnforcementPoint:
+    value = {
+        "apiVersion": "gatehouse.dev/v1",
+        "kind": "EnforcementPoint",
+        "metadata": {"name": "waypoint", "namespace": "shop"},
+        "spec": spec,
+    }
+    return from_document(document(value))
+
+
+def test_a_waypoint_on_loopback_requires_identities() -> None:
+    """Placement (a): known by its listener; identities are required and the class is Istio's, unless said otherwise."""
+    assert EnforcementPoint(
+        name="waypoint",
+        namespace="shop",
+        kind=PointKind.WAYPOINT,
+        gateway="waypoint",
+        gateway_class="istio-waypoint",
+        require_identity=True,
+        listener="local",
+    ) == _point(kind="waypoint", gateway="waypoint", caller={"listener": "local"})
+
+
+def test_placements_b_and_c_are_told_apart() -> None:
+    """A SPIFFE ID alone means mutual TLS, with `via: ztunnel` it is asserted."""
+    direct = _point(kind="waypoint", gateway="w", caller={"spiffeId": _ID})
+    behind = _point(kind="waypoint", gateway="w", caller={"spiffeId": _ID, "via": "ztunnel"})
+
+    assert (_ID, False) == (direct.spiffe_id, direct.via_ztunnel)
+    assert (_ID, True) == (behind.spiffe_id, behind.via_ztunnel)
+
+
+def test_a_sidecar_has_labels_and_no_required_identity() -> None:
+    """Labels are sorted pairs; a sidecar authenticates itself, so an empty principal means something there."""
+    point = _point(kind="sidecar", labels={"b": "2", "a": "1"}, caller={"listener": "local"})
+
+    assert (("a", "1"), ("b", "2")) == point.labels
+    assert not point.require_identity
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        ({"caller": {"listener": "l"}}, "/spec/kind"),
+        ({"kind": "toaster", "caller": {"listener": "l"}}, "/spec/kind"),
+        ({"kind": ["waypoint"], "caller": {"listener": "l"}}, "/spec/kind"),
+        ({"kind": "waypoint", "caller": {"listener": "l"}}, "/spec/gateway"),
+        ({"kind": "sidecar"}, "/spec/caller"),
+        ({"kind": "sidecar", "caller": {}}, "/spec/caller"),
+        ({"kind": "sidecar", "caller": {"listener": "l", "spiffeId": _ID}}, "/spec/caller"),
+        ({"kind": "sidecar", "caller": {"spiffeId": "cluster.local/ns/a/sa/b"}}, "/spec/caller/spiffeId"),
+        ({"kind": "sidecar", "caller": {"listener": ""}}, "/spec/caller/listener"),
+        ({"kind": "sidecar", "caller": {"listener": "l", "via": "ztunnel"}}, "/spec/caller/via"),
+        ({"kind": "sidecar", "caller": {"listener": "l", "port": 1}}, "/spec/caller/port"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "labels": ["a"]}, "/spec/labels"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "requireIdentity": 1}, "/spec/requireIdentity"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "class": "x"}, "/spec/class"),
+    ],
+)
+def test_what_is_wrong_is_named(spec: dict[str, Any], pointer: str) -> None:
+    """Unknown fields and wrong values are errors with a pointer."""
+    with pytest.raises(AppError) as raised:
+        _point(**spec)
+
+    assert [pointer] == [error.pointer for error in raised.value.errors]
+
+
+def test_another_kind_is_no_enforcement_point() -> None:
+    """A policy is not taken for an enforcement point."""
+    with pytest.raises(AppError):
+        from_document(document(policy()))
