@@ -113,6 +113,15 @@ async def test_an_unreasonable_server_is_unavailable_within_bounds(answer: Answe
     assert took < 2
 
 
+async def test_an_endless_answer_is_cut_by_its_length_and_not_only_by_the_clock() -> None:
+    """A key server cannot fill our memory while the time lasts."""
+    async with http_server(_endless) as (url, _):
+        with pytest.raises(AppError) as failure:
+            await UrlJwks(url, CertificateLimits(jwks_timeout_seconds=30, jwks_max_bytes=10_000)).fetch()
+
+    assert failure.value.diagnosis == "the key set is longer than 10000 bytes"
+
+
 @pytest.mark.parametrize("url", ["http://example.com/jwks", "ftp://127.0.0.1/", "file:///etc/passwd", "jwks.json"])
 def test_only_https_is_configurable_off_loopback(url: str) -> None:
     """Keys that travel in the clear could be anybody's."""
