@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from app.cli.main import app
-from app.limits import Limits
+from app.limits import Limits, PolicyLimits
+from app.policy.document import parse_document
+from app.policy.validate import errors_of, validate
+from app.settings import load_settings
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -120,3 +126,41 @@ def test_every_documented_command_exists_with_its_options(page: str, line: str) 
 def test_the_documented_commands_were_found() -> None:
     """The search above finds the examples of the README and of the guides."""
     assert {"README.md", "ztunnel.md"} <= {page for page, _ in _documented_commands()}
+
+
+def _yaml_examples() -> list[tuple[str, Any]]:
+    """Every indented block that is one YAML mapping, with its page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"(?:^(?: {4}.*|\s*)\n)+", page.read_text(), re.MULTILINE):
+            text = textwrap.dedent(block)
+            with contextlib.suppress(yaml.YAMLError):
+                value = yaml.safe_load(text)
+                if isinstance(value, dict):
+                    found.append((page.name, value))
+    return found
+
+
+def _examples_with(*keys: str) -> list[dict[str, Any]]:
+    return [value for _, value in _yaml_examples() if set(keys) <= set(value)]
+
+
+def test_the_documents_in_the_guides_are_valid() -> None:
+    """What a guide shows can be applied."""
+    documents = _examples_with("apiVersion", "kind")
+    limits = PolicyLimits()
+    wrong = [error for value in documents for error in errors_of(validate(parse_document(value, limits), limits))]
+
+    assert {"AuthorizationPolicy", "EnforcementPoint"} <= {value["kind"] for value in documents}
+    assert [] == wrong
+
+
+def test_the_settings_in_the_guides_are_accepted(tmp_path: Path) -> None:
+    """What a guide shows can be started with."""
+    examples = _examples_with("listen", "tokens")
+    assert examples
+
+    for number, value in enumerate(examples):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(value))
+        load_settings(file, environ={})
