@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from app import __version__
@@ -78,7 +79,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        for model in (Problem, *REQUEST_MODELS):
+        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS)
+        for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}

@@ -22,10 +22,12 @@ from app.errors import AppError, ErrorCode
 from app.rest.problems import REQUEST_ID, problem_response
 from app.rest.services import ACTOR
 from app.serving.bounded import AsgiApp, Message, Receive, Scope, Send
+from app.telemetry.metrics import API_REQUESTS
 
 PUBLIC = frozenset({"/v1/trust-bundle", "/v1/trust-bundle.pem"})
 _MAX_BEARER_CHARS = 512
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
+_METHODS = frozenset({"GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -82,10 +84,13 @@ class Edge:
 
     def _log_request(self, scope: Scope, status: int, started: float) -> None:
         actor = scope.get(ACTOR)
+        route = getattr(scope.get("route"), "path", "")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        API_REQUESTS.labels(method, route, str(status)).inc()
         _log.info(
             "rest_request",
-            method=scope["method"],
-            route=getattr(scope.get("route"), "path", ""),
+            method=method,
+            route=route,
             status=status,
             actor=actor.label if actor else "",
             request_id=scope[REQUEST_ID],

@@ -28,6 +28,7 @@ from app.serving.bounded import AsgiApp, BoundedApp
 from app.serving.connection import LINGER_SECONDS, HardenedProtocol
 from app.serving.gate import ConnectionGate
 from app.serving.refusals import TOO_MANY_CONNECTIONS
+from app.telemetry.metrics import HTTP_REFUSALS, Tally
 
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _MAX_LINGERING_REFUSALS = 64
@@ -61,6 +62,7 @@ class HttpServer:
         self._refusing: set[asyncio.Task[None]] = set()
         #: What the listener did by itself: refused_connections, sent_away, headers_too_slow, body_too_slow ...
         self.counters: Counter[str] = Counter()
+        self._tally = Tally(HTTP_REFUSALS)
 
     @property
     def port(self) -> int:
@@ -125,6 +127,7 @@ class HttpServer:
         for connection in self._gate.members():
             connection.abort()
         await _cancelled({*self._state.tasks, sweep})
+        self._count()
         await self._lifespan.shutdown()
 
     async def __aenter__(self) -> Self:
@@ -209,9 +212,13 @@ class HttpServer:
         while True:
             await asyncio.sleep(interval)
             self._refresh_date()
+            self._count()
             now = loop.time()
             for connection in self._gate.members():
                 connection.check(now)
+
+    def _count(self) -> None:
+        self._tally.flush({(reason,): count for reason, count in self.counters.items()})
 
     def _refresh_date(self) -> None:
         self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]

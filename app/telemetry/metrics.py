@@ -30,9 +30,22 @@ AUTHORITY_EXPIRY = Gauge(
     multiprocess_mode="max",
 )
 
+GRPC_HANDLED = Counter(
+    "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
+)
+
 # Administration.
 SNAPSHOT_PUBLISHED = Gauge(
     "gatehouse_snapshot_published_number", "Number of the newest published snapshot.", multiprocess_mode="max"
+)
+
+API_REQUESTS = Counter(
+    "gatehouse_api_requests",
+    "Requests to the API, by the route's template; empty for none.",
+    ["method", "route", "status"],
+)
+HTTP_REFUSALS = Counter(
+    "gatehouse_http_refusals", "What HTTP listeners ended by themselves: too slow, too many, too large.", ["reason"]
 )
 
 # Decisions.

@@ -25,6 +25,7 @@ from app.limits import HttpLimits
 from app.serving.binding import UnixEndpoint
 from app.serving.http import HttpServer, serve_http
 from app.serving.tls import server_tls
+from app.telemetry.metrics import HTTP_REFUSALS
 from tests.support.raw_http import RawClient
 
 LIMITS = HttpLimits(
@@ -384,6 +385,7 @@ async def test_case_112_a_body_of_one_byte_a_second_is_408():
     assert 408 == answer.result().status
     assert 200 == next_response.status
     assert 1 == server.counters["body_too_slow"]
+    assert HTTP_REFUSALS.labels("body_too_slow")._value.get() >= 1
 
 
 async def test_paths_may_have_a_larger_body():

@@ -8,6 +8,7 @@ import pytest
 
 from app.authority.actor import Actor, Role
 from app.errors import ErrorCode
+from app.telemetry.metrics import API_REQUESTS
 
 NOBODY = [
     None,
@@ -152,3 +153,17 @@ async def test_unknown_paths_are_problems(api):
     assert (404, "application/problem+json") == (response.status_code, response.headers["content-type"])
     assert "detail" in response.json()
     assert ErrorCode.NOT_FOUND == response.json()["code"]
+
+
+async def test_requests_are_counted_by_route(api):
+    """By the template, so that a path of a client's choosing makes no new series."""
+
+    def count(route: str, status: str) -> float:
+        return API_REQUESTS.labels("GET", route, status)._value.get()
+
+    before = count("/v1/revisions/{revision}", "404"), count("", "401"), count("", "404")
+    await api.client.get("/v1/revisions/999")
+    await api.anonymous().get("/v1/whatever")
+    await api.client.get("/v1/whatever/else")
+
+    assert [n + 1 for n in before] == [count("/v1/revisions/{revision}", "404"), count("", "401"), count("", "404")]
