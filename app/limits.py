@@ -151,7 +151,7 @@ class ProcessLimits:
 
     start_seconds: float = 30.0  # until a child must have reported ready
     heartbeat_seconds: float = 0.5
-    heartbeat_timeout_seconds: float = 5.0  # a child that is silent for longer is killed and replaced
+    heartbeat_timeout_seconds: float = 3.5  # a child that is silent for longer is killed and replaced
     drain_min_seconds: float = 5.0  # answered after SIGTERM before GOAWAY
     drain_max_seconds: float = 15.0  # then the process is killed
     restart_burst: int = 5

@@ -81,6 +81,11 @@ class _Counted:
         metrics.CERTIFICATE_REFUSALS.labels(reason, code).inc()
 
 
+def _count_rpc(path: str, status: str, seconds: float) -> None:  # noqa: ARG001 - the histogram is per certificate
+    _, service, method = path.split("/")
+    metrics.GRPC_HANDLED.labels(service, method, status).inc()
+
+
 @dataclass(frozen=True, slots=True)
 class _Workers:
     """Whom the link believes: workers of this host by the token of this start, others by tokens of role worker."""
@@ -230,7 +235,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
         worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
-        ca=GrpcServer(certificate_methods(create_certificate), limits.ca_grpc),
+        ca=GrpcServer(certificate_methods(create_certificate), limits.ca_grpc, observe=_count_rpc),
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),

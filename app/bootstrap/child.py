@@ -32,6 +32,7 @@ _log = structlog.get_logger(__name__)
 
 EXIT_REFUSED = 3  # the settings or the stored state do not allow a start; trying again would not help
 EXIT_FAILED = 1
+_IMPATIENT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +104,10 @@ class _Drain:
     max_seconds: float
 
 
+def _is_complete(message: Mapping[str, Any]) -> bool:
+    return all(reason == "ok" for reason in message["reasons"].values())
+
+
 class _Child:
     """The loop of one child process."""
 
@@ -155,9 +160,12 @@ class _Child:
     async def _beat(self) -> None:
         lag = 0.0
         while True:
-            self._send(self._message(lag), may_be_dropped=True)
-            expected = time.monotonic() + self._limits.heartbeat_seconds
-            await asyncio.sleep(self._limits.heartbeat_seconds)
+            message = self._message(lag)
+            self._send(message, may_be_dropped=True)
+            # Somebody waits for a process that is not ready yet.
+            pause = self._limits.heartbeat_seconds if _is_complete(message) else _IMPATIENT_SECONDS
+            expected = time.monotonic() + pause
+            await asyncio.sleep(pause)
             lag = max(0.0, time.monotonic() - expected)
 
     def _message(self, lag: float) -> dict[str, Any]:

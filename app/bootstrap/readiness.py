@@ -20,6 +20,7 @@ from app.storage.database import Database
 _log = structlog.get_logger(__name__)
 
 _INTERVAL_SECONDS = 1.0
+_IMPATIENT_SECONDS = 0.1  # while something is missing
 _DATABASE_SECONDS = 2.0
 # Bytes that are no certificate, so that the signature is worth nothing to anybody.
 _PROBE = b"gatehouse readiness probe"
@@ -58,7 +59,7 @@ class Readiness:
                 served = serves
                 await server.health.set_all(serves)
                 _log.info("readiness_changed", ready=serves, reasons=self._reasons)
-            await asyncio.sleep(_INTERVAL_SECONDS)
+            await asyncio.sleep(_INTERVAL_SECONDS if serves else _IMPATIENT_SECONDS)
 
     async def stop(self) -> None:
         """NOT_SERVING from now on."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.support.check_client import ask
 from tests.support.gatehouse import Gatehouse
+from tests.support.pki import TestAuthority
 from tests.support.postgres import PostgresServer, postgres_server
 
 __all__ = ["postgres_server"]  # a fixture
@@ -51,6 +54,35 @@ async def test_workers_of_another_host_follow_the_authority_with_a_token_of_thei
                 assert revoked.status_code in (200, 204), revoked.text
                 await authority.kill()
                 assert (await ask(workers.addresses["check"])).status.code == 0
+
+
+async def test_off_loopback_the_api_and_the_link_speak_tls_and_workers_verify_it(tmp_path: Path) -> None:
+    """Workers beside the authority have a listener of their own; those of other hosts trust `link.ca_file`."""
+    pki = TestAuthority(tmp_path / "pki")
+    credentials = pki.issue(None, file_name="server", dns="localhost", ip="127.0.0.1")
+    tls = {"certificate_file": str(credentials.certificate), "key_file": str(credentials.private_key)}
+    listen = {"api": {"address": "0.0.0.0", "port": 0}, "link": {"address": "0.0.0.0", "port": 0}}
+    async with Gatehouse(tmp_path / "one", workers=1, tls=tls, listen=listen) as gatehouse:
+        ports = {name: address.rpartition(":")[2] for name, address in gatehouse.addresses.items()}
+        secret = (await gatehouse.control("reset-admin-token", name="test"))["secret"]
+        trust = ssl.create_default_context(cafile=str(credentials.trust_bundle))
+        async with httpx2.AsyncClient(
+            base_url=f"https://localhost:{ports['api']}",
+            headers={"authorization": f"Bearer {secret}"},
+            verify=trust,
+            trust_env=False,
+        ) as client:
+            assert "local" == (await client.get("/v1/status")).json()["workers"][0]["token"]
+            made = (await client.post("/v1/tokens", json={"name": "edge", "role": "worker"})).json()
+            key = (await client.get("/v1/status")).json()["snapshotPublicKey"]
+        link = {
+            "url": f"https://localhost:{ports['link']}",
+            "token": made["secret"],
+            "public_key": key,
+            "ca_file": str(credentials.trust_bundle),
+        }
+        async with Gatehouse(tmp_path / "two", role="decision", workers=1, link=link) as workers:
+            assert "NO_SNAPSHOT" != (await ask(workers.addresses["check"])).dynamic_metadata["reason"]
 
 
 async def test_sigterm_with_a_hundred_slow_clients_ends_in_time(tmp_path: Path) -> None:
