@@ -150,5 +150,5 @@ def test_trust_domain_values_are_expanded() -> None:
     ],
 )
 def test_ztunnel_reads_the_parts(field: str, value: str, principal: str, expected: bool) -> None:
-    """ztunnel knows identities of exactly three parts; other text is no identity."""
+    """Ztunnel knows identities of exactly three parts; other text is no identity."""
     assert expected is ztunnel_matcher(field, [value], "shop")(principal)
