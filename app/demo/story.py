@@ -92,7 +92,7 @@ async def _start_mesh(
     directory: Path,
 ) -> Mesh:
     service = await stack.enter_async_context(OrdersService())
-    enforcement = ExtAuthz(address=gatehouse.address("check"))
+    enforcement = ExtAuthz(address=gatehouse.address("check"), timeout_seconds=1.0)
     options = WaypointOptions(credentials=identities[shop.WAYPOINT], enforcement=enforcement, backend=service.address)
     unannotated = WaypointOptions(
         credentials=identities[shop.WAYPOINT],
