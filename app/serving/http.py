@@ -8,7 +8,6 @@ TLS can be replaced while serving. It knows nothing of routes; see `app.serving.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
@@ -120,13 +119,16 @@ class HttpServer:
         self._close_listeners()
         for connection in self._gate.members():
             connection.shutdown()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._limits.shutdown_seconds):
                 while len(self._gate) or self._state.tasks:  # noqa: ASYNC110 - the tasks are uvicorn's
                     await asyncio.sleep(0.02)
-        for connection in self._gate.members():
-            connection.abort()
-        await _cancelled({*self._state.tasks, sweep})
+        except TimeoutError:
+            pass
+        finally:  # also when whoever stops us has less patience than we
+            for connection in self._gate.members():
+                connection.abort()
+            await _cancelled({*self._state.tasks, sweep})
         self._count()
         await self._lifespan.shutdown()
 

@@ -145,3 +145,12 @@ async def test_case_113_a_smuggled_request_is_not_served(served):
     await client.close()
 
     assert (400, b"") == (first.status, rest)
+
+
+@pytest.mark.parametrize(("ranges", "status"), [(1_000, 200), (10_000, 431)])
+async def test_case_119_ranges_are_ignored(served, ranges, status):
+    """Nothing here is served in parts: as many as fit into the headers mean nothing, more are too many headers."""
+    value = "bytes=" + ",".join(f"{n}-{n}" for n in range(ranges))
+    response = await served.exchange(served.head("GET /openapi.json HTTP/1.1", f"range: {value}"))
+
+    assert status == response.status

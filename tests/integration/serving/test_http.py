@@ -257,6 +257,21 @@ async def test_m19_stop_is_bounded_whatever_clients_do():
         await RawClient.connect(server.port)
 
 
+async def test_m19_a_stop_that_is_cut_short_still_closes_everything():
+    """Whoever stops the listener may have less patience than it has."""
+    async with _serving(shutdown_seconds=30.0) as server:
+        client = await RawClient.connect(server.port)
+        await client.send(b"GET /sleep HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.sleep(0.1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await server.stop()
+
+        assert b"" == await client.ended(1.0)
+        assert 0 == server.connection_count
+        await client.close()
+
+
 async def test_m19_a_request_in_progress_is_answered_during_a_stop():
     """A drain lets the request in progress end, and tells the client that the connection ends."""
     async with _serving(shutdown_seconds=5.0) as server:
