@@ -32,7 +32,8 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENCODED_RUN = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 _PARAMETERS = re.compile(r";[^/]*")
-_MAX_CHARS_PER_READING = 4_096  # of all readings together, on average: bounds the work for long paths
+_MAX_CHARS_PER_READING = 512  # on average over the readings allowed: bounds the work for long paths
+_MAX_HOST_CHARS = 262  # a DNS name with a dot and a port
 
 
 def is_plain_path(path: str) -> bool:
@@ -63,6 +64,8 @@ def _closure(seeds: list[str], most: int) -> list[str] | None:
     found = list(dict.fromkeys(seeds))
     seen = set(found)
     budget = most * _MAX_CHARS_PER_READING - sum(map(len, found))
+    if budget < 0:
+        return None
     for reading in found:  # grows while it is walked
         for transform in _TRANSFORMS:
             reached = transform(reading)
@@ -164,12 +167,16 @@ _TRANSFORMS: tuple[Callable[[str], str], ...] = (
 )
 
 
-@lru_cache(maxsize=8_192)
 def host_readings(host: str) -> Readings | None:
     """The readings of a Host or :authority, lower case; None when it is not one host.
 
     Port and trailing dot change nothing about which host is meant; user information, lists and the like are refused.
     """
+    return _host_readings(host) if len(host) <= _MAX_HOST_CHARS else None
+
+
+@lru_cache(maxsize=8_192)
+def _host_readings(host: str) -> Readings | None:
     lowered = host.lower()
     if _PLAIN_HOST(lowered) or not host:
         return ((lowered,),)

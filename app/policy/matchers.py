@@ -134,9 +134,16 @@ def path_matcher(values: Sequence[str]) -> Matches:
     return lambda path: strings(path) or any(fits(path) for fits in templates)
 
 
-@lru_cache(maxsize=65_536)
+_MAX_IP_CHARS = 45  # an IPv4-mapped IPv6 address written out
+
+
 def parse_ip(text: str) -> tuple[int, int] | None:
     """Version and number of an IP address, IPv4-mapped IPv6 as IPv4; None when it is none."""
+    return _parse_ip(text) if len(text) <= _MAX_IP_CHARS else None
+
+
+@lru_cache(maxsize=65_536)
+def _parse_ip(text: str) -> tuple[int, int] | None:
     if "%" in text:
         return None
     try:

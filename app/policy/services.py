@@ -28,9 +28,16 @@ def service_from_json(value: Any) -> Service:
     return service
 
 
-@lru_cache(maxsize=65_536)
+_MAX_ADDRESS_CHARS = 45  # an IPv4-mapped IPv6 address written out
+
+
 def canonical_address(address: str) -> str:
     """One spelling for an IP address: compressed, IPv4-mapped IPv6 as IPv4; anything else stays as it is."""
+    return _canonical_address(address) if len(address) <= _MAX_ADDRESS_CHARS else address
+
+
+@lru_cache(maxsize=65_536)
+def _canonical_address(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

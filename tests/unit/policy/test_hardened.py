@@ -177,6 +177,7 @@ def test_case_084_spellings_of_a_host_are_one(host: str) -> None:
         "a\x00",
         "[::1]x",
         ":80",
+        "a" * 300,
     ],
 )
 def test_case_084_what_is_not_one_host_is_refused(host: str) -> None:
