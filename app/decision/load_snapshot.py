@@ -226,7 +226,7 @@ class SnapshotLoader:
             if document is None:
                 compiled[key] = None
                 continue
-            compiled[key] = chunk[key] = _guarded(key, compile_policy, document, mesh)
+            compiled[key] = chunk[key] = _guarded(key, compile_policy, document, mesh, self._limits)
             self.last_compiled += 1
             await self._breathe()
             if len(chunk) >= _TABLE_CHUNK:

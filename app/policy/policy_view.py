@@ -57,7 +57,11 @@ class PolicyView:
         policies = {key: document for key, document in wanted.items() if key.startswith(f"{AUTHORIZATION_POLICY}/")}
         if policies:
             table = table.replaced(
-                {key: compile_policy(document, mesh) for key, document in policies.items() if document is not None},
+                {
+                    key: compile_policy(document, mesh, limits)
+                    for key, document in policies.items()
+                    if document is not None
+                },
                 [key for key, document in policies.items() if document is None],
             )
         points = dict(self.points)
