@@ -154,8 +154,9 @@ class Attached:
 
     def chain(self, protocol: str) -> Chain:
         """The rules for requests of this protocol."""
+        key = "tcp" if protocol == "tcp" else "http"
         try:
-            return self._chains[protocol]
+            return self._chains[key]
         except KeyError:
-            chain = self._chains[protocol] = Chain(self.policies, self.place(protocol), self._mesh)
+            chain = self._chains[key] = Chain(self.policies, self.place(key), self._mesh)
             return chain
