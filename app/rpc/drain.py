@@ -11,28 +11,41 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 _ESTABLISHED = 1  # tcp_info.tcpi_state
+_TCP_INFO_BYTES = 104
+_UNACKED = slice(24, 28)  # tcp_info.tcpi_unacked: of a listening socket, the length of its queue
+_ACCEPT_SECONDS = 0.2
 _POLL_SECONDS = 0.05
 
 
 def stop_accepting(ports: Collection[int]) -> int:
     """Shut the listening TCP sockets of this process on these ports; how many there were.
 
-    New connections go to the other processes that listen there. A connection that is complete but was not accepted
-    yet would be reset; the queue is empty but for microseconds, because C-core accepts on threads of its own.
+    New connections go to the other processes that listen there. What was not accepted yet is reset, so each socket is
+    shut in a moment in which nothing waits: C-core accepts on threads of its own, which takes it microseconds.
     """
     count = 0
     for port_socket in _sockets_on(ports):
         if port_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            until = time.monotonic() + _ACCEPT_SECONDS
+            while _waiting(port_socket) and time.monotonic() < until:
+                time.sleep(0)  # not the loop's turn: the moment would be over
             with suppress(OSError):  # the same socket under another descriptor was shut a moment ago
                 port_socket.shutdown(socket.SHUT_RD)
                 count += 1
     return count
+
+
+def _waiting(listener: socket.socket) -> int:
+    """How many complete connections were not accepted yet."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return int.from_bytes(info[_UNACKED], sys.byteorder)
 
 
 def count_connections(ports: Collection[int]) -> int:

@@ -157,11 +157,15 @@ class Supervisor:
             return Program(
                 name=name,
                 module=_WORKER_MODULE,
-                assignment={"settings": reveal(settings), "extra": {}},
+                # Beside others a worker waits for its snapshot before it listens; alone it would rather deny.
+                assignment={"settings": reveal(settings), "extra": {"others_serve": self._has_ready_worker()}},
                 metrics_directory=self._metrics_dir,
             )
 
         return make
+
+    def _has_ready_worker(self) -> bool:
+        return any(worker.is_ready for worker in self._workers)
 
     async def _learn_public_key(self) -> None:
         """The key that workers believe: as the authority says it, or as an earlier start wrote it down."""

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import bootstrap, socket_address, typed
+from app.demo.proxy_config import Credentials, bootstrap, socket_address, typed, upstream_tls
 
 LISTENER = "gateway"
 
 
-def gateway_config(check_address: str, *, timeout_seconds: float = 1.0) -> dict[str, Any]:
-    """One listener that asks `check_address` over plaintext gRPC, fails closed, and answers by itself."""
+def gateway_config(
+    check_address: str, *, credentials: Credentials | None = None, timeout_seconds: float = 5.0
+) -> dict[str, Any]:
+    """One listener that asks `check_address` over gRPC (mutual TLS with `credentials`), and fails closed."""
     ext_authz = typed(
         "extensions.filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
@@ -34,7 +36,7 @@ def gateway_config(check_address: str, *, timeout_seconds: float = 1.0) -> dict[
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
     endpoint = {"endpoint": {"address": socket_address(check_address)}}
-    cluster = {
+    cluster: dict[str, Any] = {
         "name": "check",
         "type": "STATIC",
         "typed_extension_protocol_options": {
@@ -45,9 +47,11 @@ def gateway_config(check_address: str, *, timeout_seconds: float = 1.0) -> dict[
         },
         "load_assignment": {"cluster_name": "check", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+    if credentials is not None:
+        cluster["transport_socket"] = upstream_tls(credentials, alpn="h2")
     return bootstrap("gateway", [listener], [cluster])
 
 
-def gateway(check_address: str, directory: Path) -> Envoy:
+def gateway(check_address: str, directory: Path, *, credentials: Credentials | None = None) -> Envoy:
     """An Envoy with two threads, so that it has connections to both workers."""
-    return Envoy("gateway", gateway_config(check_address), directory, concurrency=2)
+    return Envoy("gateway", gateway_config(check_address, credentials=credentials), directory, concurrency=2)
