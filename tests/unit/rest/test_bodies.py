@@ -10,6 +10,8 @@ from app.errors import ErrorCode
 from app.limits import HttpLimits, Limits
 from tests.support.api import running_api
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.mark.parametrize(
     "content_type",
@@ -25,25 +27,25 @@ from tests.support.api import running_api
         ("POST", "/v1/explain"), ("POST", "/v1/rollback"),
     ],
 )  # fmt: skip
-async def test_case_114_wrong_content_types_are_415(api, method, path, content_type):
+async def test_case_114_wrong_content_types_are_415(shared_api, method, path, content_type):
     """A body is JSON, or YAML where documents go, and says so."""
-    response = await api.client.request(method, path, content=b"{}", headers={"content-type": content_type})
+    response = await shared_api.client.request(method, path, content=b"{}", headers={"content-type": content_type})
 
     assert (415, ErrorCode.UNSUPPORTED_MEDIA_TYPE) == (response.status_code, response.json()["code"])
 
 
 @pytest.mark.parametrize("content_type", ["application/yaml", "text/yaml"])
-async def test_case_114_yaml_is_for_documents_only(api, content_type):
+async def test_case_114_yaml_is_for_documents_only(shared_api, content_type):
     """The other bodies are JSON."""
-    response = await api.client.post("/v1/tokens", content=b"name: x", headers={"content-type": content_type})
+    response = await shared_api.client.post("/v1/tokens", content=b"name: x", headers={"content-type": content_type})
 
     assert 415 == response.status_code
 
 
-async def test_compressed_bodies_are_415(api):
+async def test_compressed_bodies_are_415(shared_api):
     """No decompression bomb: nothing is decompressed."""
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    response = await api.client.post("/v1/apply", content=b"\x1f\x8b", headers=headers)
+    response = await shared_api.client.post("/v1/apply", content=b"\x1f\x8b", headers=headers)
 
     assert 415 == response.status_code
 
@@ -73,17 +75,17 @@ async def test_case_112_large_bodies_are_413(tmp_path, path, size, status):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b"{'a': 1}", b"NaN", b"\xff", b"{} {}"])
-async def test_broken_json_is_400(api, body):
+async def test_broken_json_is_400(shared_api, body):
     """With the place, not with a trace."""
-    response = await api.client.post("/v1/apply", content=body, headers={"content-type": "application/json"})
+    response = await shared_api.client.post("/v1/apply", content=body, headers={"content-type": "application/json"})
 
     assert (400, ErrorCode.MALFORMED) == (response.status_code, response.json()["code"])
 
 
 @pytest.mark.parametrize("body", [b"a: [1", b"\xff", b"a: b: c"])
-async def test_broken_yaml_is_400(api, body):
+async def test_broken_yaml_is_400(shared_api, body):
     """The same for YAML."""
-    response = await api.client.post("/v1/apply", content=body, headers={"content-type": "application/yaml"})
+    response = await shared_api.client.post("/v1/apply", content=body, headers={"content-type": "application/yaml"})
 
     assert (400, ErrorCode.MALFORMED) == (response.status_code, response.json()["code"])
 
@@ -98,17 +100,19 @@ async def test_broken_yaml_is_400(api, body):
         ("application/json", b"[" * 5_000 + b"]" * 5_000),
     ],
 )
-async def test_case_099_100_duplicates_bombs_and_tags_are_422(api, content_type, body):
+async def test_case_099_100_duplicates_bombs_and_tags_are_422(shared_api, content_type, body):
     """Before a document is looked at."""
-    response = await api.client.put("/v1/policies/Mesh/-/mesh", content=body, headers={"content-type": content_type})
+    response = await shared_api.client.put(
+        "/v1/policies/Mesh/-/mesh", content=body, headers={"content-type": content_type}
+    )
 
     assert (422, ErrorCode.INVALID) == (response.status_code, response.json()["code"])
 
 
 @pytest.mark.parametrize("count", [0, 2])
-async def test_a_document_path_takes_one_document(api, count):
+async def test_a_document_path_takes_one_document(shared_api, count):
     """Several go to /v1/apply."""
-    response = await api.client.put("/v1/policies/Mesh/-/mesh", json=[{}] * count)
+    response = await shared_api.client.put("/v1/policies/Mesh/-/mesh", json=[{}] * count)
 
     assert 422 == response.status_code
 
@@ -126,9 +130,9 @@ async def test_a_document_path_takes_one_document(api, count):
         ("/v1/tokens/node", {"node": "n", "lifetimeSeconds": 10**12}, "/lifetimeSeconds"),
     ],
 )
-async def test_wrong_shapes_are_422_with_pointers(api, path, body, pointer):
+async def test_wrong_shapes_are_422_with_pointers(shared_api, path, body, pointer):
     """The problem says where."""
-    response = await api.client.post(path, json=body)
+    response = await shared_api.client.post(path, json=body)
 
     assert 422 == response.status_code
     assert pointer == response.json()["errors"][0]["pointer"]
