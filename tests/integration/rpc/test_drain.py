@@ -1,13 +1,14 @@
 """How a gRPC server's connections leave: found by their port, in /proc."""
 
 import asyncio
+import socket
 import time
 
 import grpc.aio
 
 from app.limits import GrpcLimits
 from app.rpc.call import Call, UnaryMethod
-from app.rpc.drain import count_connections, let_connections_leave, stop_accepting
+from app.rpc.drain import _waiting, count_connections, let_connections_leave, stop_accepting
 from app.rpc.server import GrpcServer
 
 LIMITS = GrpcLimits(
@@ -58,3 +59,15 @@ async def test_waiting_for_connections_ends_with_its_time() -> None:
         assert b"x" == await channel.unary_unary("/test.Echo/Say")(b"x")
         assert 1 == await let_connections_leave({port}, within_seconds=0.2)
     await server.stop(0.1)
+
+
+def test_connections_that_wait_to_be_accepted_are_seen() -> None:
+    """The kernel tells the length of the queue, which is what a listener is shut by."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert 0 == _waiting(listener)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        assert 3 == _waiting(listener)
+        accepted, _ = listener.accept()
+        assert 2 == _waiting(listener)
+        for client in (*clients, accepted):
+            client.close()
