@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from app.settings.model import Listener, Settings
+from app.settings.model import Listener, Settings
 
 # Where 0 means "off" rather than "nothing is allowed".
 _MAY_BE_ZERO = frozenset(
