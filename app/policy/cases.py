@@ -12,6 +12,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import PolicyLimits
+from app.policy.case_fields import CaseFields
 from app.policy.compile import compile_policy
 from app.policy.decision import Decision, Reason
 from app.policy.document import AUTHORIZATION_POLICY, parse_document
@@ -22,7 +23,50 @@ from app.policy.request import Request
 from app.policy.rule_table import RuleTable
 from app.policy.target import PointKind, ServiceRef, Target
 
-_REFUSED_TOKENS = frozenset({"expired", "untrusted_issuer", "invalid", "bad_signature"})
+_ANSWERS = ("allow", "deny")
+_PROTOCOLS = ("http", "grpc", "tcp")
+_REFUSED_TOKENS = ("expired", "untrusted_issuer", "invalid", "bad_signature")
+_TOKEN_STATES = ("valid", "none", *_REFUSED_TOKENS)
+_CASE_MEMBERS = ("name", "mesh", "workload", "policies", "request", "expected")
+_MESH_MEMBERS = (
+    "trust_domain",
+    "trust_domain_aliases",
+    "root_namespace",
+    "path_normalization",
+    "hardened",
+    "enable_multiple_custom_providers",
+    "enable_selector_based_k8s_gateway_policy",
+)
+_WORKLOAD_MEMBERS = (
+    "kind",
+    "namespace",
+    "labels",
+    "service",
+    "service_namespace",
+    "service_registry",
+    "gateway_name",
+    "gateway_class",
+)
+_REQUEST_MEMBERS = (
+    "protocol",
+    "source_principal",
+    "source_ip",
+    "remote_ip",
+    "destination_ip",
+    "port",
+    "method",
+    "path",
+    "normalized_path",
+    "host",
+    "headers",
+    "sni",
+    "jwt_claims",
+    "jwt_state",
+    "space_delimited_claims",
+    "trusted_issuers",
+    "dynamic_metadata",
+    "provider_decisions",
+)
 _REJECTED = Decision(False, Reason.MALFORMED, hint="Envoy answers 400 to this path")
 _UNAUTHORIZED = Decision(False, Reason.MALFORMED, hint="a token that does not verify is answered with 401")
 
@@ -129,25 +173,19 @@ def read_case(value: Any, index: int = 0, limits: PolicyLimits | None = None) ->
     Raises:
         AppError: `INVALID`, naming the case, when something in it is not as it should be.
     """
-    if not isinstance(value, dict):
-        raise AppError(ErrorCode.INVALID, f"case {index} is not an object")
-    name = value.get("name")
+    name = value.get("name") if isinstance(value, dict) else None
     label = f"case {index}" if not isinstance(name, str) else f"case {index} ({name})"
     try:
-        return _read(value, name if isinstance(name, str) else f"case {index}", limits or PolicyLimits())
+        return _read(CaseFields(value, known=_CASE_MEMBERS), f"case {index}", limits or PolicyLimits())
     except AppError as error:
         raise AppError(error.code, f"{label}: {error.detail}", errors=error.errors) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise AppError(ErrorCode.INVALID, f"{label} is not a decision case: {error}") from error
 
 
-def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
-    expected = value["expected"]
-    if expected not in ("allow", "deny"):
-        raise AppError(ErrorCode.INVALID, "`expected` is allow or deny")
-    mesh = _mesh(_object(value, "mesh"))
+def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
+    expected = case.choice("expected", _ANSWERS)
+    mesh = _mesh(case.object("mesh") or {})
     policies = {}
-    for index, item in enumerate(value.get("policies") or []):
+    for index, item in enumerate(case.items("policies")):
         document = parse_document(item, limits)
         if document.kind != AUTHORIZATION_POLICY:
             raise AppError(
@@ -157,126 +195,120 @@ def _read(value: Mapping[str, Any], name: str, limits: PolicyLimits) -> Case:
             )
         # Cases name several policies alike; each counts.
         policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
-    raw = _object(value, "request")
-    request, rejected = read_request(raw, mesh)
+    request, rejected = read_request(case.object("request"), mesh)
+    answers = case.fields("request").fields("provider_decisions")
     return Case(
-        name=name,
+        name=case.text("name") or default_name,
         expected=expected,
         table=RuleTable.empty(mesh, limits).replaced(policies, ()),
-        target=read_target(value.get("workload") or {}),
+        target=read_target(case.object("workload")),
         request=request,
         rejected=rejected,
-        answers={provider: answer == "allow" for provider, answer in (raw.get("provider_decisions") or {}).items()},
+        answers={provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()},
     )
-
-
-def _object(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    member = value.get(key)
-    if member is not None and not isinstance(member, dict):
-        raise AppError(ErrorCode.INVALID, f"`{key}` is an object")
-    return member or {}
 
 
 def _mesh(raw: Mapping[str, Any]) -> MeshConfig:
-    known = {
-        "trust_domain",
-        "trust_domain_aliases",
-        "root_namespace",
-        "path_normalization",
-        "hardened",
-        "enable_multiple_custom_providers",
-        "enable_selector_based_k8s_gateway_policy",
-    }
-    unknown = set(raw) - known
+    unknown = [str(member) for member in raw if member not in _MESH_MEMBERS]
     if unknown:
         raise AppError(ErrorCode.INVALID, f"`mesh` has no field {', '.join(sorted(unknown))}")
+    mesh = CaseFields(raw, "mesh")
     return MeshConfig(
-        trust_domain=raw.get("trust_domain", "cluster.local"),
-        trust_domain_aliases=tuple(raw.get("trust_domain_aliases") or ()),
-        root_namespace=raw.get("root_namespace", "istio-system"),
-        path_normalization=PathNormalization(raw.get("path_normalization", "BASE")),
-        hardened=bool(raw.get("hardened", False)),
-        multiple_custom_providers=bool(raw.get("enable_multiple_custom_providers", False)),
-        selector_based_gateway_policy=bool(raw.get("enable_selector_based_k8s_gateway_policy", True)),
+        trust_domain=mesh.text("trust_domain", "cluster.local"),
+        trust_domain_aliases=mesh.texts("trust_domain_aliases"),
+        root_namespace=mesh.text("root_namespace", "istio-system"),
+        path_normalization=PathNormalization(mesh.choice("path_normalization", list(PathNormalization), "BASE")),
+        hardened=mesh.flag("hardened", False),
+        multiple_custom_providers=mesh.flag("enable_multiple_custom_providers", False),
+        selector_based_gateway_policy=mesh.flag("enable_selector_based_k8s_gateway_policy", True),
     )
 
 
-def read_target(raw: Mapping[str, Any]) -> Target:
+def read_target(raw: Any) -> Target:
     """The proxy and what stands behind it, from a case's `workload`.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: when it is not one; the caller says of what.
+        AppError: `INVALID` when it is not one.
     """
-    namespace = raw.get("namespace", "default")
+    workload = CaseFields(raw, "workload", _WORKLOAD_MEMBERS)
+    namespace = workload.text("namespace", "default")
+    labels = workload.fields("labels")
     services: tuple[ServiceRef, ...] = ()
-    if raw.get("service"):
+    if workload.text("service"):
         services = (
             ServiceRef(
-                raw.get("service_namespace") or namespace, raw["service"], raw.get("service_registry") or "Kubernetes"
+                workload.text("service_namespace") or namespace,
+                workload.text("service"),
+                workload.text("service_registry") or "Kubernetes",
             ),
         )
     return Target(
-        PointKind(raw.get("kind", "sidecar")),
+        PointKind(workload.choice("kind", list(PointKind), "sidecar")),
         namespace,
-        labels=tuple(sorted((raw.get("labels") or {}).items())),
+        labels=tuple(sorted((name, labels.text(name)) for name in labels.names())),
         services=services,
-        gateway_name=raw.get("gateway_name") or "",
-        gateway_class=raw.get("gateway_class") or "",
+        gateway_name=workload.text("gateway_name"),
+        gateway_class=workload.text("gateway_class"),
     )
 
 
-def read_request(raw: Mapping[str, Any], mesh: MeshConfig) -> tuple[Request, Decision | None]:
+def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
     """The request as the filter sees it, and what is answered before any policy is asked.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: when it is not one; the caller says of what.
+        AppError: `INVALID` when it is not one.
     """
-    protocol = raw.get("protocol") or "http"
-    path = raw.get("path", "/") or ""
-    rejected = None
+    fields = CaseFields(raw, "request", _REQUEST_MEMBERS)
+    protocol = fields.choice("protocol", _PROTOCOLS, "http")
+    path, rejected = fields.text("path", "/"), None
     if protocol != "tcp":
-        normalized = raw.get("normalized_path")
-        if normalized is None:
-            normalized = normalize(path, mesh.path_normalization) if path.startswith("/") else path
-        if normalized is None:
-            rejected, normalized = _REJECTED, path
-        path = normalized
-        rejected = _token_refusal(raw) or rejected
-    claims = raw.get("jwt_claims")
-    issuer = (claims or {}).get("iss")
-    delimited = (raw.get("space_delimited_claims") or {}).get(issuer, ()) if isinstance(issuer, str) else ()
+        path, rejected = _as_filters_see_it(fields, path, mesh)
+        rejected = _token_refusal(fields) or rejected
+    issuer = (fields.object("jwt_claims") or {}).get("iss")
+    delimited = fields.fields("space_delimited_claims")
     request = Request(
         protocol=protocol,
-        principal=raw.get("source_principal") or "",
-        source_ip=raw.get("source_ip") or "",
-        remote_ip=raw.get("remote_ip") or "",
-        destination_ip=raw.get("destination_ip") or "",
-        port=int(raw.get("port") or 0),
-        method=raw.get("method", "GET") or "",
+        principal=fields.text("source_principal"),
+        source_ip=fields.text("source_ip"),
+        remote_ip=fields.text("remote_ip"),
+        destination_ip=fields.text("destination_ip"),
+        port=fields.port("port"),
+        method=fields.text("method", "GET"),
         path=path,
-        host=raw.get("host") or "",
-        headers=_headers(raw.get("headers") or {}),
-        sni=raw.get("sni") or "",
-        claims=claims,
-        space_delimited_claims=frozenset(delimited),
-        dynamic_metadata=raw.get("dynamic_metadata"),
+        host=fields.text("host"),
+        headers=_headers(fields.fields("headers")),
+        sni=fields.text("sni"),
+        claims=fields.object("jwt_claims"),
+        space_delimited_claims=frozenset(delimited.texts(issuer) if isinstance(issuer, str) else ()),
+        dynamic_metadata=fields.object("dynamic_metadata"),
     )
     return request, rejected
 
 
-def _headers(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _as_filters_see_it(fields: CaseFields, path: str, mesh: MeshConfig) -> tuple[str, Decision | None]:
+    """The path after Envoy's normalisation, or the refusal that Envoy answers to it."""
+    if fields.has("normalized_path"):
+        return fields.text("normalized_path"), None
+    normalized = normalize(path, mesh.path_normalization) if path.startswith("/") else path
+    return (path, _REJECTED) if normalized is None else (normalized, None)
+
+
+def _headers(fields: CaseFields) -> dict[str, tuple[str, ...]]:
     headers: dict[str, tuple[str, ...]] = {}
-    for name, value in raw.items():
-        values = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-        headers[name.lower()] = headers.get(name.lower(), ()) + values
+    for name in fields.names():
+        headers[name.lower()] = headers.get(name.lower(), ()) + fields.header_values(name)
     return headers
 
 
-def _token_refusal(raw: Mapping[str, Any]) -> Decision | None:
+def _token_refusal(fields: CaseFields) -> Decision | None:
     """A token that is present and does not verify is 401 before any policy; none at all is not an error."""
-    if raw.get("jwt_state") in _REFUSED_TOKENS:
+    if fields.choice("jwt_state", _TOKEN_STATES, "none") in _REFUSED_TOKENS:
         return _UNAUTHORIZED
-    claims, trusted = raw.get("jwt_claims"), raw.get("trusted_issuers")
-    if claims is not None and trusted is not None and claims.get("iss") not in trusted:
+    claims = fields.object("jwt_claims")
+    if (
+        claims is not None
+        and fields.has("trusted_issuers")
+        and claims.get("iss") not in fields.texts("trusted_issuers")
+    ):
         return _UNAUTHORIZED
     return None

@@ -90,6 +90,56 @@ def test_a_bad_case_is_refused_by_name(case: Any) -> None:
     assert "case 1" in raised.value.detail
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"expected": None}, "`expected` must be one of allow, deny, not null"),
+        ({"mesh": {"hardened": "no"}}, "`mesh.hardened` must be true or false, not 'no'"),
+        (
+            {"mesh": {"trust_domain_aliases": "old.local"}},
+            "`mesh.trust_domain_aliases` must be a list, not 'old.local'",
+        ),
+        ({"workload": "web"}, "`workload` must be an object, not 'web'"),
+        (
+            {"workload": {"kind": "toaster"}},
+            "`workload.kind` must be one of sidecar, waypoint, gateway, ztunnel, not 'toaster'",
+        ),
+        ({"workload": {"labels": {"version": 1}}}, "`workload.labels.version` must be text, not 1"),
+        ({"policies": 3}, "`policies` must be a list, not 3"),
+        ({"request": {"pathh": "/"}}, "`request.pathh` is not known; did you mean `path`?"),
+        ({"request": {"path": 3}}, "`request.path` must be text, not 3"),
+        ({"request": {"port": "http"}}, "`request.port` must be a port, 0 to 65535, not 'http'"),
+        ({"request": {"protocol": "udp"}}, "`request.protocol` must be one of http, grpc, tcp, not 'udp'"),
+        ({"request": {"headers": ["a"]}}, "`request.headers` must be an object, not a list"),
+        ({"request": {"headers": {"a": True}}}, "`request.headers.a` must be text, or a list of texts, not true"),
+        ({"request": {"jwt_claims": "x"}}, "`request.jwt_claims` must be an object, not 'x'"),
+        (
+            {"request": {"provider_decisions": {"p": "yes"}}},
+            "`request.provider_decisions.p` must be one of allow, deny, not 'yes'",
+        ),
+    ],
+)
+def test_a_bad_member_is_named_with_what_it_must_be(changes: dict[str, Any], sentence: str) -> None:
+    """Whoever wrote a case reads which member is wrong and what belongs there, in no language but their own."""
+    with pytest.raises(AppError) as raised:
+        run_cases([_case(name="mine", **changes)])
+
+    assert f"case 0 (mine): {sentence}" == raised.value.detail
+
+
+def test_a_missing_answer_is_said() -> None:
+    """A case without `expected` is bad, and the sentence says what to add."""
+    with pytest.raises(AppError) as raised:
+        run_cases([{"name": "mine"}])
+
+    assert "case 0 (mine): `expected` is missing; it must be one of allow, deny" == raised.value.detail
+
+
+def test_members_that_nobody_reads_may_be_there() -> None:
+    """Notes and provenance beside a case do not make it bad."""
+    assert run_case(_case(owner="team-a", request={**_CASES[0]["request"], "expected_status": 403})).passed
+
+
 @pytest.mark.parametrize("value", ["cases", 7, None])
 def test_a_file_that_is_no_list_is_refused(value: Any) -> None:
     """A file holds a list of cases, or one case."""
