@@ -14,6 +14,7 @@ class GrpcLimits:
     """Bounds of one gRPC listener."""
 
     max_message_bytes: int
+    max_connections: int  # per listener and process
     max_concurrent_streams: int  # per connection
     max_concurrent_rpcs: int  # per process; the last resort behind the limiters of the use cases
     rpc_budget_seconds: float  # our own deadline, because the clients set none
@@ -166,6 +167,7 @@ class Limits:
     ca_grpc: GrpcLimits = field(
         default_factory=lambda: GrpcLimits(
             max_message_bytes=65_536,
+            max_connections=5_000,
             max_concurrent_streams=64,
             max_concurrent_rpcs=4_000,
             rpc_budget_seconds=10.0,
@@ -175,6 +177,7 @@ class Limits:
     check_grpc: GrpcLimits = field(
         default_factory=lambda: GrpcLimits(
             max_message_bytes=1_048_576,
+            max_connections=2_000,
             max_concurrent_streams=1_000,
             max_concurrent_rpcs=4_000,
             rpc_budget_seconds=0.15,

@@ -24,6 +24,7 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
     options = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", limits.max_message_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
         # Without "_recv_": the name with it exists and has no effect on a server.
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(limits.min_ping_interval_seconds)),

@@ -14,6 +14,7 @@ from app.rpc.server import GrpcServer
 LIMITS = GrpcLimits(
     max_message_bytes=65_536,
     max_concurrent_streams=10,
+    max_connections=100,
     max_concurrent_rpcs=10,
     rpc_budget_seconds=5.0,
     max_connection_age_seconds=1.0,

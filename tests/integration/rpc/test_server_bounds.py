@@ -1,4 +1,4 @@
-"""The bounds and traps of gRPC servers, each over a real socket (m5 to m15 of the reliability notes' measurements)."""
+"""The bounds and traps of gRPC servers, each over a real socket (docs/operations.md says why each is what it is)."""
 
 from __future__ import annotations
 
@@ -143,6 +143,22 @@ async def test_m7_calls_beyond_the_last_resort_are_shed_at_once() -> None:
     assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert took < 1
     assert answers == [b"opened", b"opened"]
+
+
+async def test_connections_beyond_the_bound_are_turned_away() -> None:
+    """A listener with all its connections taken refuses the next one, and takes one again when one has left."""
+    async with running([method(echo)], replace(LIMITS, max_connections=2)) as (_, port):
+        async with channel(port) as first, channel(port) as second:
+            answers = [await client.unary_unary(ECHO)(b"x", timeout=5) for client in (first, second)]
+            async with channel(port) as third:
+                with pytest.raises(grpc.aio.AioRpcError) as failure:
+                    await third.unary_unary(ECHO)(b"x", timeout=5)
+        async with channel(port) as later:
+            after = await later.unary_unary(ECHO)(b"y", timeout=5, wait_for_ready=True)
+
+    assert answers == [b"x", b"x"]
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert after == b"y"
 
 
 async def test_m8_a_taken_port_is_a_clear_error() -> None:
