@@ -195,6 +195,4 @@ def check_response(answer: CheckAnswer, decision_id: str) -> CheckResponse:
             **({"hint": decision.hint} if decision.hint else {}),
         }
     )
-    if decision.hint:  # for the proxy's access log, which is the operator's; the client gets none of this
-        response.dynamic_metadata["hint"] = decision.hint
     return response
