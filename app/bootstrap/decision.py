@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -146,15 +147,17 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
     status = WorkerReport(
         worker=worker, pid=os.getpid(), holder=holder, counters=counters, lag=lag, loader=loader, limits=limits
     )
-    last_good = LastGoodFolder(settings.state_dir / "workers" / assignment.name, verifier)
+    folder = settings.state_dir / "workers" / assignment.name
+    last_good = LastGoodFolder(folder, verifier)
     async with LinkClient.connect(
         settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
     ) as link:
         follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
         process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
         servicer = CheckServicer(CheckService(holder, limits=limits, lag=lag, counters=counters), limits=limits)
-        identity = ServingIdentity(link)
+        identity = ServingIdentity(link, folder / "serving.pem")
         await follower.start_from_last_good()
+        identity.start_from_last_good(datetime.now(UTC))
         work = [
             follower.run(),
             lag.run(),

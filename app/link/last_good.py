@@ -60,13 +60,13 @@ class LastGoodFolder:
         """
         self._parts.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in parts:
-            _write_durably(self._parts / part.ref.sha256, part.data)
+            write_durably(self._parts / part.ref.sha256, part.data)
         _sync_folder(self._parts)
         saved = {
             "manifest": base64.b64encode(manifest.data).decode(),
             "signature": base64.b64encode(manifest.signature).decode(),
         }
-        _write_durably(self._folder / _MANIFEST, json.dumps(saved).encode())
+        write_durably(self._folder / _MANIFEST, json.dumps(saved).encode())
         _sync_folder(self._folder)
         named = {ref.sha256 for ref in manifest.manifest.parts}
         for path in self._parts.iterdir():
@@ -80,8 +80,12 @@ class LastGoodFolder:
         return Part(ref, data)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Write aside, flush to the disk, rename over."""
+def write_durably(path: Path, data: bytes) -> None:
+    """Write aside, readable to nobody else, flush to the disk, rename over.
+
+    Raises:
+        OSError: when that cannot be done; what was there before is there still.
+    """
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

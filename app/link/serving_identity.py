@@ -1,7 +1,9 @@
 """The one secret of a worker: the key and the short-lived certificate with which it serves port 9193.
 
-The key is made here, never leaves the process and is replaced with every certificate. Renewal is due at half of the
-certificate's life; until the authority answers, the old certificate serves on.
+The key is made here and replaced with every certificate. Renewal is due at half of the certificate's life; until the
+authority answers, the old certificate serves on. Key and certificate lie beside the last good snapshot, readable to the
+owner alone, because a worker that starts while the authority is away must answer on 9193 too. Every start asks for
+new ones.
 """
 
 from __future__ import annotations
@@ -10,14 +12,17 @@ import asyncio
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from app.errors import AppError, ErrorCode
+from app.link.last_good import write_durably
 
 _log = structlog.get_logger(__name__)
 
@@ -46,8 +51,9 @@ class ServingCertificate:
 class ServingIdentity:
     """Holds the newest serving certificate and keeps it fresh."""
 
-    def __init__(self, link: CertificateLink) -> None:
+    def __init__(self, link: CertificateLink, file: Path | None = None) -> None:
         self._link = link
+        self._file = file
         self._ready = asyncio.Event()
         self.current: ServingCertificate | None = None
 
@@ -56,6 +62,36 @@ class ServingIdentity:
         await self._ready.wait()
         assert self.current is not None
         return self.current
+
+    def start_from_last_good(self, now: datetime) -> None:
+        """Serve with the certificate that the process before this one had, unless it has expired."""
+        if self._file is None:
+            return
+        try:
+            pem = self._file.read_bytes()
+            certificate = _serving_certificate(
+                serialization.load_pem_private_key(pem, None), x509.load_pem_x509_certificates(pem)
+            )
+        except FileNotFoundError:
+            return
+        except (AppError, OSError, ValueError, TypeError) as error:
+            _log.warning("last_serving_certificate_ignored", file=str(self._file), reason=str(error))
+            return
+        if now < certificate.not_after:
+            self._use(certificate)
+
+    def _use(self, certificate: ServingCertificate) -> None:
+        self.current = certificate
+        self._ready.set()
+
+    def _keep(self, certificate: ServingCertificate) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_durably(self._file, certificate.key_pem + certificate.chain_pem)
+        except OSError as error:
+            _log.warning("serving_certificate_not_kept", file=str(self._file), reason=str(error))
 
     async def renew(self) -> ServingCertificate:
         """Make a key, ask for its certificate, and use it from now on.
@@ -68,8 +104,8 @@ class ServingIdentity:
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         chain = await self._link.request_serving_certificate(csr.public_bytes(serialization.Encoding.PEM).decode())
         certificate = _accept(key, chain)
-        self.current = certificate
-        self._ready.set()
+        self._use(certificate)
+        await asyncio.to_thread(self._keep, certificate)
         _log.info("serving_certificate_renewed", not_after=certificate.not_after.isoformat())
         return certificate
 
@@ -93,9 +129,13 @@ def _accept(key: ec.EllipticCurvePrivateKey, chain: list[str]) -> ServingCertifi
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in chain[:-1] or chain]
     except ValueError as error:
         raise AppError(ErrorCode.MALFORMED, "the authority's answer is not a certificate chain") from error
+    return _serving_certificate(key, certificates)
+
+
+def _serving_certificate(key: PrivateKeyTypes, certificates: list[x509.Certificate]) -> ServingCertificate:
     leaf = certificates[0]
     if leaf.public_key() != key.public_key():
-        raise AppError(ErrorCode.MALFORMED, "the authority's certificate is for another key")
+        raise AppError(ErrorCode.MALFORMED, "the certificate is for another key")
     life: timedelta = leaf.not_valid_after_utc - leaf.not_valid_before_utc
     return ServingCertificate(
         key_pem=key.private_bytes(

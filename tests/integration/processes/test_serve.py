@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,24 @@ async def test_workers_answer_while_the_authority_is_away(tmp_path: Path) -> Non
         assert before == _reason(await ask(gatehouse.addresses["check"]))
 
 
+async def _until_listening(address: str) -> None:
+    """Until a connection is accepted; the mutual TLS port waits for a certificate."""
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(10.0):
+        while True:
+            with suppress(ConnectionError):
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.close()
+                await writer.wait_closed()
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_a_worker_starts_from_its_last_good_snapshot_without_the_authority(tmp_path: Path) -> None:
-    """After a reboot of the worker's host, the authority may still be away."""
+    """After a reboot of the worker's host, the authority may still be away: both ports answer."""
     async with Gatehouse(tmp_path) as gatehouse:
         expected = _reason(await ask(gatehouse.addresses["check"]))
+        await _until_listening(gatehouse.addresses["check_mtls"])
         public_key = (gatehouse.state_dir / "snapshot-public-key").read_text().strip()
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -131,6 +145,7 @@ async def test_a_worker_starts_from_its_last_good_snapshot_without_the_authority
         async with Gatehouse(tmp_path, role="decision", link=link) as gatehouse:
             assert {"check", "check_mtls", "operations"} == set(gatehouse.addresses)
             assert expected == _reason(await ask(gatehouse.addresses["check"])) != NO_SNAPSHOT
+            await _until_listening(gatehouse.addresses["check_mtls"])
 
 
 async def test_case_096_a_worker_without_any_snapshot_denies_and_is_not_ready(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -90,3 +91,55 @@ async def test_an_authority_that_is_away_is_asked_again() -> None:
         assert 1 == len(link.csrs)
     finally:
         running.cancel()
+
+
+async def test_a_start_without_the_authority_serves_with_the_last_certificate(tmp_path: Path) -> None:
+    """What the process before had is presented at once, lies there for the owner alone, and is renewed when that works."""
+    file = tmp_path / "worker" / "serving.pem"
+    before = await ServingIdentity(Issuing(), file).renew()
+    link = Issuing()
+    link.failures = 1
+    identity = ServingIdentity(link, file)
+
+    identity.start_from_last_good(datetime.now(UTC))
+
+    assert before == await identity.wait_ready()
+    assert 0o600 == file.stat().st_mode & 0o777
+    with pytest.raises(AppError):
+        await identity.renew()
+    assert before == identity.current
+    renewed = await identity.renew()
+    assert renewed.key_pem in file.read_bytes()
+
+
+@pytest.mark.parametrize("kept", [b"", b"not a key", b"\xff\x00"])
+async def test_a_kept_certificate_that_cannot_be_read_is_ignored(tmp_path: Path, kept: bytes) -> None:
+    """The worker then waits for the authority, as one that never had any."""
+    file = tmp_path / "serving.pem"
+    file.write_bytes(kept)
+    identity = ServingIdentity(Issuing(), file)
+
+    identity.start_from_last_good(datetime.now(UTC))
+
+    assert identity.current is None
+    await identity.renew()
+    assert identity.current is not None
+
+
+async def test_an_expired_certificate_is_not_served(tmp_path: Path) -> None:
+    """An old file beside the snapshot gives nobody a certificate that clients would refuse."""
+    file = tmp_path / "serving.pem"
+    kept = await ServingIdentity(Issuing(), file).renew()
+    identity = ServingIdentity(Issuing(), file)
+
+    identity.start_from_last_good(kept.not_after)
+
+    assert identity.current is None
+
+
+async def test_a_full_disk_does_not_stop_a_renewal(tmp_path: Path) -> None:
+    """The certificate is used although it cannot be kept."""
+    (tmp_path / "blocked").write_text("a file, where a folder must be")
+    identity = ServingIdentity(Issuing(), tmp_path / "blocked" / "serving.pem")
+
+    assert await identity.renew() is identity.current
