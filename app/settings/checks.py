@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.settings.model import Listener, Settings
 
@@ -19,6 +22,7 @@ _MAY_BE_ZERO = frozenset(
         "max_ping_strikes",
     }
 )
+_DATABASES = ("sqlite:///", "postgresql+psycopg://", "postgresql://", "postgres://")
 # C-core spreads a connection's age by up to a tenth either way.
 _AGE_JITTER = 1.1
 
@@ -32,6 +36,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _exposure(settings)
     yield from _placement(settings)
     yield from _secrets(settings)
+    yield from _addresses(settings)
     yield from _decision_role(settings)
 
 
@@ -40,6 +45,8 @@ def _bounds(value: Any, path: str) -> Iterator[str]:
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
             yield from _bounds(item, f"{path}.{field.name}")
+        elif not math.isfinite(item):
+            yield f"{path}.{field.name}: must be a number that is finite, not {item}"
         elif item < 0 or (item == 0 and field.name not in _MAY_BE_ZERO):
             yield f"{path}.{field.name}: must be greater than 0, not {item}"
 
@@ -121,13 +128,36 @@ def _secrets(settings: Settings) -> Iterator[str]:
             yield f"{section}: {name} and {name}_file exclude each other"
 
 
+def _addresses(settings: Settings) -> Iterator[str]:
+    url = settings.database.url
+    if url is not None and not url.get_secret_value().startswith(_DATABASES):
+        yield "database.url: must read sqlite:///<path> or postgresql+psycopg://<user>:<password>@<host>/<database>"
+    for index, issuer in enumerate(settings.tokens.issuers):
+        if issuer.jwks_url is not None and not _is_private(issuer.jwks_url):
+            yield (
+                f"tokens.issuers.{index}.jwks_url: must start with https:// (plain http only to loopback), "
+                f"not {issuer.jwks_url!r}"
+            )
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the network can read or change what this URL gives: https, or http to loopback."""
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
+        return bool(host) and (
+            scheme == "https" or (scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback))
+        )
+    except ValueError:
+        return False
+
+
 def _decision_role(settings: Settings) -> Iterator[str]:
     if settings.role.value != "decision":
         return
     link = settings.link
     if not link.url:
         yield "link.url: --role decision needs the address of its authority's link, for example https://gatehouse:8081"
-    if not link.url.startswith(("https://", "http://127.", "http://localhost", "http://[::1]")):
+    if not _is_private(link.url):
         yield f"link.url: must start with https:// (plain http only to loopback), not {link.url!r}"
     if link.token is None and link.token_file is None:
         yield "link.token_file: --role decision needs a worker token; `gatehouse token worker` makes one"

@@ -108,6 +108,21 @@ BROKEN_FILES = {
     "half of the TLS files": ("tls: {key_file: /x}", "one of them is missing"),
     "secret twice": ("keys: {passphrase: x, passphrase_file: /y}", "exclude each other"),
     "limit of zero": ("limits: {http: {max_connections: 0}}", "limits.http.max_connections: must be greater than 0"),
+    "limit without end": ("limits: {check: {long_poll_seconds: .inf}}", "limits.check.long_poll_seconds: must be a n"),
+    "limit that is no number": ("limits: {check: {long_poll_seconds: .nan}}", "must be a number that is finite"),
+    "other database": ("database: {url: 'mysql://u:p@h/d'}", "database.url: must read sqlite:///"),
+    "keys from a file URL": (
+        "tokens: {issuers: [{name: k, issuer: 'https://k', jwks_url: 'file:///etc/keys'}]}",
+        "tokens.issuers.0.jwks_url: must start with https://",
+    ),
+    "keys over plain http": (
+        "tokens: {issuers: [{name: k, issuer: 'https://k', jwks_url: 'http://127.0.0.1.example/keys'}]}",
+        "plain http only to loopback",
+    ),
+    "link over plain http": (
+        "{role: decision, link: {url: 'http://127.0.0.1.example:8081', token: t, public_key: k}}",
+        "link.url: must start with https://",
+    ),
     "negative limit": ("limits: {ca_grpc: {max_message_bytes: -1}}", "must be greater than 0"),
     "TTLs out of order": ("limits: {certificate: {max_ttl_seconds: 3600}}", "ascending order"),
     "TTL below the backdate": ("limits: {certificate: {min_ttl_seconds: 200}}", "tight loop"),
