@@ -7,10 +7,10 @@ reading, an ALLOW rule only when it is true in every reading. The first reading 
 hardened matching never allows what Istio denies.
 
 The readings of a path are everything that is reached from it by what servers are known to do: percent-decoding (again
-and again, overlong UTF-8 included), backslashes as slashes, path parameters removed, slashes merged, dot segments
-removed, a leading double slash taken for an authority, invisible characters and trailing dots and spaces dropped,
-compatibility characters folded. Their number is bounded; a path with more of them is refused. Case is not folded:
-`/ADMIN` is another path than `/admin`, here as in Istio.
+and again, overlong UTF-8 and `%uXXXX` included), backslashes as slashes, path parameters removed, slashes merged, dot
+segments removed, a leading double slash taken for an authority, invisible characters and trailing dots and spaces
+dropped, compatibility characters folded. Their number is bounded; a path with more of them is refused. Case is not
+folded: `/ADMIN` is another path than `/admin`, here as in Istio.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _PLAIN_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::[0-9]{1,5})?").fullmatch
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENCODED_RUN = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_UNICODE_ESCAPE = re.compile(r"%[uU]([0-9A-Fa-f]{4})")
 _PARAMETERS = re.compile(r";[^/]*")
 _MAX_CHARS_PER_READING = 512  # on average over the readings allowed: bounds the work for long paths
 _MAX_HOST_CHARS = 262  # a DNS name with a dot and a port
@@ -110,6 +111,16 @@ def _decode_loosely(raw: bytes) -> str:
     return "".join(output)
 
 
+def _unescape_unicode(path: str) -> str:
+    """`%u002e` as IIS and older script runtimes read it."""
+    return _UNICODE_ESCAPE.sub(_unicode_character, path) if "%" in path else path
+
+
+def _unicode_character(found: re.Match[str]) -> str:
+    code = int(found[1], 16)
+    return "\ufffd" if 0xD800 <= code < 0xE000 else chr(code)
+
+
 def _backslashes(path: str) -> str:
     return path.replace("\\", "/")
 
@@ -154,6 +165,7 @@ def _before_nul(path: str) -> str:
 
 _TRANSFORMS: tuple[Callable[[str], str], ...] = (
     _decode,
+    _unescape_unicode,
     cut,
     _backslashes,
     _without_parameters,
