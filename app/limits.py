@@ -131,6 +131,7 @@ class StorageLimits:
     busy_timeout_seconds: float = 5.0
     max_queued_writes: int = 10_000
     max_batch_writes: int = 256  # units of work that share one commit
+    gather_seconds: float = 0.005  # pause between two commits while units queue up; a lone unit never waits
     max_queued_reads: int = 1_000
     change_poll_seconds: float = 0.3  # PostgreSQL: how soon a change by another replica is noticed
 

@@ -1,8 +1,10 @@
 """Group commit: one thread, one connection, many units of work in one durable transaction.
 
 While a commit is being flushed, the next units queue up and then share the next one; so the price of a flush is
-paid once for all that arrived meanwhile, and a lone unit waits for nobody. Each unit runs in a SAVEPOINT: one
-that fails takes nobody with it. Futures resolve after COMMIT returned, never before.
+paid once for all that arrived meanwhile, and a lone unit waits for nobody. When units did queue up, the writer pauses
+for a few milliseconds before the next commit, so that more of them share it: a commit costs as much CPU as a
+signature does, and it takes the GIL from the event loop. Each unit runs in a SAVEPOINT: one that fails takes nobody
+with it. Futures resolve after COMMIT returned, never before.
 
 When a commit fails, nobody in it is told that it succeeded, also where it perhaps did. After a failed flush of
 SQLite nothing more is written by this process at all (see `failures.damage_of`).
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,7 +112,15 @@ class GroupCommit:
             except Exception as error:  # noqa: BLE001 - a dead writer would leave every later caller waiting
                 _log.error("storage_writer_stumbled", error=repr(error))
             finally:
+                crowded = bool(self._queue)  # asked before the answers, which make a lone caller come back
                 _answer(batch)
+            if crowded:
+                self._gather()
+
+    def _gather(self) -> None:
+        """Let more units come, unless the next commit is full or the last one."""
+        if len(self._queue) < self._limits.max_batch_writes and not self._stopping:
+            time.sleep(self._limits.gather_seconds)
 
     def _take(self) -> list[Unit] | None:
         """The next units; an empty list to probe an unhealthy database; None at the end."""
