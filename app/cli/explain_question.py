@@ -79,7 +79,7 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
 def print_answer(answer: dict[str, Any]) -> None:
     """The decision, the rules considered, the nearest miss."""
     decision = answer["decision"]
-    target = answer.get("target", {})
+    target = answer.get("target") or {}
     services = ", ".join(f"{service['namespace']}/{service['name']}" for service in target.get("services", []))
     facts = {
         "decision": "allow" if decision["allowed"] else "deny",

@@ -21,7 +21,7 @@ from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
 from app.limits import CheckLimits
 from app.policy.decision import Decision, Reason
-from app.policy.enforcement_point import EnforcementPoint
+from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
 from app.policy.request import Request
 from app.policy.target import PointKind, Target
@@ -35,11 +35,6 @@ _NO_SNAPSHOT = CheckAnswer(Decision(False, Reason.NO_SNAPSHOT, hint="this worker
 _OVERLOADED = Decision(False, Reason.OVERLOADED, hint="the worker has a queue that does not drain: add workers")
 _CALLER_UNKNOWN = Decision(
     False, Reason.CALLER_UNKNOWN, hint="register the proxy that asks as an EnforcementPoint with its SPIFFE ID"
-)
-_TARGET_UNKNOWN = Decision(
-    False,
-    Reason.TARGET_UNKNOWN,
-    hint="no service has this destination address: add it to the inventory, or register the proxy that asks",
 )
 _TOO_OLD = Decision(False, Reason.SNAPSHOT_TOO_OLD, hint="the authority was not heard for check.deny_after_seconds")
 _INTERNAL = Decision(False, Reason.INTERNAL, hint="evaluation failed inside the worker; its log has the reason")
@@ -106,7 +101,7 @@ class CheckService:
             return CheckAnswer(_CALLER_UNKNOWN, state.number, state.revision, word)
         target = _target(state, point, attributes)
         if target is None:
-            return CheckAnswer(_TARGET_UNKNOWN, state.number, state.revision, word)
+            return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
         decision = decide(state.table, target, _request(attributes, identity.principal))
         return CheckAnswer(decision, state.number, state.revision, word)
 
@@ -179,14 +174,7 @@ def _resolve_target(state: DecisionState, point: EnforcementPoint | None, attrib
     services = state.services.lookup(attributes.destination_ip, attributes.destination_port)
     if point is None:
         return Target(PointKind.WAYPOINT, services[0].namespace, services=services) if services else None
-    return Target(
-        point.kind,
-        point.namespace,
-        labels=point.labels,
-        services=services if point.kind is PointKind.WAYPOINT else (),
-        gateway_name=point.gateway,
-        gateway_class=point.gateway_class,
-    )
+    return point.target(services)
 
 
 def _request(attributes: CheckAttributes, principal: str) -> Request:

@@ -13,21 +13,28 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.identity.spiffe import is_spiffe_id
+from app.policy.decision import Decision, Reason
 from app.policy.document import ENFORCEMENT_POINT, Document
-from app.policy.target import PointKind
+from app.policy.target import PointKind, ServiceRef, Target
 
 MAX_LABELS = 64
 
-_FIELDS = frozenset({"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "caller"})
+_FIELDS = frozenset({"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "requireService", "caller"})
 _CALLER_FIELDS = frozenset({"listener", "spiffeId", "via"})
 WAYPOINT_CLASS = "istio-waypoint"
+TARGET_UNKNOWN = Decision(
+    False,
+    Reason.TARGET_UNKNOWN,
+    hint="no service has this destination address: add it to the inventory (`gatehouse inventory apply`)",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcementPoint:
     """One proxy. Exactly one of `listener` and `spiffe_id` is set; `via_ztunnel` goes with the latter.
 
-    `labels` are sorted pairs. `require_identity` denies requests whose sender the proxy cannot tell.
+    `labels` are sorted pairs. `require_identity` denies requests whose sender the proxy cannot tell, `require_service`
+    those to an address of no known service; without it such a request is decided by the policies of the proxy itself.
     """
 
     name: str
@@ -37,9 +44,26 @@ class EnforcementPoint:
     gateway_class: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     require_identity: bool = False
+    require_service: bool = False
     listener: str = ""
     spiffe_id: str = ""
     via_ztunnel: bool = False
+
+    def target(self, services: tuple[ServiceRef, ...]) -> Target | None:
+        """What a request at this proxy is decided for, given the services at its destination address.
+
+        None when the request must be for a known service and is not.
+        """
+        if self.require_service and not services:
+            return None
+        return Target(
+            self.kind,
+            self.namespace,
+            labels=self.labels,
+            services=services if self.kind is PointKind.WAYPOINT else (),
+            gateway_name=self.gateway,
+            gateway_class=self.gateway_class,
+        )
 
 
 def from_document(document: Document) -> EnforcementPoint:
@@ -75,9 +99,10 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         gateway_class = gateway_class or WAYPOINT_CLASS
         if not gateway:
             errors.append(FieldError("/spec/gateway", "name the Gateway that this waypoint is"))
-    require_identity = spec.get("requireIdentity", kind is PointKind.WAYPOINT)
-    if not isinstance(require_identity, bool):
-        errors.append(FieldError("/spec/requireIdentity", "true or false is wanted"))
+    require_identity = _switch(spec, "requireIdentity", errors, default=kind is PointKind.WAYPOINT)
+    require_service = _switch(spec, "requireService", errors, default=False)
+    if require_service and kind is not PointKind.WAYPOINT:
+        errors.append(FieldError("/spec/requireService", "only a waypoint is in front of services"))
     listener, spiffe_id, via_ztunnel = _caller(spec.get("caller"), errors)
     return EnforcementPoint(
         name=document.name,
@@ -86,11 +111,20 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         gateway=gateway,
         gateway_class=gateway_class,
         labels=_labels(spec.get("labels"), errors),
-        require_identity=bool(require_identity),
+        require_identity=require_identity,
+        require_service=require_service,
         listener=listener,
         spiffe_id=spiffe_id,
         via_ztunnel=via_ztunnel,
     )
+
+
+def _switch(spec: Mapping[str, Any], key: str, errors: list[FieldError], *, default: bool) -> bool:
+    value = spec.get(key, default)
+    if not isinstance(value, bool):
+        errors.append(FieldError(f"/spec/{key}", "true or false is wanted"))
+        return default
+    return value
 
 
 def _text(spec: Mapping[str, Any], key: str, errors: list[FieldError]) -> str:

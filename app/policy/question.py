@@ -13,10 +13,11 @@ from typing import Any
 from app.errors import AppError, ErrorCode, FieldError
 from app.policy.cases import read_request, read_target
 from app.policy.decision import Decision
+from app.policy.enforcement_point import TARGET_UNKNOWN
 from app.policy.explain import Explanation, explain
 from app.policy.policy_view import PolicyView
 from app.policy.request import Request
-from app.policy.target import PointKind, Target
+from app.policy.target import Target
 
 _PLACES = ("target", "workload", "enforcementPoint")
 _MEMBERS = {"request", *_PLACES}
@@ -35,6 +36,8 @@ def answer_question(question: Any, view: PolicyView) -> dict[str, Any]:
             raise _invalid(f"/{member}", f"unknown member; known are {', '.join(sorted(_MEMBERS))}")
     request, rejected = read_request(question.get("request"), view.mesh)
     target = _target(question, request, view)
+    if target is None:
+        return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
     explanation = explain(view.table, target, request) if rejected is None else _before_policies(rejected)
     return {**explanation.to_json(), "target": _target_to_json(target)}
 
@@ -44,7 +47,7 @@ def _before_policies(decision: Decision) -> Explanation:
     return Explanation(decision=decision, rules=(), nearest_miss=None)
 
 
-def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> Target:
+def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> Target | None:
     if sum(member in question for member in _PLACES) != 1:
         raise _invalid("", "say either `target` or `enforcementPoint`")
     for member in ("target", "workload"):
@@ -54,15 +57,7 @@ def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> 
     point = view.points.get(name) if isinstance(name, str) else None
     if point is None:
         raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
-    services = view.services.lookup(request.destination_ip, request.port)
-    return Target(
-        point.kind,
-        point.namespace,
-        labels=point.labels,
-        services=services if point.kind is PointKind.WAYPOINT else (),
-        gateway_name=point.gateway,
-        gateway_class=point.gateway_class,
-    )
+    return point.target(view.services.lookup(request.destination_ip, request.port))
 
 
 def _target_to_json(target: Target) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from app.policy.finding import Finding, Severity, error, warning
 from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
 from app.policy.mesh import PathNormalization, mesh_from_document
+from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
 
@@ -89,9 +90,15 @@ def _point_findings(document: Document) -> Iterator[Finding]:
         yield warning(
             "/spec/caller/via", "the identity is asserted: the ztunnel before the worker must admit only this waypoint"
         )
-    if not point.require_identity and point.kind.value == "waypoint":
+    if not point.require_identity and point.kind is PointKind.WAYPOINT:
         yield warning(
             "/spec/requireIdentity", "requests whose sender is not known are treated as unauthenticated, not denied"
+        )
+    if point.kind is PointKind.WAYPOINT and "requireService" not in document.spec:
+        yield warning(
+            "/spec/requireService",
+            "not said, so policies of services do not hold for an address that no service of the inventory has: write "
+            "true to deny such requests, false where pods are addressed directly",
         )
 
 

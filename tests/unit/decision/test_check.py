@@ -163,6 +163,15 @@ async def test_an_unknown_destination_falls_back_to_the_namespace_of_the_waypoin
     assert (Reason.DENY_RULE, "shop/nobody") == (answer.decision.reason, answer.decision.policy)
 
 
+async def test_a_waypoint_for_services_only_is_denied_an_unknown_destination() -> None:
+    """With `requireService: true` a service that the inventory lacks is not left to the policies of the waypoint."""
+    strict = point("waypoint", requireService=True, caller={"listener": "local"})
+    serving = await worker(strict, EVERYBODY)
+    unknown = serving.check(headers=xfcc(), destination_ip="10.9.9.9").decision
+    assert (False, Reason.TARGET_UNKNOWN) == (unknown.allowed, unknown.reason)
+    assert serving.check(headers=xfcc()).decision.allowed
+
+
 async def test_an_unknown_destination_without_a_calling_point_is_denied() -> None:
     """Who neither says where it goes nor who asks gets nothing."""
     serving = await worker(EVERYBODY)

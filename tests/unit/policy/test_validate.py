@@ -42,7 +42,11 @@ def _gatehouse(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         policy({}, action="CUSTOM", provider={"name": "gatehouse"}, **_REF),
         policy({}, annotations={"istio.io/dry-run": "false"}, **_REF),
         _gatehouse("Mesh", "mesh", {"trustDomain": "example.org"}),
-        _gatehouse("EnforcementPoint", "w", {"kind": "waypoint", "gateway": "w", "caller": {"listener": "local"}}),
+        _gatehouse(
+            "EnforcementPoint",
+            "w",
+            {"kind": "waypoint", "gateway": "w", "requireService": True, "caller": {"listener": "local"}},
+        ),
     ],
 )
 def test_good_documents_have_no_findings(value: dict[str, Any]) -> None:
@@ -201,6 +205,10 @@ def test_control_characters_are_errors() -> None:
                 {"kind": "waypoint", "gateway": "w", "requireIdentity": False, "caller": {"listener": "l"}},
             ),
             "/spec/requireIdentity",
+        ),
+        (
+            _gatehouse("EnforcementPoint", "w", {"kind": "waypoint", "gateway": "w", "caller": {"listener": "l"}}),
+            "/spec/requireService",
         ),
     ],
 )
