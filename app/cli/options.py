@@ -53,7 +53,7 @@ def document_path(kind: str, namespace: str, name: str) -> str:
     if kind in CLUSTER_SCOPED:
         namespace = "-"
     if not namespace:
-        raise UsageError(f"a {kind} is in a namespace; name it with -n")
+        raise UsageError(f"{kind} documents are in a namespace; name it with -n")
     for word in (kind, namespace, name):
         if not all(character.isascii() and (character.isalnum() or character in "-._") for character in word):
             raise UsageError(f"{word!r} is not a name")
