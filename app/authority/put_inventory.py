@@ -193,11 +193,14 @@ def _difference(stored: Mapping[str, T], wanted: Mapping[str, T], *, replace_all
 
 
 def _keeping_bans(parsed: ParsedInventory, stored: Mapping[str, Node]) -> dict[str, Node]:
-    """The wanted nodes; what Kubernetes prints knows no ban, so it lifts none."""
-    return {
+    """The wanted nodes; what Kubernetes prints knows no ban, so it lifts none, also not by leaving a node out."""
+    wanted = {
         name: stored[name] if name in parsed.silent_about_bans and name in stored else node
         for name, node in parsed.nodes.items()
     }
+    if parsed.silent_about_bans:
+        wanted.update((name, node) for name, node in stored.items() if node.banned and name not in wanted)
+    return wanted
 
 
 def _deletion(stored: Mapping[str, T], key: str) -> _Difference[T]:

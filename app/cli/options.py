@@ -43,13 +43,29 @@ def kind_of(word: str) -> str:
     return word
 
 
+def document_words(kind: str, namespace: str, name: str) -> tuple[str, str, str]:
+    """Kind, namespace and name; all three may come as one word, `<Kind>/<namespace>/<name>`, as `apply` prints it.
+
+    Raises:
+        UsageError: when the key and the option name different namespaces.
+    """
+    if name or kind.count("/") != 2:
+        return kind, namespace, name
+    kind, in_key, name = kind.split("/")
+    if namespace not in ("", in_key):
+        raise UsageError(f"the key says namespace {in_key!r} and -n says {namespace!r}")
+    return kind, in_key, name
+
+
 def document_path(kind: str, namespace: str, name: str) -> str:
     """The path of a document in the API.
 
     Raises:
-        AppError: `INVALID` when the namespace is missing, or a word cannot be in a path.
+        UsageError: when the name or the namespace is missing, or a word cannot be in a path.
     """
     kind = kind_of(kind)
+    if not name:
+        raise UsageError(f"name the {kind} document: {kind} NAME -n NAMESPACE, or the key that `policy apply` prints")
     if kind in CLUSTER_SCOPED:
         namespace = "-"
     if not namespace:

@@ -19,6 +19,7 @@ from app.cli.options import (
     Paths,
     Reason,
     document_path,
+    document_words,
     given_paths,
     kind_of,
 )
@@ -68,6 +69,7 @@ def get(
     context: ContextName = "",
 ) -> None:
     """Show documents; with -o yaml or json they are printed as `apply` reads them."""
+    kind, namespace, name = document_words(kind, namespace, name)
     with connect(context) as api:
         if name:
             document, headers = api.call("GET", document_path(kind, namespace, name), query={"revision": revision})
@@ -89,8 +91,8 @@ def get(
 
 @app.command("delete")
 def delete(
-    kind: Annotated[str, typer.Argument(help="The kind.")],
-    name: Annotated[str, typer.Argument(help="The document's name.")],
+    kind: Annotated[str, typer.Argument(help="The kind, or the whole key as `apply` prints it.")],
+    name: Annotated[str, typer.Argument(help="The document's name.")] = "",
     *,
     namespace: NamespaceName = "",
     dry_run: DryRun = False,
@@ -99,7 +101,7 @@ def delete(
     context: ContextName = "",
 ) -> None:
     """Delete one document, as it is now."""
-    path = document_path(kind, namespace, name)
+    path = document_path(*document_words(kind, namespace, name))
     with connect(context) as api:
         _, headers = api.call("GET", path)
         change, _ = api.call("DELETE", path, query=_write_query(dry_run, reason), if_match=headers["etag"])
@@ -117,6 +119,7 @@ def history(
     context: ContextName = "",
 ) -> None:
     """Show revisions of the set, or versions of one document."""
+    kind, namespace, name = document_words(kind, namespace, name)
     path = f"{document_path(kind, namespace, name)}/history" if name else "/v1/revisions"
     with connect(context) as api:
         items = []
@@ -149,6 +152,7 @@ def rollback(
 ) -> None:
     """Bring back the whole set, or one document, as it was at a revision; this makes a new revision."""
     body: dict[str, Any] = {"revision": revision}
+    kind, namespace, name = document_words(kind, namespace, name)
     if kind or name:
         _, _, _, kind_word, namespace_word, name_word = document_path(kind, namespace, name).split("/")
         body["document"] = {"kind": kind_word, "namespace": namespace_word, "name": name_word}

@@ -106,6 +106,21 @@ async def test_what_kubectl_prints_lifts_no_ban(database: Database) -> None:
     assert (Node(name="node-b", banned=True),) == (await administration.get_inventory()).nodes
 
 
+async def test_replacing_the_inventory_by_what_kubectl_prints_lifts_no_ban(database: Database) -> None:
+    """A banned node that is away for a moment would come back unbanned; only who can speak of bans may drop it."""
+    administration = administration_over(database)
+    await administration.put_inventory(ALICE, COMPACT)
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-c"}}
+    change = await administration.put_inventory(ALICE, {"apiVersion": "v1", "kind": "List", "items": [node]})
+    kept = (await administration.get_inventory()).nodes
+    await administration.put_inventory(ALICE, {"nodes": [{"name": "node-c"}]})
+    left = (await administration.get_inventory()).nodes
+
+    assert (Node(name="node-b", banned=True), Node(name="node-c")) == kept
+    assert 1 == change.nodes[Outcome.DELETED]  # node-a
+    assert (Node(name="node-c"),) == left
+
+
 async def test_a_dry_run_changes_nothing(database: Database) -> None:
     """It counts what would happen."""
     administration = administration_over(database)

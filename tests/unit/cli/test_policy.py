@@ -55,6 +55,24 @@ def test_apply_get_and_delete(run, live, file):
     assert gone.err.startswith("error: there is no such document")
 
 
+def test_the_key_that_apply_prints_names_a_document(run, live, file):
+    """What one command prints, the next one reads."""
+    key = run("policy", "apply", file()).out.split()[0]
+
+    shown = run("policy", "get", key, "-o", "yaml")
+    versions = run("policy", "history", key)
+    elsewhere = run("policy", "get", key, "-n", "bank")
+    deleted = run("policy", "delete", key)
+    nothing = run("policy", "delete", "ap", "-n", "shop")
+
+    assert "AuthorizationPolicy/shop/readers" == key
+    assert "readers" == yaml.safe_load(shown.out)["metadata"]["name"]
+    assert 0 == versions.code
+    assert 2 == elsewhere.code
+    assert f"{key} deleted" in deleted.out
+    assert (2, True) == (nothing.code, "name the AuthorizationPolicy document" in nothing.err)
+
+
 def test_a_dry_run_changes_nothing(run, live, file):
     """It says what would happen."""
     dry = run("policy", "apply", file(), "--dry-run")
