@@ -115,7 +115,7 @@ class DecisionProcess(Service):
             await listening.server.health.set_all(False)
         await asyncio.sleep(min_seconds)
         ports = {listening.port for listening in self.listening.values()}
-        stop_accepting(ports)
+        await stop_accepting(ports)
         left = await let_connections_leave(ports, within_seconds=until - _LAST_CALLS_SECONDS - time.monotonic())
         if left:
             _log.warning("connections_cut", count=left)

@@ -9,37 +9,92 @@ steps and goes on serving until the client has acknowledged it. Only then is the
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import socket
+import struct
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 _ESTABLISHED = 1  # tcp_info.tcpi_state
 _TCP_INFO_BYTES = 104
 _UNACKED = slice(24, 28)  # tcp_info.tcpi_unacked: of a listening socket, the length of its queue
 _ACCEPT_SECONDS = 0.2
+_SETTLE_SECONDS = 0.2  # for handshakes that began before new connections went elsewhere
 _POLL_SECONDS = 0.05
 
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_BPF_RETURN = struct.Struct("HBBI")  # sock_filter: code, jt, jf, k
+_BPF_RET_K = 0x06
+_LISTEN = "0A"  # as /proc/net/tcp writes it
 
-def stop_accepting(ports: Collection[int]) -> int:
+
+async def stop_accepting(ports: Collection[int]) -> int:
     """Shut the listening TCP sockets of this process on these ports; how many there were.
 
-    New connections go to the other processes that listen there. What was not accepted yet is reset, so each socket is
-    shut in a moment in which nothing waits: C-core accepts on threads of its own, which takes it microseconds.
+    New connections go to the other processes that listen there. What was not accepted yet, or is in the middle of its
+    handshake, is reset. So first the kernel is told to hand new connections to the process that joined last, then
+    each socket is shut in a moment in which nothing waits: C-core accepts on threads of its own, within microseconds.
     """
     count = 0
-    for port_socket in _sockets_on(ports):
-        if port_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            until = time.monotonic() + _ACCEPT_SECONDS
-            while _waiting(port_socket) and time.monotonic() < until:
-                time.sleep(0)  # not the loop's turn: the moment would be over
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(found.dup())
+            for found in _sockets_on(ports)
+            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        ]
+        steered = [_steer_to_the_newest(listener) for listener in listeners]
+        if any(steered):
+            await asyncio.sleep(_SETTLE_SECONDS)
+        for listener in listeners:
             with suppress(OSError):  # the same socket under another descriptor was shut a moment ago
-                port_socket.shutdown(socket.SHUT_RD)
+                _shut(listener)
                 count += 1
     return count
+
+
+def _shut(listener: socket.socket) -> None:
+    until = time.monotonic() + _ACCEPT_SECONDS
+    while _waiting(listener) and time.monotonic() < until:
+        time.sleep(0)  # not the loop's turn: the moment would be over
+    listener.shutdown(socket.SHUT_RD)
+
+
+def _steer_to_the_newest(listener: socket.socket) -> bool:
+    """Hand new connections to the listener that joined the port last; whether there is another one to take them.
+
+    The kernel lets a program of the group choose by index. Ours names the last one, which is the successor's: it
+    joined after us. When we have left, that index is beyond the end, and the kernel spreads connections again.
+    """
+    others = _count_sharing(listener) - 1
+    if others < 1:
+        return False
+    program = ctypes.create_string_buffer(_BPF_RETURN.pack(_BPF_RET_K, 0, 0, others))
+    try:
+        option = struct.pack("@HP", 1, ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, option)
+    except OSError:  # a kernel without it, or a socket that is shared with nobody: then only the queue is looked at
+        return False
+    return True
+
+
+def _count_sharing(listener: socket.socket) -> int:
+    """How many sockets listen at this socket's address, itself included."""
+    name = "tcp6" if listener.family == socket.AF_INET6 else "tcp"
+    try:
+        with Path(f"/proc/self/net/{name}").open() as table:
+            next(table)
+            # Those that listen come first; of the others there may be very many.
+            rows = list(takewhile(lambda row: row[3] == _LISTEN, map(str.split, table)))
+    except OSError:
+        return 1
+    inode = str(os.fstat(listener.fileno()).st_ino)
+    own = {row[1] for row in rows if row[9] == inode}
+    return sum(row[1] in own for row in rows)
 
 
 def _waiting(listener: socket.socket) -> int:

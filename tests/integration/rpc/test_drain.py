@@ -3,12 +3,13 @@
 import asyncio
 import socket
 import time
+from contextlib import ExitStack
 
 import grpc.aio
 
 from app.limits import GrpcLimits
 from app.rpc.call import Call, UnaryMethod
-from app.rpc.drain import _waiting, count_connections, let_connections_leave, stop_accepting
+from app.rpc.drain import _steer_to_the_newest, _waiting, count_connections, let_connections_leave, stop_accepting
 from app.rpc.server import GrpcServer
 
 LIMITS = GrpcLimits(
@@ -36,11 +37,11 @@ async def test_connections_leave_by_age_while_calls_go_on() -> None:
         assert 1 == count_connections({port})
         assert 0 == count_connections({port + 1 if port < 65_535 else port - 1})
         started = time.monotonic()
-        assert stop_accepting({port}) >= 1
-        assert 0 == stop_accepting({port})
+        assert await stop_accepting({port}) >= 1
+        assert 0 == await stop_accepting({port})
         assert b"y" == await say(b"y")
-        assert 0 == await let_connections_leave({port}, within_seconds=5.0)
-        assert time.monotonic() - started < 2.0
+        assert 0 == await let_connections_leave({port}, within_seconds=20.0)
+        assert time.monotonic() - started < LIMITS.max_connection_age_grace_seconds
         try:
             async with asyncio.timeout(1.0):
                 await say(b"z")
@@ -72,3 +73,28 @@ def test_connections_that_wait_to_be_accepted_are_seen() -> None:
         assert 2 == _waiting(listener)
         for client in (*clients, accepted):
             client.close()
+
+
+def test_new_connections_go_to_the_newest_listener_until_the_others_have_left() -> None:
+    """The successor, which joined last, takes all of them; then the ones that are left share them again."""
+    with ExitStack() as stack:
+        first = _sharing(stack, 0)
+        port = first.getsockname()[1]
+        assert not _steer_to_the_newest(first)  # nobody else is there
+        second = _sharing(stack, port)
+        newest = _sharing(stack, port)
+        assert _steer_to_the_newest(first)
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(30)]
+        assert (0, 0, 30) == (_waiting(first), _waiting(second), _waiting(newest))
+        first.shutdown(socket.SHUT_RD)
+        clients += [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(60)]
+        assert 30 < _waiting(newest) < 90
+        assert 90 == _waiting(second) + _waiting(newest)
+
+
+def _sharing(stack: ExitStack, port: int) -> socket.socket:
+    listener = stack.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
