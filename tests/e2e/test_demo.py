@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 90.0
+SECONDS = 240.0
 
 
 async def _start(*arguments: str) -> asyncio.subprocess.Process:

@@ -20,7 +20,7 @@ from tests.support.snapshots import mesh, point
 
 pytestmark = pytest.mark.e2e
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 async def _ask(http: httpx2.AsyncClient, client: HboneClient, who: str, waypoint: Waypoint) -> tuple[int, Any]:
@@ -47,7 +47,7 @@ async def test_a_waypoint_asks_over_mutual_tls(tmp_path: Path) -> None:
         async with (
             Waypoint(options(shop.WAYPOINT), tmp_path) as waypoint,
             Waypoint(options("frontend"), tmp_path, name="pretender") as pretender,
-            httpx2.AsyncClient(timeout=5.0, trust_env=False) as http,
+            httpx2.AsyncClient(timeout=20.0, trust_env=False) as http,
         ):
             tunnels = {
                 f"{who}-{name}": Tunnel(

@@ -65,7 +65,7 @@ async def _credentials(gatehouse: Gatehouse, client: httpx2.AsyncClient, directo
     assert 201 == minted.status_code, minted.text
     roots = (await client.get("/v1/trust-bundle.pem")).content
     async with NodeAgent(gatehouse.addresses["ca"], roots, minted.json()["token"]) as agent:
-        certificate = await agent.fetch_own(IDENTITY, timeout_seconds=10.0)
+        certificate = await agent.fetch_own(IDENTITY, timeout_seconds=30.0)
     directory.mkdir()
     files = Credentials(
         certificate=directory / "chain.pem", private_key=directory / "key.pem", trust_bundle=directory / "roots.pem"

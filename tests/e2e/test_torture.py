@@ -15,7 +15,7 @@ from tests.support.steady_load import steady_load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torture]
 
-DEMO_SECONDS = 120.0
+DEMO_SECONDS = 300.0
 DEMOS = 10
 CHANGES = 300
 KEPT = "/orders"

@@ -97,7 +97,7 @@ def _web(authority: TestAuthority) -> Credentials:
 
 
 async def _get(url: str, headers: dict[str, str] | None = None) -> httpx2.Response:
-    async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=20.0, trust_env=False) as http:
         return await http.get(url, headers=headers or {})
 
 

@@ -87,7 +87,7 @@ class Mesh:
         self, who: str, path: str = "/orders", *, headers: Mapping[str, str] | None = None, method: str = "GET"
     ) -> tuple[int, str, str]:
         """Status, the reason of the decision and how the identity was known, as the proxy's access log has them."""
-        async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as http:
+        async with httpx2.AsyncClient(timeout=20.0, trust_env=False) as http:
             response = await http.request(method, self._client.url(who) + path, headers=dict(headers or {}))
         self._asked += 1
         row = (await self._proxy.wait_for_requests(self._asked))[self._asked - 1]
@@ -276,7 +276,7 @@ async def test_a_denial_stays_a_denial_where_errors_fail_open(tmp_path: Path, id
             )
             async with (
                 HboneClient({"frontend": tunnel}, tmp_path) as client,
-                httpx2.AsyncClient(timeout=5.0, trust_env=False) as http,
+                httpx2.AsyncClient(timeout=20.0, trust_env=False) as http,
             ):
                 url = client.url("frontend")
                 unavailable = await http.get(url + "/orders")

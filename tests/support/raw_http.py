@@ -33,7 +33,7 @@ class RawClient:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def response(self, timeout: float = 5.0) -> RawResponse:
+    async def response(self, timeout: float = 20.0) -> RawResponse:
         """The next response, with a Content-Length or until the end of the connection."""
         async with asyncio.timeout(timeout):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -53,7 +53,7 @@ class RawClient:
                 body = await self.reader.read()
             return RawResponse(int(status_line.split(" ")[1]), headers, body)
 
-    async def ended(self, timeout: float = 5.0) -> bytes:
+    async def ended(self, timeout: float = 20.0) -> bytes:
         """What still comes until the server closes (a reset counts as closed)."""
         try:
             async with asyncio.timeout(timeout):

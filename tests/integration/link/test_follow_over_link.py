@@ -70,7 +70,7 @@ async def _following(url: str, folder: Path, pinned: ManifestVerifier | None = N
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -80,8 +80,8 @@ def _saved(folder: Path) -> int | None:
     return None if saved is None else saved[0].manifest.number
 
 
-async def test_a_change_reaches_a_worker_within_a_second(tmp_path: Path) -> None:
-    """By the long poll, not by the next period."""
+async def test_a_change_reaches_a_worker_by_the_long_poll(tmp_path: Path) -> None:
+    """When it happens, and not when the poll would end."""
     async with Authority().serving() as authority:
         authority.source.put(LOCAL_WAYPOINT, READERS)
         await authority.publisher.refresh()
@@ -90,7 +90,7 @@ async def test_a_change_reaches_a_worker_within_a_second(tmp_path: Path) -> None
             for number in range(2, 6):
                 authority.source.put(policy(f"p{number}"))
                 await authority.publisher.refresh()
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(LINK_LIMITS.long_poll_seconds / 2):
                     while worker.number != number:
                         await asyncio.sleep(0.005)
 

@@ -78,7 +78,7 @@ class Asking:
 
     async def raw(self, data: bytes) -> CheckResponse:
         """The answer to these bytes; an RPC error fails the test."""
-        response = CheckResponse.FromString(await self._check(data, timeout=10))
+        response = CheckResponse.FromString(await self._check(data, timeout=30))
         assert response.HasField("status")
         assert (response.status.code == 0) == (response.WhichOneof("http_response") == "ok_response")
         return response

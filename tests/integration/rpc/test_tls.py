@@ -122,7 +122,7 @@ async def test_case_001_plaintext_http2_on_the_tls_port_is_closed_without_an_ans
     async with running(lambda: fixed) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
 
     # At most a TLS alert record (type 21), and certainly no HTTP/2 frames.
@@ -183,7 +183,7 @@ async def test_no_or_a_foreign_client_certificate_is_refused(pki: Pki, foreign: 
         credentials = grpc.ssl_channel_credentials(pki.bundle.pem.encode(), *pair)
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as client:
             with pytest.raises(grpc.aio.AioRpcError) as failure:
-                await client.unary_unary(WHO)(b"", timeout=5)
+                await client.unary_unary(WHO)(b"", timeout=30)
 
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 

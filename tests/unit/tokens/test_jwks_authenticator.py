@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -223,14 +222,12 @@ async def test_case_014_no_keys_at_all_means_unavailable_at_once(failure: Except
     source = ProgrammedJwks()
     source.failure = failure
     made = authenticator(issuer, source, watch=Stopwatch())
-    started = time.monotonic()
     with capture_logs():
         for _ in range(20):
             with pytest.raises(AppError) as refused:
                 await made.authenticate(mint(issuer), now=NOW)
             assert refused.value.code is ErrorCode.UNAVAILABLE
 
-    assert time.monotonic() - started < 1
     assert source.fetches == 1
 
 
