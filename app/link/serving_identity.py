@@ -112,15 +112,18 @@ class ServingIdentity:
     async def run(self) -> None:
         """Renew for ever; an authority that is away is asked again with a growing pause."""
         retry = _FIRST_RETRY_SECONDS
+        known = ""  # an authority that stays away is one line, not one for each try
         while True:
             try:
                 certificate = await self.renew()
             except AppError as error:
-                _log.warning("serving_certificate_not_renewed", reason=error.detail, diagnosis=error.diagnosis)
+                if error.detail != known:
+                    _log.warning("serving_certificate_not_renewed", reason=error.detail, diagnosis=error.diagnosis)
+                    known = error.detail
                 await asyncio.sleep(retry * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 retry = min(retry * 2, _LAST_RETRY_SECONDS)
                 continue
-            retry = _FIRST_RETRY_SECONDS
+            retry, known = _FIRST_RETRY_SECONDS, ""
             await asyncio.sleep(max(1.0, (certificate.renew_at - datetime.now(UTC)).total_seconds()))
 
 

@@ -74,7 +74,9 @@ class Supervisor:
         Raises:
             AppError: `FAILED_PRECONDITION` when the start is refused, with the one sentence that says why.
         """
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # for every child too: a core file would hold keys
+        # For every child too: a core file would hold keys, and what is written is nobody else's to read.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.umask(0o077)
         with lock_state_directory(self._settings.state_dir), PortGuard() as guard:
             self._take_ports(guard)
             prepare_metrics_directory(self._metrics_dir)
