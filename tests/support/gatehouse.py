@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ import yaml
 from app.supervisor.control import send_control
 
 FREE_PORTS = {name: {"port": 0} for name in ("ca", "api", "link", "check", "check_mtls", "operations")}
+# So that a test run that is killed leaves nothing behind.
+_ENDS_WITH_ITS_OWNER = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 QUICK = {
     "process": {"drain_min_seconds": 0.2, "drain_max_seconds": 4.0},
     "check_grpc": {"max_connection_age_seconds": 2.0},
@@ -53,7 +56,7 @@ class Gatehouse:
         self.config.write_text(yaml.safe_dump(self.settings))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *self.COMMAND, self.SUBCOMMAND, "--config", str(self.config),
+                *_ENDS_WITH_ITS_OWNER, *self.COMMAND, self.SUBCOMMAND, "--config", str(self.config),
                 stdout=log, stderr=log, env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
