@@ -117,14 +117,19 @@ def make_csr(
     subject: x509.Name | None = None,
     algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
 ) -> str:
-    """A CSR as ztunnel makes it (P-256, empty subject, one critical URI name), with room for variations."""
+    """A CSR as ztunnel makes it (P-256, empty subject, one critical URI name), with room for variations.
+
+    With a given EC key the same bytes come out each time (RFC 6979).
+    """
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject or x509.Name([]))
     if names:
         uris = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name) for name in names])
         builder = builder.add_extension(uris, critical=True)
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical=critical)
-    request = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), algorithm or hashes.SHA256())
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    request = builder.sign(key, algorithm or hashes.SHA256(), ecdsa_deterministic=deterministic)
     return request.public_bytes(Encoding.PEM).decode()
 
 
