@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +119,3 @@ def parse_part(part: Part) -> dict[str, Any]:
     if not isinstance(items, dict):
         raise AppError(ErrorCode.MALFORMED, f"part {part.ref.name} is not a part")
     return items
-
-
-def bucketed(items: Iterable[tuple[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Spread items over their buckets."""
-    buckets: dict[int, dict[str, Any]] = {}
-    for key, value in items:
-        buckets.setdefault(bucket_of(key), {})[key] = value
-    return buckets
