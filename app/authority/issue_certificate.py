@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ class Issuer:
                 await self._ledger.append(_intent(order, grant, prepared, now))
                 signature = await state.signer.sign(prepared.tbs)
                 svid = assemble(prepared, signature)
-                await self._ledger.append(_record(order, grant, svid, state.authority, self._clock.now()))
+                await self._ledger.append(_record(order, grant, svid, state, self._clock.now()))
         except TimeoutError:
             raise AppError(
                 ErrorCode.UNAVAILABLE,
@@ -187,13 +188,15 @@ def _intent(order: Order, grant: TtlGrant, prepared: PreparedSvid, now: datetime
     return _entry(EntryKind.CERTIFICATE_INTENT, order, now, detail)
 
 
-def _record(order: Order, grant: TtlGrant, svid: IssuedSvid, authority: Authority, now: datetime) -> LedgerEntry:
+def _record(order: Order, grant: TtlGrant, svid: IssuedSvid, state: IssuingState, now: datetime) -> LedgerEntry:
     detail = {
         **order.detail,
         "serial": svid.serial_hex,
         "certificate": base64.b64encode(svid.der).decode("ascii"),
         "certificateSha256": svid.sha256,
-        "authority": authority.id,
+        "keySha256": hashlib.sha256(order.csr.public_key_der).hexdigest(),
+        "authority": state.authority.id,
+        "bundle": state.bundle.fingerprint,
         "notBefore": _instant(svid.not_before),
         "notAfter": _instant(svid.not_after),
         "ttlRequested": order.ttl_seconds,

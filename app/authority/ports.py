@@ -6,7 +6,6 @@ that waits is async; an adapter decides for itself which thread does the waiting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -72,43 +71,6 @@ class Signer(Protocol):
         Raises:
             AppError: `UNAVAILABLE` when the key cannot be reached.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAuthority:
-    """A certificate authority as it rests: its certificate in the clear, its key sealed."""
-
-    id: str
-    role: str  # "root" or "issuing"
-    state: str  # prepared, active, retiring, retired, tainted
-    certificate_pem: str
-    sealed_key: bytes
-    created_at: datetime
-    epoch: int = 0
-
-
-class AuthorityStore(Protocol):
-    """Where authorities and other sealed keys rest."""
-
-    async def list_authorities(self) -> Sequence[StoredAuthority]:
-        """Every authority, oldest first."""
-        ...
-
-    async def add_authorities(self, authorities: Sequence[StoredAuthority], entry: LedgerEntry) -> None:
-        """Store new authorities and the entry that records it, in one transaction.
-
-        Raises:
-            AppError: `CONFLICT` when another replica was faster; read again.
-        """
-        ...
-
-    async def get_sealed_key(self, name: str) -> bytes | None:
-        """A sealed key by name (`token-issuer`, `snapshot`, `ledger`), or None."""
-        ...
-
-    async def put_sealed_key(self, name: str, sealed: bytes) -> bytes:
-        """Store a sealed key unless the name is taken; returns what is stored now."""
         ...
 
 

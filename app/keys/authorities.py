@@ -16,7 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.authority.ports import AuthorityStore, Signer, StoredAuthority
+from app.authority.authority_ports import AuthorityStore, StoredAuthority
+from app.authority.ports import Signer
 from app.ca.authority import Authority, authority_id, create_issuing, create_root
 from app.ca.bundle import TrustBundle
 from app.ca.issuance import RANDOM_SERIAL_BYTES, serial_number

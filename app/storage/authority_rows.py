@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from app.authority.ports import StoredAuthority
+from app.authority.authority_ports import StoredAuthority
 from app.errors import AppError, ErrorCode
 from app.storage.tables import authorities, sealed_keys
 from app.storage.upsert import insert_if_absent

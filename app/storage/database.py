@@ -17,7 +17,8 @@ from typing import Self, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.authority.ports import InventoryContents, SnapshotDelta, StoredAuthority
+from app.authority.authority_ports import StoredAuthority
+from app.authority.ports import InventoryContents, SnapshotDelta
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import LedgerEntry
 from app.limits import StorageLimits

@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -76,12 +77,16 @@ properties = Table(
     Column("value", Text, nullable=False),
 )
 
-# Never updated, never deleted: the migration adds triggers that refuse it.
+_UNNUMBERED = text("leaf_index IS NULL")
+
+# Never deleted, and updated once, when an entry gets its index: the migration adds triggers that refuse the rest.
+# `uid` is made with the entry (16 bytes, ordered by time), so that storing it twice is noticed and stored once.
 ledger = Table(
     "ledger",
     metadata,
     Column("id", row_id(), primary_key=True, autoincrement=True),
-    Column("leaf_index", BigInteger, nullable=False, unique=True),
+    Column("uid", LargeBinary, nullable=False, unique=True),
+    Column("leaf_index", BigInteger, unique=True),
     Column("kind", Text, nullable=False),
     Column("subject", key_text(), nullable=False),
     Column("time", UtcTime, nullable=False),
@@ -89,15 +94,24 @@ ledger = Table(
     Column("leaf_hash", LargeBinary, nullable=False),
     Index(None, "subject", "leaf_index"),
 )
+Index("ix_ledger_unnumbered", ledger.c.id, sqlite_where=_UNNUMBERED, postgresql_where=_UNNUMBERED)
 
+# What certificates are looked for by; the ledger entry of the same `uid` is the record itself.
 certificates = Table(
     "certificates",
     metadata,
-    Column("leaf_index", BigInteger, ForeignKey("ledger.leaf_index"), primary_key=True, autoincrement=False),
-    Column("serial", Text, nullable=False, index=True),
-    Column("identity", key_text(), nullable=False, index=True),
+    Column("uid", LargeBinary, ForeignKey("ledger.uid"), primary_key=True),
+    Column("serial", Text, nullable=False, index=True),  # lower-case hexadecimal
+    Column("authority", Text, nullable=False),  # the id of the authority that signed it
+    Column("identity", key_text(), nullable=False),
     Column("node", key_text(), nullable=False, index=True),
+    Column("cluster", key_text(), nullable=False),
+    Column("purpose", Text, nullable=False),  # empty for a workload's, else what of ours it is for
+    Column("bundle", Text, nullable=False),  # the fingerprint of the trust bundle that went with it
+    Column("key_hash", Text, nullable=False),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+    Column("not_before", UtcTime),
     Column("not_after", UtcTime, index=True),
+    Index(None, "identity", "node"),
 )
 
 authorities = Table(

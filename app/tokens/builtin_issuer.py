@@ -18,8 +18,8 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.authority.authority_ports import AuthorityStore
 from app.authority.mint_tokens import MintedToken, TokenSubject
-from app.authority.ports import AuthorityStore
 from app.errors import AppError, ErrorCode
 from app.identity.token_claims import parse_service_account_claims
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.authority.ports import StoredAuthority
+from app.authority.authority_ports import StoredAuthority
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
 from app.storage.database import Database

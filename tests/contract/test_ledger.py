@@ -112,8 +112,7 @@ async def test_an_issued_certificate_can_be_looked_for(database: Database) -> No
         )
     )
     row = await database.read(lambda transaction: transaction.connection.execute(select(certificates)).one())
-    assert (row.leaf_index, row.serial, row.identity, row.node) == (
-        0,
+    assert (row.serial, row.identity, row.node) == (
         "0a1b",
         "spiffe://cluster.local/ns/a/sa/b",
         "node-a",

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.authority.ports import StoredAuthority
+from app.authority.authority_ports import StoredAuthority
 from app.ca.csr import parse_csr
 from app.ca.issuance import assemble, prepare
 from app.ca.profile import TtlGrant
