@@ -194,3 +194,29 @@ class PeerRoots(Protocol):
             AppError: `INVALID` for a foreign trust domain, `UNAVAILABLE` when it cannot be stored.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentFiles:
+    """An issuing authority in the user's own files, read and checked; only the path of its key is known here.
+
+    `chain_pem`: between it and its root, nearest first, without the root; `roots_pem`: every root to trust.
+    """
+
+    certificate_pem: str
+    chain_pem: str
+    roots_pem: str
+    key_path: str
+
+
+class ParentSink(Protocol):
+    """Takes what the watched files of a parent say."""
+
+    async def adopt_parent(self, files: ParentFiles, *, actor: str) -> bool:
+        """Make these files the issuing authority: at once where that is safe, else staged. Whether anything changed.
+
+        Raises:
+            AppError: `INVALID` when certificate, chain, roots and key do not belong together,
+                `FAILED_PRECONDITION` when the step would cut off workloads (the sentence says what to do first).
+        """
+        ...
