@@ -8,133 +8,34 @@ same from outside; the reason goes to one log line, a counter and the bounded me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
 from typing import Any, Protocol
-from urllib.parse import quote
 
-import structlog
-
-from app.authority.credentials import Credentials, bearer_token, unauthenticated
-from app.authority.inventory_view import InventoryView
+from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep, Clusters
+from app.authority.credentials import Credentials
 from app.authority.issue_certificate import Issued, Issuer, Order
-from app.authority.ports import Clock, TokenAuthenticator, TokenCaller
+from app.authority.ports import Clock, TokenCaller
 from app.authority.rate_limits import TokenBuckets
-from app.authority.refusals import Refusal, Refusals
+from app.authority.report_certificate import ReportCertificate
 from app.ca.csr import check_requested_identity, parse_csr
-from app.ca.impersonation import (
-    DEFAULT_TRUSTED_ACCOUNTS,
-    Granted,
-    NodeCaller,
-    PlacementIndex,
-    Refused,
-    Step,
-    authorize,
-    authorize_own,
-)
+from app.ca.impersonation import Granted
 from app.errors import AppError, ErrorCode
-from app.identity.spiffe import TrustDomain
 from app.limits import CertificateLimits
 
-_log = structlog.get_logger()
 
-# What a fresh look at the inventory may change.
-_LIFTED_BY_NEWS = frozenset(
-    {Step.CALLER_POD, Step.CALLER_POD_UID, Step.CALLER_POD_ACCOUNT, Step.CALLER_NODE, Step.NODE_BANNED, Step.PLACEMENT}
-)
-_MAX_SHOWN = 256  # characters of a caller's text in logs and in memory
+class Authenticate(Protocol):
+    """Says who calls (`app.authority.authenticate_caller`)."""
 
-
-class CertificateStep(StrEnum):
-    """Where a request is, in order."""
-
-    DECODE = "decode"
-    AUTHENTICATE = "authenticate"
-    CLUSTER = "cluster"
-    AUTHORIZE = "authorize"
-    RATE = "rate"
-    CSR = "csr"
-    ISSUE = "issue"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateRequest:
-    """What a caller asks for. `fault` says why its metadata cannot be believed; such a request is refused."""
-
-    csr_pem: str
-    ttl_seconds: int = 0
-    impersonated: str | None = None
-    cert_signer: str = ""
-    fault: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clusters:
-    """The names by which the local cluster may be called in `clusterid`; empty text is always fine."""
-
-    id: str = "Kubernetes"
-    aliases: frozenset[str] = frozenset()
-
-    def agree(self, caller_cluster: str, claimed: str) -> bool:
-        """Whether a caller of one cluster may say it is in the other."""
-        cluster = caller_cluster or self.id
-        return claimed in ("", cluster) or (cluster == self.id and claimed in self.aliases)
-
-
-class CertificateObserver(Protocol):
-    """Counts what happens; metrics implement it."""
-
-    def issued(self, *, seconds: float, clamped: bool) -> None:
-        """A certificate was issued."""
-        ...
-
-    def refused(self, *, reason: str, code: str) -> None:
-        """A request got none; `reason` is from a closed set."""
+    async def __call__(self, credentials: Credentials, attempt: Attempt) -> TokenCaller:
+        """The caller; raises `UNAUTHENTICATED` or `UNAVAILABLE`."""
         ...
 
 
-class NoObserver:
-    """Counts nothing."""
+class Authorize(Protocol):
+    """Says whether a caller may have an identity (`app.authority.authorize_identity`)."""
 
-    def issued(self, *, seconds: float, clamped: bool) -> None:
-        """Nothing."""
-
-    def refused(self, *, reason: str, code: str) -> None:
-        """Nothing."""
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """How far one request has come, for the log and for explain."""
-
-    request_id: str
-    peer: str
-    time: datetime
-    step: CertificateStep = CertificateStep.AUTHENTICATE
-    caller: TokenCaller | None = None
-    node: str = ""
-    identity: str = ""
-    check: str = ""
-    advice: str = ""
-
-    @property
-    def account(self) -> str:
-        return f"{self.caller.namespace}/{self.caller.service_account}" if self.caller else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessRules:
-    """Who may ask: the trust domain, the accounts of node proxies, the cluster's names.
-
-    `csr_must_agree`: refuse a CSR that names another identity than the authorised one (istiod ignores the name).
-    """
-
-    trust_domain: TrustDomain
-    trusted_accounts: AbstractSet[str] = DEFAULT_TRUSTED_ACCOUNTS
-    clusters: Clusters = field(default_factory=Clusters)
-    csr_must_agree: bool = True
+    async def __call__(self, request: CertificateRequest, caller: TokenCaller, attempt: Attempt) -> Granted:
+        """What is granted; raises `UNAUTHENTICATED` or `UNAVAILABLE`."""
+        ...
 
 
 class CreateCertificate:
@@ -143,27 +44,23 @@ class CreateCertificate:
     def __init__(
         self,
         *,
-        authenticator: TokenAuthenticator,
-        inventory: InventoryView,
+        authenticate: Authenticate,
+        authorize: Authorize,
         issuer: Issuer,
-        refusals: Refusals,
+        report: ReportCertificate,
         rules: AccessRules,
         limits: CertificateLimits,
         clock: Clock,
-        observer: CertificateObserver | None = None,
     ) -> None:
-        self._authenticator = authenticator
-        self._inventory = inventory
+        self._authenticate = authenticate
+        self._authorize = authorize
         self._issuer = issuer
-        self._refusals = refusals
+        self._report = report
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._observer = observer or NoObserver()
         self._nodes = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
         self._identities = _buckets(limits, limits.identity_rate_per_second, limits.identity_burst)
-        self._log_lines = _buckets(limits, limits.refusal_log_per_second, limits.refusal_log_burst)
-        self._unlogged = 0
 
     async def __call__(self, request: CertificateRequest, credentials: Credentials, request_id: str) -> list[str]:
         """The certificate chain: leaf, each intermediate alone, all roots last.
@@ -173,44 +70,35 @@ class CreateCertificate:
                 `INVALID` for a bad CSR or lifetime; `RATE_LIMITED`, `OVERLOADED`, `UNAVAILABLE`, `INTERNAL` as
                 they say.
         """
-        attempt = _Attempt(request_id, credentials.peer, self._clock.now())
+        attempt = Attempt(request_id, credentials.peer, self._clock.now())
         try:
             issued = await self._create(request, credentials, attempt)
         except AppError as error:
-            self._refuse(attempt, error)
+            self._report.refused(attempt, error)
             raise
         except asyncio.CancelledError:
             gone = AppError(ErrorCode.TIMEOUT, "the call was cancelled, or not answered within its budget")
-            self._refuse(attempt, gone)
+            self._report.refused(attempt, gone)
             raise
-        self._report(attempt, issued)
+        self._report.issued(attempt, issued)
         return issued.chain
 
     def refuse_undecodable(self, credentials: Credentials, request_id: str) -> AppError:
         """Record a request whose bytes are not the protobuf that was expected; the error to answer with."""
-        attempt = _Attempt(request_id, credentials.peer, self._clock.now(), CertificateStep.DECODE)
+        attempt = Attempt(request_id, credentials.peer, self._clock.now(), CertificateStep.DECODE)
         error = AppError(ErrorCode.MALFORMED, "the request is not an IstioCertificateRequest")
-        self._refuse(attempt, error)
+        self._report.refused(attempt, error)
         return error
 
-    async def _create(self, request: CertificateRequest, credentials: Credentials, attempt: _Attempt) -> Issued:
-        token = bearer_token(credentials, max_bytes=self._limits.max_token_bytes)
-        caller = await self._authenticator.authenticate(token, now=attempt.time)
-        attempt.caller, attempt.node = caller, caller.node_name
-
-        attempt.step = CertificateStep.CLUSTER
-        if not self._rules.clusters.agree(caller.cluster, credentials.cluster_id):
-            raise unauthenticated(f"the caller says cluster {_shown(credentials.cluster_id)}")
+    async def _create(self, request: CertificateRequest, credentials: Credentials, attempt: Attempt) -> Issued:
+        caller = await self._authenticate(credentials, attempt)
 
         attempt.step = CertificateStep.RATE
         # Before anything that costs: a compromised node proxy holds a valid token.
         if not self._nodes.take(_caller_key(caller), now=attempt.time.timestamp()):
             raise AppError(ErrorCode.RATE_LIMITED, "this node asks for too many certificates; slow down")
 
-        attempt.step = CertificateStep.AUTHORIZE
-        attempt.identity = _shown(request.impersonated or "")
         granted = await self._authorize(request, caller, attempt)
-        attempt.identity, attempt.node = str(granted.identity), granted.node
 
         attempt.step = CertificateStep.RATE
         # By node and identity: an identity that runs on a thousand nodes is asked for a thousand times at once.
@@ -233,85 +121,6 @@ class CreateCertificate:
                 request_id=attempt.request_id,
                 detail=_ledger_detail(caller, granted, self._rules.clusters),
             )
-        )
-
-    async def _authorize(self, request: CertificateRequest, caller: TokenCaller, attempt: _Attempt) -> Granted:
-        if request.fault:
-            attempt.check = "metadata"
-            raise unauthenticated(request.fault)
-        try:
-            index = self._inventory.index()
-        except AppError:
-            index = await self._inventory.refresh()
-        verdict = self._decide(request, caller, index)
-        if isinstance(verdict, Refused) and verdict.step in _LIFTED_BY_NEWS:
-            verdict = self._decide(request, caller, await self._inventory.refresh())
-        if isinstance(verdict, Refused):
-            attempt.check, attempt.advice = verdict.step.value, verdict.advice
-            raise unauthenticated(verdict.reason)
-        return verdict
-
-    def _decide(self, request: CertificateRequest, caller: TokenCaller, index: PlacementIndex) -> Granted | Refused:
-        node_caller = NodeCaller(
-            namespace=caller.namespace,
-            service_account=caller.service_account,
-            pod_name=caller.pod_name,
-            pod_uid=caller.pod_uid,
-            node_name=caller.node_name,
-        )
-        trust_domain = self._rules.trust_domain
-        if request.impersonated is None:
-            return authorize_own(node_caller, index=index, trust_domain=trust_domain)
-        return authorize(
-            node_caller,
-            request.impersonated,
-            index=index,
-            trust_domain=trust_domain,
-            trusted_accounts=self._rules.trusted_accounts,
-        )
-
-    def _refuse(self, attempt: _Attempt, error: AppError) -> None:
-        if attempt.step is CertificateStep.AUTHENTICATE and error.code is ErrorCode.UNAUTHENTICATED:
-            attempt.check, attempt.advice = _token_fault(error.diagnosis)
-        refusal = Refusal(
-            request_id=attempt.request_id,
-            time=attempt.time,
-            step=attempt.step.value,
-            check=attempt.check,
-            code=error.code.value,
-            reason=_shown(error.diagnosis or error.detail),
-            advice=attempt.advice,
-            peer=attempt.peer,
-            caller=attempt.account,
-            node=attempt.node,
-            pod=attempt.caller.pod_name if attempt.caller else "",
-            identity=attempt.identity,
-        )
-        self._refusals.record(refusal)
-        self._observer.refused(reason=refusal.label, code=refusal.code)
-        who = refusal.caller or attempt.peer.rpartition(":")[0]
-        if not self._log_lines.take((refusal.label, who, refusal.node), now=attempt.time.timestamp()):
-            self._unlogged += 1
-            return
-        unlogged, self._unlogged = self._unlogged, 0
-        fields: dict[str, Any] = {key: value for key, value in refusal.to_json().items() if value and key != "time"}
-        request_id = fields.pop("requestId")
-        _log.warning("certificate_refused", request_id=request_id, unlogged_before=unlogged, **fields)
-
-    def _report(self, attempt: _Attempt, issued: Issued) -> None:
-        seconds = (self._clock.now() - attempt.time).total_seconds()
-        self._observer.issued(seconds=seconds, clamped=issued.grant.clamped)
-        _log.info(
-            "certificate_issued",
-            request_id=attempt.request_id,
-            identity=attempt.identity,
-            caller=attempt.account,
-            node=attempt.node,
-            serial=issued.svid.serial_hex,
-            not_after=issued.svid.not_after.isoformat(),
-            ttl_granted=issued.grant.seconds,
-            ttl_clamp=issued.grant.clamp.value,
-            seconds=round(seconds, 6),
         )
 
 
@@ -339,29 +148,3 @@ def _ledger_detail(caller: TokenCaller, granted: Granted, clusters: Clusters) ->
         "tokenIssuer": caller.issuer,
         "cluster": caller.cluster or clusters.id,
     }
-
-
-def _shown(text: str) -> str:
-    """A caller's text as it may stand in a log line: short, printable ASCII, the rest percent-encoded."""
-    return quote(text[:_MAX_SHOWN], safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~")
-
-
-_TOKEN_ADVICE = {
-    "missing": "give the node proxy a token: AUTH_TOKEN, or the projected token file it reads by default.",
-    "malformed": "send exactly one authorization value, 'Bearer' and the token, without white space around it.",
-    "too_long": "use a bound service-account token; this value is too long to be one.",
-    "expired": "let the node proxy read its current token; kubelet renews projected tokens, `gatehouse token` mints.",
-    "not_yet_valid": "compare the clocks of the token's issuer and of this host.",
-    "audience": "ask for a token with one of this authority's audiences (default istio-ca).",
-    "issuer": "configure the token's issuer, or use a token of a configured one.",
-    "algorithm": "only RS, PS, ES and EdDSA signatures are believed, each with a key of its type.",
-    "unknown_key": "check that the issuer's published keys (JWKS) contain the token's key id.",
-    "signature": "the signature does not hold: the token was altered or comes from somebody else.",
-    "claims": "use a token that is bound to the node proxy's pod, as Kubernetes projects it.",
-}
-
-
-def _token_fault(diagnosis: str) -> tuple[str, str]:
-    """The closed reason at the start of a token diagnosis (`expired: ...`), and what to do about it."""
-    reason = diagnosis.partition(":")[0]
-    return (f"token_{reason}", _TOKEN_ADVICE[reason]) if reason in _TOKEN_ADVICE else ("token_claims", "")

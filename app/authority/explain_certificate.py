@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from app.authority.create_certificate import AccessRules, CertificateStep
+from app.authority.certificate_request import AccessRules, CertificateStep
 from app.authority.inventory_view import InventoryView
 from app.authority.refusals import Refusal, Refusals
 from app.ca.impersonation import NodeCaller, Refused, Step, authorize, authorize_own

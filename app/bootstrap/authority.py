@@ -14,7 +14,10 @@ import structlog
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.authenticate_caller import AuthenticateByToken
+from app.authority.authorize_identity import AuthorizeIdentity
+from app.authority.certificate_request import AccessRules, Clusters
+from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
@@ -22,6 +25,7 @@ from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.refusals import Refusals
+from app.authority.report_certificate import ReportCertificate
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
@@ -214,14 +218,13 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
     )
     create_certificate = CreateCertificate(
-        authenticator=authenticator,
-        inventory=inventory,
+        authenticate=AuthenticateByToken(authenticator, rules.clusters, limits.certificate),
+        authorize=AuthorizeIdentity(inventory, rules),
         issuer=issuer,
-        refusals=refusals,
+        report=ReportCertificate(refusals, limits=limits.certificate, clock=clock, observer=_Counted()),
         rules=rules,
         limits=limits.certificate,
         clock=clock,
-        observer=_Counted(),
     )
     registry = WorkerRegistry()
     administration = Administration(database, clock=clock, limits=limits)

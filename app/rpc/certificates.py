@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from app.authority.create_certificate import CertificateRequest, CreateCertificate
+from app.authority.certificate_request import CertificateRequest
+from app.authority.create_certificate import CreateCertificate
 from app.authority.credentials import Credentials
 from app.rpc.call import Call, UnaryMethod
 from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse

@@ -13,7 +13,7 @@ import httpx2
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.create_certificate import AccessRules
+from app.authority.certificate_request import AccessRules
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject

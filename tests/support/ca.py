@@ -16,13 +16,17 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.authenticate_caller import AuthenticateByToken
+from app.authority.authorize_identity import AuthorizeIdentity
+from app.authority.certificate_request import AccessRules, Clusters
+from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.mint_tokens import TokenSubject
 from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
 from app.authority.refusals import Refusals
+from app.authority.report_certificate import ReportCertificate
 from app.authority.serving_certificates import ListenerCertificates
 from app.demo.node_agent import NodeAgent
 from app.errors import AppError, ErrorCode
@@ -212,14 +216,15 @@ def make_world(
     refusals = Refusals(max_kept=limits.max_kept_refusals)
     rules = AccessRules(trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters())
     create = CreateCertificate(
-        authenticator=authenticator(clock) if authenticator else TokenIssuers([own], limits),
-        inventory=view,
+        authenticate=AuthenticateByToken(
+            authenticator(clock) if authenticator else TokenIssuers([own], limits), rules.clusters, limits
+        ),
+        authorize=AuthorizeIdentity(view, rules),
         issuer=issuer,
-        refusals=refusals,
+        report=ReportCertificate(refusals, limits=limits, clock=clock, observer=observer),
         rules=rules,
         limits=limits,
         clock=clock,
-        observer=observer,
     )
     return World(
         pki=pki,

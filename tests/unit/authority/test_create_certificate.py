@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.authority.create_certificate import CertificateRequest, Clusters
+from app.authority.certificate_request import CertificateRequest, Clusters
 from app.authority.credentials import Credentials
 from app.authority.issue_certificate import IssuingState
 from app.authority.ports import TokenCaller

@@ -1,0 +1,89 @@
+"""What is asked of the certificate service, the rules it is asked under, and how far one request has come."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import quote
+
+from app.authority.ports import TokenCaller
+from app.ca.impersonation import DEFAULT_TRUSTED_ACCOUNTS
+from app.identity.spiffe import TrustDomain
+
+_MAX_SHOWN = 256  # characters of a caller's text in logs and in memory
+
+
+class CertificateStep(StrEnum):
+    """Where a request is, in order."""
+
+    DECODE = "decode"
+    AUTHENTICATE = "authenticate"
+    CLUSTER = "cluster"
+    AUTHORIZE = "authorize"
+    RATE = "rate"
+    CSR = "csr"
+    ISSUE = "issue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRequest:
+    """What a caller asks for. `fault` says why its metadata cannot be believed; such a request is refused."""
+
+    csr_pem: str
+    ttl_seconds: int = 0
+    impersonated: str | None = None
+    cert_signer: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clusters:
+    """The names by which the local cluster may be called in `clusterid`; empty text is always fine."""
+
+    id: str = "Kubernetes"
+    aliases: frozenset[str] = frozenset()
+
+    def agree(self, caller_cluster: str, claimed: str) -> bool:
+        """Whether a caller of one cluster may say it is in the other."""
+        cluster = caller_cluster or self.id
+        return claimed in ("", cluster) or (cluster == self.id and claimed in self.aliases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRules:
+    """Who may ask: the trust domain, the accounts of node proxies, the cluster's names.
+
+    `csr_must_agree`: refuse a CSR that names another identity than the authorised one (istiod ignores the name).
+    """
+
+    trust_domain: TrustDomain
+    trusted_accounts: AbstractSet[str] = DEFAULT_TRUSTED_ACCOUNTS
+    clusters: Clusters = field(default_factory=Clusters)
+    csr_must_agree: bool = True
+
+
+@dataclass(slots=True)
+class Attempt:
+    """How far one request has come, for the log and for explain; the one value that changes on the way."""
+
+    request_id: str
+    peer: str
+    time: datetime
+    step: CertificateStep = CertificateStep.AUTHENTICATE
+    caller: TokenCaller | None = None
+    node: str = ""
+    identity: str = ""
+    check: str = ""
+    advice: str = ""
+
+    @property
+    def account(self) -> str:
+        """The caller's service account as NAMESPACE/NAME; empty before the caller is known."""
+        return f"{self.caller.namespace}/{self.caller.service_account}" if self.caller else ""
+
+
+def shown(text: str) -> str:
+    """A caller's text as it may stand in a log line: short, printable ASCII, the rest percent-encoded."""
+    return quote(text[:_MAX_SHOWN], safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~")

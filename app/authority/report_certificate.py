@@ -1,0 +1,105 @@
+"""What became of a certificate request: one log line, one count, and a place in the memory of refusals."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import structlog
+
+from app.authority.certificate_request import Attempt, shown
+from app.authority.issue_certificate import Issued
+from app.authority.ports import Clock
+from app.authority.rate_limits import TokenBuckets
+from app.authority.refusals import Refusal, Refusals
+from app.errors import AppError
+from app.limits import CertificateLimits
+
+_log = structlog.get_logger()
+
+
+class CertificateObserver(Protocol):
+    """Counts what happens; metrics implement it."""
+
+    def issued(self, *, seconds: float, clamped: bool) -> None:
+        """A certificate was issued."""
+        ...
+
+    def refused(self, *, reason: str, code: str) -> None:
+        """A request got none; `reason` is from a closed set."""
+        ...
+
+
+class NoObserver:
+    """Counts nothing."""
+
+    def issued(self, *, seconds: float, clamped: bool) -> None:
+        """Nothing."""
+
+    def refused(self, *, reason: str, code: str) -> None:
+        """Nothing."""
+
+
+class ReportCertificate:
+    """Reports grants and refusals; log lines of refusals are bounded by reason and caller."""
+
+    def __init__(
+        self,
+        refusals: Refusals,
+        *,
+        limits: CertificateLimits,
+        clock: Clock,
+        observer: CertificateObserver | None = None,
+    ) -> None:
+        self._refusals = refusals
+        self._log_lines = TokenBuckets(
+            rate_per_second=limits.refusal_log_per_second,
+            burst=limits.refusal_log_burst,
+            max_keys=limits.max_tracked_callers,
+        )
+        self._clock = clock
+        self._observer = observer or NoObserver()
+        self._unlogged = 0
+
+    def refused(self, attempt: Attempt, error: AppError) -> None:
+        """A request got no certificate."""
+        refusal = Refusal(
+            request_id=attempt.request_id,
+            time=attempt.time,
+            step=attempt.step.value,
+            check=attempt.check,
+            code=error.code.value,
+            reason=shown(error.diagnosis or error.detail),
+            advice=attempt.advice,
+            peer=attempt.peer,
+            caller=attempt.account,
+            node=attempt.node,
+            pod=attempt.caller.pod_name if attempt.caller else "",
+            identity=attempt.identity,
+        )
+        self._refusals.record(refusal)
+        self._observer.refused(reason=refusal.label, code=refusal.code)
+        who = refusal.caller or attempt.peer.rpartition(":")[0]
+        if not self._log_lines.take((refusal.label, who, refusal.node), now=attempt.time.timestamp()):
+            self._unlogged += 1
+            return
+        unlogged, self._unlogged = self._unlogged, 0
+        fields: dict[str, Any] = {key: value for key, value in refusal.to_json().items() if value and key != "time"}
+        request_id = fields.pop("requestId")
+        _log.warning("certificate_refused", request_id=request_id, unlogged_before=unlogged, **fields)
+
+    def issued(self, attempt: Attempt, issued: Issued) -> None:
+        """A request got its certificate."""
+        seconds = (self._clock.now() - attempt.time).total_seconds()
+        self._observer.issued(seconds=seconds, clamped=issued.grant.clamped)
+        _log.info(
+            "certificate_issued",
+            request_id=attempt.request_id,
+            identity=attempt.identity,
+            caller=attempt.account,
+            node=attempt.node,
+            serial=issued.svid.serial_hex,
+            not_after=issued.svid.not_after.isoformat(),
+            ttl_granted=issued.grant.seconds,
+            ttl_clamp=issued.grant.clamp.value,
+            seconds=round(seconds, 6),
+        )
