@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 import structlog
 
+from app.authority.clusters import Clusters
 from app.authority.credentials import Credentials, bearer_token, unauthenticated
-from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issued, Issuer, Order
+from app.authority.placements import Placements
 from app.authority.ports import Clock, TokenAuthenticator, TokenCaller
 from app.authority.rate_limits import TokenBuckets
 from app.authority.refusals import Refusal, Refusals
@@ -68,19 +69,6 @@ class CertificateRequest:
     impersonated: str | None = None
     cert_signer: str = ""
     fault: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clusters:
-    """The names by which the local cluster may be called in `clusterid`; empty text is always fine."""
-
-    id: str = "Kubernetes"
-    aliases: frozenset[str] = frozenset()
-
-    def agree(self, caller_cluster: str, claimed: str) -> bool:
-        """Whether a caller of one cluster may say it is in the other."""
-        cluster = caller_cluster or self.id
-        return claimed in ("", cluster) or (cluster == self.id and claimed in self.aliases)
 
 
 class CertificateObserver(Protocol):
@@ -144,7 +132,7 @@ class CreateCertificate:
         self,
         *,
         authenticator: TokenAuthenticator,
-        inventory: InventoryView,
+        placements: Placements,
         issuer: Issuer,
         refusals: Refusals,
         rules: AccessRules,
@@ -153,7 +141,7 @@ class CreateCertificate:
         observer: CertificateObserver | None = None,
     ) -> None:
         self._authenticator = authenticator
-        self._inventory = inventory
+        self._placements = placements
         self._issuer = issuer
         self._refusals = refusals
         self._rules = rules
@@ -195,7 +183,7 @@ class CreateCertificate:
 
     async def _create(self, request: CertificateRequest, credentials: Credentials, attempt: _Attempt) -> Issued:
         token = bearer_token(credentials, max_bytes=self._limits.max_token_bytes)
-        caller = await self._authenticator.authenticate(token, now=attempt.time)
+        caller = await self._authenticator.authenticate(token, now=attempt.time, cluster=credentials.cluster_id)
         attempt.caller, attempt.node = caller, caller.node_name
 
         attempt.step = CertificateStep.CLUSTER
@@ -239,31 +227,25 @@ class CreateCertificate:
         if request.fault:
             attempt.check = "metadata"
             raise unauthenticated(request.fault)
+        source, node_caller = self._placements.of(caller.cluster), as_node_caller(caller)
         try:
-            index = self._inventory.index()
+            index = source.index()
         except AppError:
-            index = await self._inventory.refresh()
-        verdict = self._decide(request, caller, index)
+            index = await source.look_again(node_caller)
+        verdict = self._decide(request, node_caller, index)
         if isinstance(verdict, Refused) and verdict.step in _LIFTED_BY_NEWS:
-            verdict = self._decide(request, caller, await self._inventory.refresh())
+            verdict = self._decide(request, node_caller, await source.look_again(node_caller))
         if isinstance(verdict, Refused):
             attempt.check, attempt.advice = verdict.step.value, verdict.advice
             raise unauthenticated(verdict.reason)
         return verdict
 
-    def _decide(self, request: CertificateRequest, caller: TokenCaller, index: PlacementIndex) -> Granted | Refused:
-        node_caller = NodeCaller(
-            namespace=caller.namespace,
-            service_account=caller.service_account,
-            pod_name=caller.pod_name,
-            pod_uid=caller.pod_uid,
-            node_name=caller.node_name,
-        )
+    def _decide(self, request: CertificateRequest, caller: NodeCaller, index: PlacementIndex) -> Granted | Refused:
         trust_domain = self._rules.trust_domain
         if request.impersonated is None:
-            return authorize_own(node_caller, index=index, trust_domain=trust_domain)
+            return authorize_own(caller, index=index, trust_domain=trust_domain)
         return authorize(
-            node_caller,
+            caller,
             request.impersonated,
             index=index,
             trust_domain=trust_domain,
@@ -313,6 +295,17 @@ class CreateCertificate:
             ttl_clamp=issued.grant.clamp.value,
             seconds=round(seconds, 6),
         )
+
+
+def as_node_caller(caller: TokenCaller) -> NodeCaller:
+    """A token's caller as placement knows it."""
+    return NodeCaller(
+        namespace=caller.namespace,
+        service_account=caller.service_account,
+        pod_name=caller.pod_name,
+        pod_uid=caller.pod_uid,
+        node_name=caller.node_name,
+    )
 
 
 def _buckets(limits: CertificateLimits, rate: float, burst: int) -> TokenBuckets:

@@ -14,12 +14,14 @@ import structlog
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.clusters import Clusters
+from app.authority.create_certificate import AccessRules, CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
+from app.authority.placements import Placements
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
@@ -47,8 +49,9 @@ from app.storage.database import Database
 from app.telemetry import metrics
 from app.tokens.builtin_issuer import BuiltinIssuer
 from app.tokens.jwks_authenticator import Issuer as TokenIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
+from app.tokens.token_issuers import TokenIssuers
 
 _log = structlog.get_logger(__name__)
 
@@ -213,9 +216,10 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
         clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
     )
+    placements = Placements({rules.clusters.id: inventory.source()}, rules.clusters)
     create_certificate = CreateCertificate(
         authenticator=authenticator,
-        inventory=inventory,
+        placements=placements,
         issuer=issuer,
         refusals=refusals,
         rules=rules,
@@ -230,7 +234,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
-        readiness=Readiness(authorities.active, authorities.signer, database, inventory),
+        readiness=Readiness(authorities.active, authorities.signer, database, placements),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
@@ -239,7 +243,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
-            explain_certificate=ExplainCertificate(refusals, inventory, rules),
+            explain_certificate=ExplainCertificate(refusals, placements, rules),
             workers=registry,
             trust=trust,
             clock=clock,

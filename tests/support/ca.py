@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,11 +16,13 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.create_certificate import AccessRules, Clusters, CreateCertificate
+from app.authority.clusters import Clusters
+from app.authority.create_certificate import AccessRules, CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.mint_tokens import TokenSubject
+from app.authority.placements import Placements, PlacementSource
 from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
 from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates
@@ -35,8 +37,9 @@ from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
 from app.tokens import jwks_authenticator
 from app.tokens.builtin_issuer import BuiltinIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.jwks_source import MemoryJwks
+from app.tokens.token_issuers import TokenIssuers
 from tests.support.certificates import TRUST_DOMAIN, Pki, make_pki
 
 NODE = "node-a"
@@ -93,6 +96,10 @@ class MemoryInventory:
         self.reads = 0
         self.failure: AppError | None = None
         self.gate: asyncio.Event | None = None
+        self.leases: dict[str, datetime] = {}
+
+    async def read_leases(self) -> Mapping[str, datetime]:
+        return dict(self.leases)
 
     async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
         self.reads += 1
@@ -192,6 +199,7 @@ def make_world(
     clusters: Clusters | None = None,
     pki: Pki | None = None,
     durable: Ledger | None = None,
+    other_sources: Mapping[str, PlacementSource] | None = None,
 ) -> World:
     """The use case on in-memory ports, on the real clock; `durable` takes the ledger's place (then it stays empty)."""
     clock = ManualClock()
@@ -211,9 +219,11 @@ def make_world(
     own = JwksAuthenticator(jwks_authenticator.Issuer(issuer=tokens.issuer), MemoryJwks(tokens.jwks), limits)
     refusals = Refusals(max_kept=limits.max_kept_refusals)
     rules = AccessRules(trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters())
+    sources: dict[str, PlacementSource] = {rules.clusters.id: view.source()}
+    placements = Placements(sources | (other_sources or {}), rules.clusters)
     create = CreateCertificate(
         authenticator=authenticator(clock) if authenticator else TokenIssuers([own], limits),
-        inventory=view,
+        placements=placements,
         issuer=issuer,
         refusals=refusals,
         rules=rules,
@@ -235,7 +245,7 @@ def make_world(
         observer=observer,
         rules=rules,
         create=create,
-        explain=ExplainCertificate(refusals, view, rules),
+        explain=ExplainCertificate(refusals, placements, rules),
     )
 
 

@@ -17,8 +17,9 @@ from app.authority.ports import TokenCaller
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
 from app.tokens.builtin_issuer import BuiltinIssuer
-from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator
 from app.tokens.key_cache import KeyCache
+from app.tokens.token_issuers import TokenIssuers
 from tests.support.jwks import jwk, key_set
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
