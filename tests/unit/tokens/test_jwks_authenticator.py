@@ -90,6 +90,7 @@ async def test_a_token_of_the_builtin_issuer_names_its_bearer() -> None:
         pod_uid="u-1",
         node_name="node-a",
         cluster="east",
+        issued_at=NOW,
         expires_at=NOW + timedelta(hours=1),
     )
 
