@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.authority.certificate_request import Attempt, CertificateStep, Clusters, shown
+from app.authority.certificate_request import Attempt, CertificateStep, shown
+from app.authority.clusters import Clusters
 from app.authority.credentials import Credentials, bearer_token, unauthenticated
 from app.authority.ports import TokenAuthenticator, TokenCaller
 from app.errors import AppError, ErrorCode
@@ -40,7 +41,7 @@ class AuthenticateByToken:
         attempt.step = CertificateStep.AUTHENTICATE
         try:
             token = bearer_token(credentials, max_bytes=self._limits.max_token_bytes)
-            caller = await self._authenticator.authenticate(token, now=attempt.time)
+            caller = await self._authenticator.authenticate(token, now=attempt.time, cluster=credentials.cluster_id)
         except AppError as error:
             if error.code is ErrorCode.UNAUTHENTICATED:
                 attempt.check, attempt.advice = _token_fault(error.diagnosis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep, shown
 from app.authority.credentials import unauthenticated
-from app.authority.inventory_view import InventoryView
+from app.authority.placements import Placements
 from app.authority.ports import TokenCaller
 from app.ca.impersonation import Granted, NodeCaller, PlacementIndex, Refused, Step, authorize, authorize_own
 from app.errors import AppError
@@ -18,8 +18,8 @@ _LIFTED_BY_NEWS = frozenset(
 class AuthorizeIdentity:
     """Authorises node proxies for the workloads of their node, and workloads for themselves."""
 
-    def __init__(self, inventory: InventoryView, rules: AccessRules) -> None:
-        self._inventory = inventory
+    def __init__(self, placements: Placements, rules: AccessRules) -> None:
+        self._placements = placements
         self._rules = rules
 
     async def __call__(self, request: CertificateRequest, caller: TokenCaller, attempt: Attempt) -> Granted:
@@ -33,34 +33,39 @@ class AuthorizeIdentity:
         if request.fault:
             attempt.check = "metadata"
             raise unauthenticated(request.fault)
+        source, node_caller = self._placements.of(caller.cluster), as_node_caller(caller)
         try:
-            index = self._inventory.index()
+            index = source.index()
         except AppError:
-            index = await self._inventory.refresh()
-        verdict = self._decide(request, caller, index)
+            index = await source.look_again(node_caller)
+        verdict = self._decide(request, node_caller, index)
         if isinstance(verdict, Refused) and verdict.step in _LIFTED_BY_NEWS:
-            verdict = self._decide(request, caller, await self._inventory.refresh())
+            verdict = self._decide(request, node_caller, await source.look_again(node_caller))
         if isinstance(verdict, Refused):
             attempt.check, attempt.advice = verdict.step.value, verdict.advice
             raise unauthenticated(verdict.reason)
         attempt.identity, attempt.node = str(verdict.identity), verdict.node
         return verdict
 
-    def _decide(self, request: CertificateRequest, caller: TokenCaller, index: PlacementIndex) -> Granted | Refused:
-        node_caller = NodeCaller(
-            namespace=caller.namespace,
-            service_account=caller.service_account,
-            pod_name=caller.pod_name,
-            pod_uid=caller.pod_uid,
-            node_name=caller.node_name,
-        )
+    def _decide(self, request: CertificateRequest, caller: NodeCaller, index: PlacementIndex) -> Granted | Refused:
         trust_domain = self._rules.trust_domain
         if request.impersonated is None:
-            return authorize_own(node_caller, index=index, trust_domain=trust_domain)
+            return authorize_own(caller, index=index, trust_domain=trust_domain)
         return authorize(
-            node_caller,
+            caller,
             request.impersonated,
             index=index,
             trust_domain=trust_domain,
             trusted_accounts=self._rules.trusted_accounts,
         )
+
+
+def as_node_caller(caller: TokenCaller) -> NodeCaller:
+    """A token's caller as placement knows it."""
+    return NodeCaller(
+        namespace=caller.namespace,
+        service_account=caller.service_account,
+        pod_name=caller.pod_name,
+        pod_uid=caller.pod_uid,
+        node_name=caller.node_name,
+    )

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from urllib.parse import quote
 
+from app.authority.clusters import Clusters
 from app.authority.ports import TokenCaller
 from app.ca.impersonation import DEFAULT_TRUSTED_ACCOUNTS
 from app.identity.spiffe import TrustDomain
@@ -36,19 +37,6 @@ class CertificateRequest:
     impersonated: str | None = None
     cert_signer: str = ""
     fault: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clusters:
-    """The names by which the local cluster may be called in `clusterid`; empty text is always fine."""
-
-    id: str = "Kubernetes"
-    aliases: frozenset[str] = frozenset()
-
-    def agree(self, caller_cluster: str, claimed: str) -> bool:
-        """Whether a caller of one cluster may say it is in the other."""
-        cluster = caller_cluster or self.id
-        return claimed in ("", cluster) or (cluster == self.id and claimed in self.aliases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep, Clusters
+from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep
+from app.authority.clusters import Clusters
 from app.authority.credentials import Credentials
 from app.authority.issue_certificate import Issued, Issuer, Order
 from app.authority.ports import Clock, TokenCaller

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.authority.certificate_request import AccessRules, CertificateStep
-from app.authority.inventory_view import InventoryView
+from app.authority.placements import Placements, SourceState
 from app.authority.refusals import Refusal, Refusals
 from app.ca.impersonation import NodeCaller, Refused, Step, authorize, authorize_own
 from app.errors import AppError, ErrorCode
@@ -71,6 +71,8 @@ class CertificateExplanation:
     identity: str = ""
     caller: str = ""
     node: str = ""
+    cluster: str = ""
+    source: SourceState | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What the API and the command line show."""
@@ -79,6 +81,8 @@ class CertificateExplanation:
             "identity": self.identity,
             "caller": self.caller,
             "node": self.node,
+            "cluster": self.cluster,
+            "source": self.source.to_json() if self.source else None,
             "reason": self.reason,
             "advice": self.advice,
             "steps": [
@@ -91,9 +95,9 @@ class CertificateExplanation:
 class ExplainCertificate:
     """Explains refusals to an operator; never to a caller."""
 
-    def __init__(self, refusals: Refusals, inventory: InventoryView, rules: AccessRules) -> None:
+    def __init__(self, refusals: Refusals, placements: Placements, rules: AccessRules) -> None:
         self._refusals = refusals
-        self._inventory = inventory
+        self._placements = placements
         self._rules = rules
 
     def by_request(self, request_id: str) -> CertificateExplanation:
@@ -120,13 +124,16 @@ class ExplainCertificate:
             node=refusal.node,
         )
 
-    async def by_caller(self, caller: NodeCaller, identity: str | None = None) -> CertificateExplanation:
-        """What a caller with a valid token would get now; without an identity, for its own.
+    async def by_caller(
+        self, caller: NodeCaller, identity: str | None = None, *, cluster: str = ""
+    ) -> CertificateExplanation:
+        """What a caller of a cluster with a valid token would get now; without an identity, for its own.
 
         Raises:
-            AppError: `UNAVAILABLE` when the inventory cannot be read.
+            AppError: `NOT_FOUND` when no cluster is called so; `UNAVAILABLE` when its placement cannot be read.
         """
-        index = await self._inventory.refresh()
+        cluster, source = self._placements.named(cluster)
+        index = await source.look_again(caller)
         trust_domain = self._rules.trust_domain
         if identity is None:
             verdict = authorize_own(caller, index=index, trust_domain=trust_domain)
@@ -147,6 +154,8 @@ class ExplainCertificate:
             identity=identity or f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
             caller=f"{caller.namespace}/{caller.service_account}",
             node=caller.node_name if isinstance(verdict, Refused) else verdict.node,
+            cluster=cluster,
+            source=source.describe(),
         )
 
 

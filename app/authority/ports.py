@@ -6,6 +6,7 @@ that waits is async; an adapter decides for itself which thread does the waiting
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -46,19 +47,36 @@ class TokenCaller:
     pod_uid: str = ""
     node_name: str = ""
     cluster: str = ""
+    issued_at: datetime | None = None
     expires_at: datetime | None = None
 
 
 class TokenAuthenticator(Protocol):
     """Verifies bearer tokens."""
 
-    async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
+    async def authenticate(self, token: str, *, now: datetime, cluster: str = "") -> TokenCaller:
         """The caller that a valid token names.
+
+        `cluster` is what the caller calls its cluster; it may only choose who verifies, never what is believed.
 
         Raises:
             AppError: `UNAUTHENTICATED` with a diagnosis (`expired`, `audience` ...) when the token does not
                 hold; `UNAVAILABLE` when its keys cannot be had.
         """
+        ...
+
+
+class ClusterTokens(TokenAuthenticator, Protocol):
+    """Verifies the tokens of one cluster by asking it, so a token must be its own before it is shown to it."""
+
+    @property
+    def cluster(self) -> str:
+        """The id of the cluster."""
+        ...
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of its tokens; empty when it is not known."""
         ...
 
 
@@ -89,6 +107,13 @@ class InventoryStore(Protocol):
 
     async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
         """The inventory, or None when its generation is still `known_generation`."""
+        ...
+
+    async def read_leases(self) -> Mapping[str, datetime]:
+        """Until when whoever pushes a cluster's inventory promised to come again; clusters without a lease are not in.
+
+        The local cluster is `app.identity.inventory.LOCAL_CLUSTER`.
+        """
         ...
 
 

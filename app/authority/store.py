@@ -125,6 +125,14 @@ class InventoryRows(Protocol):
         """All services."""
         ...
 
+    def leases(self) -> dict[str, datetime]:
+        """Until when each cluster's inventory is leased; see `app.authority.ports.InventoryStore.read_leases`."""
+        ...
+
+    def put_lease(self, cluster: str, until: datetime | None) -> None:
+        """Set the lease of a cluster; None ends having one. Needs the lock."""
+        ...
+
     def change(
         self,
         *,

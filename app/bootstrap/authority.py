@@ -16,13 +16,15 @@ from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.authenticate_caller import AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
-from app.authority.certificate_request import AccessRules, Clusters
+from app.authority.certificate_request import AccessRules
+from app.authority.clusters import Clusters
 from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
+from app.authority.placements import Placements
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
@@ -51,8 +53,9 @@ from app.storage.database import Database
 from app.telemetry import metrics
 from app.tokens.builtin_issuer import BuiltinIssuer
 from app.tokens.jwks_authenticator import Issuer as TokenIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
+from app.tokens.token_issuers import TokenIssuers
 
 _log = structlog.get_logger(__name__)
 
@@ -217,9 +220,10 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
         clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
     )
+    placements = Placements({rules.clusters.id: inventory.source()}, rules.clusters)
     create_certificate = CreateCertificate(
         authenticate=AuthenticateByToken(authenticator, rules.clusters, limits.certificate),
-        authorize=AuthorizeIdentity(inventory, rules),
+        authorize=AuthorizeIdentity(placements, rules),
         issuer=issuer,
         report=ReportCertificate(refusals, limits=limits.certificate, clock=clock, observer=_Counted()),
         rules=rules,
@@ -233,7 +237,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
-        readiness=Readiness(authorities.active, authorities.signer, database, inventory),
+        readiness=Readiness(authorities.active, authorities.signer, database, placements),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
@@ -242,7 +246,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
-            explain_certificate=ExplainCertificate(refusals, inventory, rules),
+            explain_certificate=ExplainCertificate(refusals, placements, rules),
             workers=registry,
             trust=trust,
             clock=clock,

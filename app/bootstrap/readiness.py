@@ -9,7 +9,7 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.inventory_view import InventoryView
+from app.authority.placements import Placements
 from app.authority.ports import Signer
 from app.ca.authority import Authority
 from app.ca.signing import signing_hash
@@ -29,11 +29,11 @@ _PROBE = b"gatehouse readiness probe"
 class Readiness:
     """Looks every second, and tells the health service when the answer changes."""
 
-    def __init__(self, authority: Authority, signer: Signer, database: Database, inventory: InventoryView) -> None:
+    def __init__(self, authority: Authority, signer: Signer, database: Database, placements: Placements) -> None:
         self._authority = authority
         self._signer = signer
         self._database = database
-        self._inventory = inventory
+        self._placements = placements
         self._reasons: dict[str, str] = {"start": "was not checked yet"}
         self._is_stopped = False
         self._server: GrpcServer | None = None
@@ -98,8 +98,8 @@ class Readiness:
         return "ok"
 
     def _ask_inventory(self) -> str:
-        try:
-            self._inventory.index()
-        except AppError as error:
-            return error.detail
-        return "ok"
+        """One cluster whose placement is not known does not end the service for the others."""
+        states = self._placements.describe()
+        if any(state.usable for state in states.values()):
+            return "ok"
+        return "; ".join(f"placement of {cluster}: {state.problem}" for cluster, state in states.items())

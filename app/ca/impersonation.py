@@ -5,7 +5,7 @@ first that fails refuses, with a sentence for the operator; the caller on the wi
 istiod checks: the trust domain is compared, empty names and foreign forms do not parse, a token's node claim must
 agree with where its pod runs, and a banned node gets nothing.
 
-Everything is decided from two values, the caller's verified token and one generation of the inventory.
+Everything is decided from two values, the caller's verified token and the placement of the caller's cluster.
 """
 
 from __future__ import annotations
@@ -72,30 +72,54 @@ class Refused:
 
 
 class PlacementIndex:
-    """Which service accounts run on which node, from one generation of the inventory; immutable once built."""
+    """Which service accounts run on which node of one cluster.
+
+    Its owner may change it (`put`, `remove`, `ban`) between two decisions; a decision waits for nothing and so sees
+    one state. A failed workload and one without a node give no right to their identity.
+    """
 
     __slots__ = ("_accounts", "_banned", "_pods")
 
-    def __init__(
-        self,
-        pods: dict[str, Workload],
-        accounts: frozenset[tuple[str, str, str]],
-        banned: frozenset[str],
-    ) -> None:
-        self._pods = pods
-        self._accounts = accounts
-        self._banned = banned
+    def __init__(self) -> None:
+        self._pods: dict[str, Workload] = {}
+        self._accounts: dict[tuple[str, str, str], int] = {}  # how many workloads, by node, namespace and account
+        self._banned: AbstractSet[str] = frozenset()
 
     @classmethod
-    def build(cls, workloads: Iterable[Workload], nodes: Iterable[Node] = ()) -> Self:
-        """Index an inventory: failed workloads and those without a node give no right to their identity."""
-        pods = {workload.key: workload for workload in workloads}
-        accounts = frozenset(
-            (workload.node, workload.namespace, workload.service_account)
-            for workload in pods.values()
-            if workload.node and workload.phase != _FAILED
-        )
-        return cls(pods, accounts, frozenset(node.name for node in nodes if node.banned))
+    def build(
+        cls, workloads: Iterable[Workload], nodes: Iterable[Node] = (), *, banned: AbstractSet[str] = frozenset()
+    ) -> Self:
+        """Index the workloads of one cluster; `banned` names nodes that are, like those of `nodes`."""
+        index = cls()
+        for workload in workloads:
+            index.put(workload)
+        index.ban(banned | {node.name for node in nodes if node.banned})
+        return index
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def put(self, workload: Workload) -> None:
+        """Add a workload, in the place of the one of the same name."""
+        key = f"{workload.namespace}/{workload.name}"
+        self.remove(key)
+        self._pods[key] = workload
+        if place := _place_of(workload):
+            self._accounts[place] = self._accounts.get(place, 0) + 1
+
+    def remove(self, key: str) -> None:
+        """Take away the workload `<namespace>/<name>`; nothing happens when there is none."""
+        workload = self._pods.pop(key, None)
+        if workload is not None and (place := _place_of(workload)):
+            left = self._accounts[place] - 1
+            if left:
+                self._accounts[place] = left
+            else:
+                del self._accounts[place]
+
+    def ban(self, nodes: AbstractSet[str]) -> None:
+        """Let exactly these nodes be banned."""
+        self._banned = nodes
 
     def pod(self, namespace: str, name: str) -> Workload | None:
         """The workload of that name, or None."""
@@ -163,6 +187,13 @@ def authorize_own(caller: NodeCaller, *, index: PlacementIndex, trust_domain: Tr
         if index.is_banned(node):
             return _banned(node)
     return Granted(identity, nodes[0] if nodes else "")
+
+
+def _place_of(workload: Workload) -> tuple[str, str, str] | None:
+    """Where which identity runs by virtue of this workload; None when it gives no right."""
+    if not workload.node or workload.phase == _FAILED:
+        return None
+    return (workload.node, workload.namespace, workload.service_account)
 
 
 def _parse_identity(requested: str, trust_domain: TrustDomain) -> WorkloadIdentity | Refused:

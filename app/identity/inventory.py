@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LOCAL_CLUSTER = ""  # the cluster of whatever names none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -15,6 +17,7 @@ class Workload:
 
     `uid` is the pod UID that a bound token names; empty means that it is not known and never matches a token
     that carries one. `phase` is Kubernetes' pod phase; a `Failed` workload gives no right to its identity.
+    `cluster` is the id of the cluster it runs in, empty for the local one.
     """
 
     namespace: str
@@ -25,11 +28,12 @@ class Workload:
     phase: str = "Running"
     addresses: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    cluster: str = LOCAL_CLUSTER
 
     @property
     def key(self) -> str:
-        """`<namespace>/<name>`, unique among workloads."""
-        return f"{self.namespace}/{self.name}"
+        """`<namespace>/<name>`, in another cluster `<cluster>/<namespace>/<name>`; unique among workloads."""
+        return f"{self.cluster}/{self.namespace}/{self.name}" if self.cluster else f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,16 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine that runs workloads; `banned` stops issuing to its node proxy at once."""
+    """A machine that runs workloads; `banned` stops issuing to its node proxy at once.
+
+    `cluster` is the id of the cluster it belongs to. A ban that names none holds for every node of that name.
+    """
 
     name: str
     banned: bool = False
+    cluster: str = LOCAL_CLUSTER
+
+    @property
+    def key(self) -> str:
+        """The name, in another cluster `<cluster>/<name>`; unique among nodes."""
+        return f"{self.cluster}/{self.name}" if self.cluster else self.name

@@ -12,12 +12,12 @@ from app.identity.inventory import Node, Service, Workload
 
 def node_to_json(node: Node) -> dict[str, Any]:
     """A node's members, without those that have their default."""
-    return _without_empty({"name": node.name, "banned": node.banned})
+    return _without_empty({"name": node.name, "banned": node.banned, "cluster": node.cluster})
 
 
 def node_from_json(value: dict[str, Any]) -> Node:
     """What `node_to_json` wrote."""
-    return Node(name=value["name"], banned=value.get("banned", False))
+    return Node(name=value["name"], banned=value.get("banned", False), cluster=value.get("cluster", ""))
 
 
 def workload_to_json(workload: Workload) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def workload_to_json(workload: Workload) -> dict[str, Any]:
             "phase": workload.phase,
             "addresses": list(workload.addresses),
             "labels": dict(workload.labels),
+            "cluster": workload.cluster,
         }
     )
 
@@ -47,6 +48,7 @@ def workload_from_json(value: dict[str, Any]) -> Workload:
         phase=value.get("phase", ""),
         addresses=tuple(value.get("addresses", ())),
         labels=tuple(sorted(value.get("labels", {}).items())),
+        cluster=value.get("cluster", ""),
     )
 
 

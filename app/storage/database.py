@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -204,6 +205,10 @@ class Database:
             )
 
         return await self.read(work)
+
+    async def read_leases(self) -> Mapping[str, datetime]:
+        """See `app.authority.ports.InventoryStore.read_leases`."""
+        return await self.read(lambda transaction: transaction.inventory.leases())
 
     # SnapshotSource
 

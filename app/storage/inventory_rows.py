@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, delete, select
@@ -18,6 +19,7 @@ from app.identity.inventory_codec import (
     workload_to_json,
 )
 from app.storage.counters import advance, assign, value_of
+from app.storage.tables import inventory_leases
 from app.storage.tables import nodes as node_table
 from app.storage.tables import services as service_table
 from app.storage.tables import workloads as workload_table
@@ -48,6 +50,17 @@ class SqlInventoryRows:
         """All services."""
         query = select(service_table).where(service_table.c.deleted.is_(False)).order_by(service_table.c.key)
         return {row.key: service_from_json(json.loads(row.content)) for row in self._connection.execute(query)}
+
+    def leases(self) -> dict[str, datetime]:
+        """Until when each cluster's inventory is leased."""
+        return {row.cluster: row.until for row in self._connection.execute(select(inventory_leases))}
+
+    def put_lease(self, cluster: str, until: datetime | None) -> None:
+        """Set the lease of a cluster; None ends having one."""
+        if until is None:
+            self._connection.execute(delete(inventory_leases).where(inventory_leases.c.cluster == cluster))
+        else:
+            upsert(self._connection, inventory_leases, [{"cluster": cluster, "until": until}])
 
     def change(
         self,

@@ -198,6 +198,14 @@ tokens = Table(
     Column("revoked_at", UtcTime),
 )
 
+# Whoever pushes the inventory of a cluster (empty: the local one) promised to come again until then.
+inventory_leases = Table(
+    "inventory_leases",
+    metadata,
+    Column("cluster", Text, primary_key=True),
+    Column("until", UtcTime, nullable=False),
+)
+
 nodes = Table(
     "nodes",
     metadata,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
 
 from app.authority.ports import TokenCaller
-from app.errors import AppError, ErrorCode
 from app.identity.token_claims import parse_service_account_claims
 from app.limits import CertificateLimits
 from app.tokens.claims import check_registered_claims, parse_claims, refused
@@ -55,7 +53,7 @@ class JwksAuthenticator:
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
         self._signatures = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
-    async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
+    async def authenticate(self, token: str, *, now: datetime, cluster: str = "") -> TokenCaller:  # noqa: ARG002
         """The caller that a valid token names.
 
         Raises:
@@ -124,61 +122,11 @@ class JwksAuthenticator:
             pod_uid=bearer.pod_uid,
             node_name=bearer.node_name,
             cluster=self.issuer.cluster,
+            issued_at=datetime.fromtimestamp(claims["iat"], UTC),
             expires_at=expires_at,
         )
         bound = now + timedelta(seconds=self._limits.jwks_refresh_seconds)
         return _Verified(caller, key, min(expires_at, bound))
-
-
-class TokenIssuers:
-    """Several issuers; the token's own `iss` only chooses who checks it, and its keys must then verify it.
-
-    Implements `app.authority.ports.TokenAuthenticator`.
-    """
-
-    def __init__(self, authenticators: Iterable[JwksAuthenticator], limits: CertificateLimits) -> None:
-        """Collect them.
-
-        Raises:
-            AppError: `INVALID` when two have the same issuer.
-        """
-        self._by_issuer: dict[str, JwksAuthenticator] = {}
-        for authenticator in authenticators:
-            name = authenticator.issuer.issuer
-            if name in self._by_issuer:
-                raise AppError(ErrorCode.INVALID, f"two token issuers have the issuer {name!r}")
-            self._by_issuer[name] = authenticator
-        self._limits = limits
-        self._chosen: OrderedDict[bytes, JwksAuthenticator] = OrderedDict()
-
-    async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
-        """The caller that a valid token of one of the issuers names.
-
-        Raises:
-            AppError: as `JwksAuthenticator.authenticate`.
-        """
-        if len(token) > self._limits.max_token_bytes:
-            raise refused(f"too_long: the token is longer than {self._limits.max_token_bytes} bytes")
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        authenticator = self._chosen.get(digest) or self._choose(token)
-        caller = await authenticator.authenticate(token, now=now)
-        # Remembered only for tokens that hold, so that their next use parses nothing.
-        self._chosen[digest] = authenticator
-        if len(self._chosen) > self._limits.token_cache_entries:
-            self._chosen.popitem(last=False)
-        return caller
-
-    def _choose(self, token: str) -> JwksAuthenticator:
-        read_header(token)
-        authenticator = self._by_issuer.get(_claimed_issuer(token))
-        if authenticator is None:
-            raise refused("issuer: the token's issuer is not configured")
-        return authenticator
-
-    async def close(self) -> None:
-        """Stop what runs in the background."""
-        for authenticator in self._by_issuer.values():
-            await authenticator.close()
 
 
 def read_header(token: str) -> dict[str, Any]:
@@ -194,15 +142,3 @@ def read_header(token: str) -> dict[str, Any]:
     if "crit" in header or "b64" in header or header.get("typ") not in _TYPES:
         raise refused("malformed: the token's header has extensions or a type that are not known")
     return header
-
-
-def _claimed_issuer(token: str) -> str:
-    try:
-        payload = jwt.utils.base64url_decode(token.split(".")[1])
-        claims = parse_claims(payload)
-    except (IndexError, ValueError):
-        raise refused("malformed: the token is not a JWT") from None
-    issuer = claims.get("iss")
-    if not isinstance(issuer, str):
-        raise refused("issuer: the token has no iss")
-    return issuer

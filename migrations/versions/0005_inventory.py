@@ -1,4 +1,7 @@
-"""Inventory by cluster"""
+"""Inventory by cluster: until when whoever pushes it promised to come again"""
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0005"
 down_revision = "0004"
@@ -7,4 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "inventory_leases",
+        sa.Column("cluster", sa.Text(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("cluster", name="pk_inventory_leases"),
+    )

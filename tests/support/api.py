@@ -14,9 +14,11 @@ import httpx2
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.certificate_request import AccessRules
+from app.authority.clusters import Clusters
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
+from app.authority.placements import Placements
 from app.authority.refusals import Refusals
 from app.authority.worker_registry import WorkerRegistry
 from app.identity.spiffe import TrustDomain
@@ -81,7 +83,9 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
             explain_certificate=ExplainCertificate(
-                refusals, inventory, AccessRules(trust_domain=TrustDomain.parse("cluster.local"))
+                refusals,
+                Placements({"Kubernetes": inventory.source()}, Clusters()),
+                AccessRules(trust_domain=TrustDomain.parse("cluster.local")),
             ),
             workers=WorkerRegistry(),
             trust=_Trust(),

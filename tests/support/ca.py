@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.authority.authenticate_caller import AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
-from app.authority.certificate_request import AccessRules, Clusters
+from app.authority.certificate_request import AccessRules
+from app.authority.clusters import Clusters
 from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.mint_tokens import TokenSubject
+from app.authority.placements import Placements, PlacementSource
 from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
 from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
@@ -39,8 +41,9 @@ from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
 from app.tokens import jwks_authenticator
 from app.tokens.builtin_issuer import BuiltinIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.jwks_source import MemoryJwks
+from app.tokens.token_issuers import TokenIssuers
 from tests.support.certificates import TRUST_DOMAIN, Pki, make_pki
 
 NODE = "node-a"
@@ -97,6 +100,10 @@ class MemoryInventory:
         self.reads = 0
         self.failure: AppError | None = None
         self.gate: asyncio.Event | None = None
+        self.leases: dict[str, datetime] = {}
+
+    async def read_leases(self) -> Mapping[str, datetime]:
+        return dict(self.leases)
 
     async def read_inventory(self, *, known_generation: int = -1) -> InventoryContents | None:
         self.reads += 1
@@ -196,6 +203,7 @@ def make_world(
     clusters: Clusters | None = None,
     pki: Pki | None = None,
     durable: Ledger | None = None,
+    other_sources: Mapping[str, PlacementSource] | None = None,
 ) -> World:
     """The use case on in-memory ports, on the real clock; `durable` takes the ledger's place (then it stays empty)."""
     clock = ManualClock()
@@ -215,11 +223,13 @@ def make_world(
     own = JwksAuthenticator(jwks_authenticator.Issuer(issuer=tokens.issuer), MemoryJwks(tokens.jwks), limits)
     refusals = Refusals(max_kept=limits.max_kept_refusals)
     rules = AccessRules(trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters())
+    sources: dict[str, PlacementSource] = {rules.clusters.id: view.source()}
+    placements = Placements(sources | (other_sources or {}), rules.clusters)
     create = CreateCertificate(
         authenticate=AuthenticateByToken(
             authenticator(clock) if authenticator else TokenIssuers([own], limits), rules.clusters, limits
         ),
-        authorize=AuthorizeIdentity(view, rules),
+        authorize=AuthorizeIdentity(placements, rules),
         issuer=issuer,
         report=ReportCertificate(refusals, limits=limits, clock=clock, observer=observer),
         rules=rules,
@@ -240,7 +250,7 @@ def make_world(
         observer=observer,
         rules=rules,
         create=create,
-        explain=ExplainCertificate(refusals, view, rules),
+        explain=ExplainCertificate(refusals, placements, rules),
     )
 
 

@@ -34,7 +34,8 @@ from app.limits import CertificateLimits, Limits
 from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.tokens.builtin_issuer import DEFAULT_ISSUER
 from app.tokens.jwks_authenticator import Issuer as TokenIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import JwksAuthenticator
+from app.tokens.token_issuers import TokenIssuers
 from tests.support import der_writer
 from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, ZTUNNEL_UID, Served, World, make_world, serve
 from tests.support.certificates import istio_agent_csr, make_csr, make_pki, pem_csr, spki

@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
-from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator
 from app.tokens.jwks_source import FileJwks, UrlJwks
+from app.tokens.token_issuers import TokenIssuers
 from tests.support.ca import make_world
 
 LIMITS = CertificateLimits(jwks_timeout_seconds=0.5, jwks_max_bytes=10_000)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.authority.certificate_request import CertificateRequest, Clusters
+from app.authority.certificate_request import CertificateRequest
+from app.authority.clusters import Clusters
 from app.authority.credentials import Credentials
+from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import IssuingState
 from app.authority.ports import TokenCaller
 from app.ca.impersonation import NodeCaller
@@ -20,7 +22,7 @@ from app.identity.inventory import Node
 from app.keys.local_signer import LocalSigner
 from app.ledger.entry import EntryKind
 from app.limits import CertificateLimits
-from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, World, make_world, workload
+from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, MemoryInventory, World, make_world, workload
 from tests.support.certificates import make_csr, make_pki
 
 INTENT, ISSUED = EntryKind.CERTIFICATE_INTENT, EntryKind.CERTIFICATE_ISSUED
@@ -247,6 +249,7 @@ async def test_a_banned_node_gets_nothing_not_even_itself() -> None:
         ("", "other", False),
         ("east", "", True),
         ("east", "east", True),
+        ("east", "e", True),
         ("east", "Kubernetes", False),
         ("east", "primary", False),
     ],
@@ -257,13 +260,15 @@ async def test_the_claimed_cluster_must_be_the_one_whose_keys_verified_the_token
     """Aliases are names of the local cluster only."""
 
     class Fixed:
-        async def authenticate(self, token: str, *, now: datetime) -> TokenCaller:
+        async def authenticate(self, token: str, *, now: datetime, cluster: str = "") -> TokenCaller:
             return TokenCaller(
                 issuer="i", token_id="t", namespace="shop", service_account="cart", cluster=issuer_cluster
             )
 
     world = make_world(
-        clusters=Clusters(id="Kubernetes", aliases=frozenset({"primary"})), authenticator=lambda _: Fixed()
+        clusters=Clusters(aliases={"primary"}, others={"east": {"e"}}),
+        authenticator=lambda _: Fixed(),
+        other_sources={"east": InventoryView(MemoryInventory()).source()},
     )
     presented = credentials(world, cluster_id=claimed)
     if agreed:

@@ -17,8 +17,9 @@ from app.authority.ports import TokenCaller
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
 from app.tokens.builtin_issuer import BuiltinIssuer
-from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator, TokenIssuers
+from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator
 from app.tokens.key_cache import KeyCache
+from app.tokens.token_issuers import TokenIssuers
 from tests.support.jwks import jwk, key_set
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -89,6 +90,7 @@ async def test_a_token_of_the_builtin_issuer_names_its_bearer() -> None:
         pod_uid="u-1",
         node_name="node-a",
         cluster="east",
+        issued_at=NOW,
         expires_at=NOW + timedelta(hours=1),
     )
 
