@@ -230,7 +230,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
-        readiness=Readiness(authorities.active, authorities.signer, database, inventory),
+        readiness=Readiness(issuer, foundation.keeper, database, inventory),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),

@@ -27,7 +27,6 @@ from app.authority.serving_certificates import ListenerCertificates
 from app.demo.node_agent import NodeAgent
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node, Workload
-from app.keys.local_signer import LocalSigner
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import CertificateLimits, GrpcLimits, Limits
 from app.rpc.certificates import certificate_methods
@@ -38,6 +37,7 @@ from app.tokens.builtin_issuer import BuiltinIssuer
 from app.tokens.jwks_authenticator import JwksAuthenticator, TokenIssuers
 from app.tokens.jwks_source import MemoryJwks
 from tests.support.certificates import TRUST_DOMAIN, Pki, make_pki
+from tests.support.key_keeper import AnythingSigner
 
 NODE = "node-a"
 ZTUNNEL_POD = "ztunnel-x1"
@@ -203,7 +203,7 @@ def make_world(
     token_key = ec.generate_private_key(ec.SECP256R1())
     tokens = BuiltinIssuer(token_key)
     issuer = Issuer(
-        IssuingState.of(pki.authority, LocalSigner(pki.issuing_key), pki.bundle),
+        IssuingState.of(pki.authority, AnythingSigner(pki.issuing_key), pki.bundle),
         durable or ledger,
         clock=clock,
         limits=limits,
