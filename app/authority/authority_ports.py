@@ -89,10 +89,14 @@ class AuthorityStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key that was just made: its public half (SubjectPublicKeyInfo, DER) and its private half, sealed."""
+    """A key that was just made: its public half (SubjectPublicKeyInfo, DER) and its private half, sealed.
+
+    A key that was made in a token has no sealed form but a reference, for `StoredAuthority.key_ref`.
+    """
 
     public_key_der: bytes
     sealed: bytes = field(repr=False)
+    key_ref: str = ""
 
 
 class KeyKeeper(Protocol):
@@ -110,7 +114,9 @@ class KeyKeeper(Protocol):
     async def open_authority(self, authority: StoredAuthority, *, max_lifetime: timedelta) -> None:
         """Make the key of a stored authority usable, after it proved to belong to the certificate.
 
-        Workload certificates that live longer than `max_lifetime` are not signed.
+        Without a certificate (its CSR is out) the key can sign that CSR. Workload certificates that live longer than
+        `max_lifetime`, first and last second included, are not signed. May be repeated, for example with a new
+        certificate.
         """
         ...
 
@@ -118,12 +124,19 @@ class KeyKeeper(Protocol):
         """Forget a key."""
         ...
 
+    async def probe(self, authority_id: str) -> None:
+        """Sign and verify something that is no certificate: whether the key is there and works."""
+        ...
+
     def signer(self, authority_id: str) -> Signer:
         """Signs workload certificates with an open authority's key."""
         ...
 
     async def sign_authority(self, authority_id: str, tbs: bytes) -> bytes:
-        """A signature over an authority's own or a child authority's to-be-signed certificate."""
+        """A signature over an authority's own root certificate or that of a child authority.
+
+        The child's key must be open here too: generate or open it first.
+        """
         ...
 
     async def sign_csr(self, authority_id: str, request_info: bytes) -> bytes:

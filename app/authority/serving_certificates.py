@@ -20,7 +20,7 @@ from app.authority.issue_certificate import Issuer, Order
 from app.authority.link_ports import WorkerCaller
 from app.authority.ports import Clock
 from app.ca.csr import parse_csr
-from app.ca.serving_names import ServingNames
+from app.ca.serving_names import AUTHORITY_ACCOUNT, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT, ServingNames
 from app.errors import AppError
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.limits import CertificateLimits
@@ -28,9 +28,6 @@ from app.limits import CertificateLimits
 _log = structlog.get_logger()
 
 DEFAULT_NAMES = ("localhost", "127.0.0.1", "::1")
-GATEHOUSE_NAMESPACE = "gatehouse-system"
-AUTHORITY_ACCOUNT = "authority"
-WORKER_ACCOUNT = "decision-worker"
 _RETRY_SECONDS = 5.0
 
 

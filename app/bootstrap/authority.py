@@ -237,7 +237,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
-        readiness=Readiness(authorities.active, authorities.signer, database, placements),
+        readiness=Readiness(issuer, foundation.keeper, database, placements),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import structlog
 
+from app.authority.authority_ports import KeyKeeper
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up, obtain_passphrase
+from app.ca.profile import max_workload_lifetime
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.keys.authorities import OpenAuthorities, open_authorities
+from app.keys.key_ring import KeyRing
+from app.keys.local_keeper import LocalKeyKeeper
 from app.keys.process_hygiene import forbid_core_dumps
 from app.keys.sealing import Sealer
 from app.link.signing import ManifestSigningKey
@@ -31,6 +35,7 @@ class Foundation:
     """Everything that was stored, open."""
 
     database: Database
+    keeper: KeyKeeper
     authorities: OpenAuthorities
     snapshot_key: ManifestSigningKey
     token_issuer: BuiltinIssuer
@@ -46,13 +51,15 @@ async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncEx
     forbid_core_dumps()
     ensure_database_folder(settings)
     sealer = Sealer(obtain_passphrase(settings))
+    keeper = LocalKeyKeeper(KeyRing(sealer, trust_domain=TrustDomain.parse(settings.trust_domain), now=clock.now))
     database = await _open_database(settings, stack)
     foundation = Foundation(
         database=database,
-        authorities=await _open_authorities(settings, database, sealer, clock),
-        snapshot_key=await _open_snapshot_key(database, sealer),
+        keeper=keeper,
+        authorities=await _open_authorities(settings, database, keeper, clock),
+        snapshot_key=await _open_snapshot_key(database, keeper),
         token_issuer=await BuiltinIssuer.open(
-            database, seal=sealer.seal, unseal=sealer.unseal, audiences=settings.tokens.audiences
+            database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
         ),
     )
     mark_as_set_up(settings)
@@ -74,13 +81,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
 
 
 async def _open_authorities(
-    settings: Settings, database: Database, sealer: Sealer, clock: SystemClock
+    settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock
 ) -> OpenAuthorities:
     authorities = await open_authorities(
         database,
-        sealer,
+        keeper,
         trust_domain=TrustDomain.parse(settings.trust_domain),
         now=clock.now(),
+        max_lifetime=max_workload_lifetime(settings.limits.certificate),
         create=is_first_run(settings),
     )
     if authorities.created:
@@ -92,9 +100,9 @@ async def _open_authorities(
     return authorities
 
 
-async def _open_snapshot_key(database: Database, sealer: Sealer) -> ManifestSigningKey:
+async def _open_snapshot_key(database: Database, keeper: KeyKeeper) -> ManifestSigningKey:
     sealed = await database.get_sealed_key(_SNAPSHOT_KEY)
     if sealed is None:
-        fresh = sealer.seal(_SNAPSHOT_KEY, ManifestSigningKey.new_seed())
+        fresh = await keeper.seal(_SNAPSHOT_KEY, ManifestSigningKey.new_seed())
         sealed = await database.put_sealed_key(_SNAPSHOT_KEY, fresh)
-    return ManifestSigningKey(sealer.unseal(_SNAPSHOT_KEY, sealed))
+    return ManifestSigningKey(await keeper.unseal(_SNAPSHOT_KEY, sealed))

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Mapping
 
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.authority.authority_ports import KeyKeeper
+from app.authority.issue_certificate import Issuer
 from app.authority.placements import Placements
-from app.authority.ports import Signer
-from app.ca.authority import Authority
-from app.ca.signing import signing_hash
 from app.errors import AppError, ErrorCode
 from app.rpc.server import GrpcServer
 from app.storage.database import Database
@@ -22,16 +19,14 @@ _log = structlog.get_logger(__name__)
 _INTERVAL_SECONDS = 1.0
 _IMPATIENT_SECONDS = 0.1  # while something is missing
 _DATABASE_SECONDS = 2.0
-# Bytes that are no certificate, so that the signature is worth nothing to anybody.
-_PROBE = b"gatehouse readiness probe"
 
 
 class Readiness:
     """Looks every second, and tells the health service when the answer changes."""
 
-    def __init__(self, authority: Authority, signer: Signer, database: Database, placements: Placements) -> None:
-        self._authority = authority
-        self._signer = signer
+    def __init__(self, issuer: Issuer, keeper: KeyKeeper, database: Database, placements: Placements) -> None:
+        self._issuer = issuer
+        self._keeper = keeper
         self._database = database
         self._placements = placements
         self._reasons: dict[str, str] = {"start": "was not checked yet"}
@@ -77,10 +72,8 @@ class Readiness:
     async def _sign(self) -> str:
         try:
             async with asyncio.timeout(_INTERVAL_SECONDS):
-                signature = await self._signer.sign(_PROBE)
-            key = self._authority.public_key
-            key.verify(signature, _PROBE, ec.ECDSA(signing_hash(key.curve)))
-        except (AppError, TimeoutError, InvalidSignature) as error:
+                await self._keeper.probe(self._issuer.state.authority.id)
+        except (AppError, TimeoutError) as error:
             _log.error("readiness_signing_failed", error=repr(error))
             return "the signer does not sign"
         return "ok"

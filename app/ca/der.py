@@ -83,3 +83,43 @@ class UriNames:
     """GeneralNames of exactly one URI (RFC 5280 §4.2.1.6)."""
 
     uri: Annotated[asn1.IA5String, asn1.Implicit(6)]
+
+
+@asn1.sequence
+class RevokedCertificate:
+    """One entry of a certificate list."""
+
+    serial_number: int
+    revocation_date: asn1.UTCTime | asn1.GeneralizedTime
+    extensions: list[Extension] | None
+
+
+@asn1.sequence
+class TbsCertificateList:
+    """What is signed of a certificate list of version 2 (RFC 5280 §5.1)."""
+
+    version: int
+    signature: AlgorithmIdentifier
+    issuer: asn1.TLV
+    this_update: asn1.UTCTime | asn1.GeneralizedTime
+    next_update: asn1.UTCTime | asn1.GeneralizedTime
+    revoked_certificates: list[RevokedCertificate] | None
+    extensions: Annotated[list[Extension] | None, asn1.Explicit(0)]
+
+
+@asn1.sequence
+class RequestAttribute:
+    """An attribute of a certificate request; its values stay raw."""
+
+    type: x509.ObjectIdentifier
+    values: asn1.SetOf[asn1.TLV]
+
+
+@asn1.sequence
+class CertificationRequestInfo:
+    """What is signed of a certificate request (RFC 2986 §4.1)."""
+
+    version: int
+    subject: asn1.TLV
+    subject_public_key_info: asn1.TLV
+    attributes: Annotated[asn1.SetOf[RequestAttribute], asn1.Implicit(0)]

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -24,7 +22,7 @@ from app.ca.csr import Csr, check_key_not_blocked
 from app.ca.lint import Expected, key_identifier, lint_workload
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
-from app.ca.signing import capture, replay, signing_hash
+from app.ca.signing import capture, is_signed_by, replay
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
 
@@ -132,13 +130,13 @@ def prepare(
     not_before, not_after = _validity(grant, authority, profile, now)
     names = [x509.UniformResourceIdentifier(str(identity)), *serving_names.general_names()]
     builder = _builder(names, csr, authority, serial).not_valid_before(not_before).not_valid_after(not_after)
-    tbs, stand_in = capture(builder, authority.public_key.curve)
+    tbs, stand_in = capture(builder, authority.public_key)
     expected = Expected(
         identity=identity,
         public_key_der=csr.public_key_der,
         issuer_name=authority.name,
         issuer_key_id=authority.key_id,
-        issuer_curve=authority.public_key.curve,
+        issuer_scheme=authority.scheme,
         serial=serial,
         not_before=not_before,
         not_after=not_after,
@@ -168,17 +166,17 @@ def assemble(prepared: PreparedSvid, signature: bytes) -> IssuedSvid:
     """
     public_key = prepared.authority.public_key
     try:
-        certificate = replay(prepared.builder, public_key.curve, signature)
+        certificate = replay(prepared.builder, public_key, signature)
         encoded = certificate.public_bytes(Encoding.DER)
         # Read back what leaves the process, not what the builder believes to have written.
         read_back = x509.load_der_x509_certificate(encoded)
-        public_key.verify(
-            read_back.signature, read_back.tbs_certificate_bytes, ec.ECDSA(signing_hash(public_key.curve))
-        )
-    except (InvalidSignature, ValueError):
+        is_ours = is_signed_by(public_key, read_back.signature, read_back.tbs_certificate_bytes)
+    except ValueError:
+        is_ours = False
+    if not is_ours:
         raise AppError(
             ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signature is not the authority's"
-        ) from None
+        )
     if read_back.tbs_certificate_bytes != prepared.tbs:
         raise AppError(
             ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signed bytes were not linted"

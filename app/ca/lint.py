@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat import asn1
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtensionOID
 
 from app.ca import der
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
+from app.ca.signing import SignatureScheme
 from app.identity.spiffe import SpiffeId
 
 MAX_LEAF_BYTES = 4_096
@@ -43,7 +43,7 @@ class Expected:
     public_key_der: bytes
     issuer_name: bytes  # the issuer's subject, DER
     issuer_key_id: bytes
-    issuer_curve: ec.EllipticCurve
+    issuer_scheme: SignatureScheme
     serial: int
     not_before: datetime
     not_after: datetime
@@ -58,21 +58,22 @@ def lint_workload(certificate: bytes, expected: Expected) -> list[str]:
         decoded = asn1.decode_der(der.Certificate, certificate)
         if asn1.encode_der(decoded) != certificate:
             return ["not canonical DER"]
-        return _findings(decoded, expected)
+        return lint_decoded(decoded.tbs_certificate, expected) + _signature_findings(decoded, expected)
     except ValueError as error:
         return [f"not a certificate in DER: {error}"]
 
 
-def _findings(decoded: der.Certificate, expected: Expected) -> list[str]:
-    tbs = decoded.tbs_certificate
-    algorithm = _signature_algorithm(expected.issuer_curve)
+def lint_decoded(tbs: der.TbsCertificate, expected: Expected) -> list[str]:
+    """The same for what is signed, decoded from DER that is known to be canonical.
+
+    Raises:
+        ValueError: when a key or a name in it cannot be read.
+    """
     checks = {
         "version is not v3": tbs.version == _X509_V3,
         "serial is not the expected one": tbs.serial_number == expected.serial,
         "serial is not positive, unpredictable and of at most 20 octets": _serial_is_good(tbs.serial_number),
-        "inner signature algorithm": _is_algorithm(tbs.signature, algorithm),
-        "outer signature algorithm": _is_algorithm(decoded.signature_algorithm, algorithm),
-        "signature has padding bits": decoded.signature.padding_bits() == 0,
+        "inner signature algorithm": is_algorithm(tbs.signature, expected.issuer_scheme),
         "issuer differs from the authority's subject": asn1.encode_der(tbs.issuer) == expected.issuer_name,
         "subject is not empty": asn1.encode_der(tbs.subject) == _EMPTY_SEQUENCE,
         "public key is not the CSR's": asn1.encode_der(tbs.subject_public_key_info) == expected.public_key_der,
@@ -84,6 +85,14 @@ def _findings(decoded: der.Certificate, expected: Expected) -> list[str]:
     return [finding for finding, holds in checks.items() if not holds] + _extension_findings(
         tbs.extensions or [], expected
     )
+
+
+def _signature_findings(decoded: der.Certificate, expected: Expected) -> list[str]:
+    checks = {
+        "outer signature algorithm": is_algorithm(decoded.signature_algorithm, expected.issuer_scheme),
+        "signature has padding bits": decoded.signature.padding_bits() == 0,
+    }
+    return [finding for finding, holds in checks.items() if not holds]
 
 
 def _extension_findings(extensions: list[der.Extension], expected: Expected) -> list[str]:
@@ -119,16 +128,9 @@ def key_identifier(public_key_der: bytes) -> bytes:
     return hashlib.sha1(info.subject_public_key.as_bytes(), usedforsecurity=False).digest()
 
 
-def _signature_algorithm(curve: ec.EllipticCurve) -> x509.ObjectIdentifier:
-    return (
-        SignatureAlgorithmOID.ECDSA_WITH_SHA384
-        if isinstance(curve, ec.SECP384R1)
-        else SignatureAlgorithmOID.ECDSA_WITH_SHA256
-    )
-
-
-def _is_algorithm(found: der.AlgorithmIdentifier, wanted: x509.ObjectIdentifier) -> bool:
-    return found.algorithm == wanted and found.parameters is None  # RFC 5758 §3.2: no parameters with ECDSA
+def is_algorithm(found: der.AlgorithmIdentifier, wanted: SignatureScheme) -> bool:
+    """Whether an algorithm identifier is that of the scheme, its parameters included."""
+    return found.algorithm == wanted.oid and (found.parameters is not None) == wanted.has_null_parameters
 
 
 def _serial_is_good(serial: int) -> bool:

@@ -11,7 +11,7 @@ lifetime of no more than the backdate that moment has already passed, and it wou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
@@ -107,3 +107,8 @@ class WorkloadProfile:
         if grant.seconds > issuer_life:
             grant = TtlGrant(seconds=issuer_life, clamp=Clamp.ISSUER)
         return grant
+
+
+def max_workload_lifetime(limits: CertificateLimits) -> timedelta:
+    """The longest validity that any workload certificate may have, backdate and both ends included."""
+    return timedelta(seconds=limits.max_ttl_seconds + limits.backdate_seconds)

@@ -15,6 +15,12 @@ from typing import Self
 from cryptography import x509
 
 from app.errors import AppError, ErrorCode
+from app.identity.spiffe import WorkloadIdentity
+
+# Who we are in the mesh: the accounts whose certificates our own listeners present.
+GATEHOUSE_NAMESPACE = "gatehouse-system"
+AUTHORITY_ACCOUNT = "authority"
+WORKER_ACCOUNT = "decision-worker"
 
 MAX_SERVING_NAMES = 32
 # Lower-case host names of RFC 1123 labels; no wildcards, no trailing dot.
@@ -57,6 +63,11 @@ class ServingNames:
 
 
 NO_SERVING_NAMES = ServingNames()
+
+
+def may_have_serving_names(identity: WorkloadIdentity) -> bool:
+    """Whether a certificate of this identity may name hosts: only those of Gatehouse itself do."""
+    return identity.namespace == GATEHOUSE_NAMESPACE and identity.service_account in (AUTHORITY_ACCOUNT, WORKER_ACCOUNT)
 
 
 def _is_address(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Opens the authorities at start: unseals what is stored, or makes the first root and issuing authority.
+"""Opens the authorities at start: opens the stored keys, or makes the first root and issuing authority.
 
 Making new ones is only done when the caller says that this is a first start: an installation that has lost its
 database or its passphrase must not come up with a new root in silence, for every workload would stop trusting it.
@@ -9,24 +9,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
-from app.authority.authority_ports import AuthorityStore, StoredAuthority
+from app.authority.authority_ports import AuthorityStore, KeyKeeper, NewKey, StoredAuthority
 from app.authority.ports import Signer
-from app.ca.authority import Authority, authority_id, create_issuing, create_root
+from app.ca.authority import Authority
+from app.ca.authority_issuance import assemble_authority, prepare_issuing, prepare_root
 from app.ca.bundle import TrustBundle
 from app.ca.issuance import RANDOM_SERIAL_BYTES, serial_number
-from app.ca.signing import signing_hash
+from app.ca.signing import AuthorityPublicKey, authority_public_key
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
-from app.keys.local_signer import LocalSigner
-from app.keys.private_key import decode_key, encode_key, generate_key
-from app.keys.sealing import Sealer
 from app.ledger.entry import EntryKind, LedgerEntry
 
 ROOT, ISSUING, ACTIVE = "root", "issuing", "active"
@@ -52,16 +49,17 @@ def _refused(sentence: str) -> AppError:
 
 async def open_authorities(
     store: AuthorityStore,
-    sealer: Sealer,
+    keeper: KeyKeeper,
     *,
     trust_domain: TrustDomain,
     now: datetime,
+    max_lifetime: timedelta,
     create: bool,
 ) -> OpenAuthorities:
     """Open the stored authorities; with `create`, make them when there are none.
 
     Raises:
-        AppError: `FAILED_PRECONDITION` when there are none and none may be made, a key does not unseal or does not
+        AppError: `FAILED_PRECONDITION` when there are none and none may be made, a key does not open or does not
             belong to its certificate, or they are of another trust domain.
     """
     stored = await store.list_authorities()
@@ -72,36 +70,53 @@ async def open_authorities(
                 "the database has no certificate authority, and this is not a first start; restore the database, "
                 "for a new root would cut off every workload"
             )
-        made, entry = make_authorities(sealer, trust_domain=trust_domain, now=now)
+        made, entry = await make_authorities(keeper, trust_domain=trust_domain, now=now)
         try:
             await store.add_authorities(made, entry)
             created = True
         except AppError as error:
             if error.code is not ErrorCode.CONFLICT:
                 raise
+        for authority in made:
+            await keeper.close_authority(authority.id)
         stored = await store.list_authorities()  # another replica may have been faster: theirs count then
-    return _open(stored, sealer, trust_domain, now, created=created)
+    issuer, root, bundle = _choose(stored, trust_domain, now)
+    try:
+        active = Authority.of(_certificate(issuer), (root,), trust_domain, authority_id=issuer.id)
+    except AppError as error:
+        raise _refused(f"the stored certificate authority cannot be used: {error.detail}") from None
+    await keeper.open_authority(issuer, max_lifetime=max_lifetime)
+    return OpenAuthorities(active=active, signer=keeper.signer(issuer.id), bundle=bundle, created=created)
 
 
-def make_authorities(
-    sealer: Sealer, *, trust_domain: TrustDomain, now: datetime
+async def make_authorities(
+    keeper: KeyKeeper, *, trust_domain: TrustDomain, now: datetime
 ) -> tuple[tuple[StoredAuthority, ...], LedgerEntry]:
-    """A new root and issuing authority, sealed, and the ledger entry that records them. Nothing is stored yet."""
-    root_key, issuing_key = generate_key(), generate_key()
-    root = create_root(trust_domain, root_key, now=now, serial=_new_serial())
-    issuing = create_issuing(
-        issuing_key.public_key(), root, root_key, trust_domain=trust_domain, now=now, serial=_new_serial()
+    """A new root and issuing authority, keys sealed, and the ledger entry that records them. Nothing is stored yet."""
+    root_serial, issuing_serial = _new_serial(), _new_serial()
+    root_id, issuing_id = _new_id(ROOT, root_serial), _new_id(ISSUING, issuing_serial)
+    root_key, issuing_key = await keeper.generate_key(root_id), await keeper.generate_key(issuing_id)
+    prepared = prepare_root(trust_domain, _public_key(root_key), now=now, serial=root_serial)
+    root = assemble_authority(prepared, await keeper.sign_authority(root_id, prepared.tbs))
+    prepared = prepare_issuing(
+        _public_key(issuing_key), root, trust_domain=trust_domain, now=now, serial=issuing_serial
     )
+    issuing = assemble_authority(prepared, await keeper.sign_authority(root_id, prepared.tbs))
     made = tuple(
         StoredAuthority(
-            id=authority_id(certificate),
+            id=id_,
             role=role,
             state=ACTIVE,
             certificate_pem=certificate.public_bytes(Encoding.PEM).decode("ascii"),
-            sealed_key=sealer.seal(_key_name(authority_id(certificate)), encode_key(key)),
+            sealed_key=key.sealed,
+            key_ref=key.key_ref,
             created_at=now,
+            root_id=root_id if role == ISSUING else "",
         )
-        for role, certificate, key in ((ROOT, root, root_key), (ISSUING, issuing, issuing_key))
+        for id_, role, certificate, key in (
+            (root_id, ROOT, root, root_key),
+            (issuing_id, ISSUING, issuing, issuing_key),
+        )
     )
     entry = LedgerEntry(
         kind=EntryKind.AUTHORITY_TRANSITION,
@@ -119,30 +134,19 @@ def make_authorities(
     return made, entry
 
 
-def _open(
-    stored: Sequence[StoredAuthority], sealer: Sealer, trust_domain: TrustDomain, now: datetime, *, created: bool
-) -> OpenAuthorities:
-    roots = {
-        authority.id: _certificate(authority)
-        for authority in stored
-        if authority.role == ROOT and authority.state in _TRUSTED_STATES
-    }
+def _choose(
+    stored: Sequence[StoredAuthority], trust_domain: TrustDomain, now: datetime
+) -> tuple[StoredAuthority, x509.Certificate, TrustBundle]:
+    """The authority that issues, its root, and all roots that are trusted now."""
+    roots = tuple(
+        _certificate(authority) for authority in stored if authority.role == ROOT and authority.state in _TRUSTED_STATES
+    )
     issuing = [authority for authority in stored if authority.role == ISSUING and authority.state == ACTIVE]
     if not roots or not issuing:
         raise _refused("the database has no active certificate authority; nothing can be issued")
     newest = max(issuing, key=lambda authority: authority.created_at)
-    certificate = _certificate(newest)
-    active = Authority.of(certificate, (_issuer_of(certificate, tuple(roots.values())),), trust_domain)
-    _check_trust_domain(certificate, trust_domain)
-    key = decode_key(sealer.unseal(_key_name(newest.id), newest.sealed_key))
-    _check_key(key, active)
-    valid_roots = tuple(root for root in roots.values() if root.not_valid_after_utc > now)
-    return OpenAuthorities(
-        active=active,
-        signer=LocalSigner(key),
-        bundle=TrustBundle.of(trust_domain, valid_roots),
-        created=created,
-    )
+    valid_roots = tuple(root for root in roots if root.not_valid_after_utc > now)
+    return newest, _issuer_of(_certificate(newest), roots), TrustBundle.of(trust_domain, valid_roots)
 
 
 def _certificate(authority: StoredAuthority) -> x509.Certificate:
@@ -162,25 +166,13 @@ def _issuer_of(certificate: x509.Certificate, roots: tuple[x509.Certificate, ...
     raise _refused("the root of the active certificate authority is not among the trusted ones")
 
 
-def _check_trust_domain(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    own = f"spiffe://{trust_domain}"
-    if own not in names.get_values_for_type(x509.UniformResourceIdentifier):
-        raise _refused(f"the stored certificate authority is not of the trust domain {trust_domain}; set it back")
+def _public_key(key: NewKey) -> AuthorityPublicKey:
+    return authority_public_key(load_der_public_key(key.public_key_der))
 
 
-def _check_key(key: ec.EllipticCurvePrivateKey, authority: Authority) -> None:
-    """Sign and verify something that is no certificate: the sealed key must be the certificate's."""
-    probe = b"gatehouse key probe"
-    algorithm = ec.ECDSA(signing_hash(authority.public_key.curve))
-    try:
-        authority.public_key.verify(key.sign(probe, algorithm), probe, algorithm)
-    except InvalidSignature:
-        raise _refused(f"the sealed key of the authority {authority.id} does not belong to its certificate") from None
-
-
-def _key_name(authority: str) -> str:
-    return f"authority:{authority}"
+def _new_id(role: str, serial: int) -> str:
+    """The end of the serial number, as in the subject, so that people find one by the other."""
+    return f"{role}-{serial & (2**64 - 1):016x}"
 
 
 def _new_serial() -> int:

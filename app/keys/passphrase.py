@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from app.errors import AppError, ErrorCode
+from app.keys.private_file import open_private, read_private
 
 MIN_PASSPHRASE_BYTES = 12
 MAX_PASSPHRASE_BYTES = 4_096
@@ -59,23 +59,14 @@ def parse_passphrase(text: str | bytes, *, source: str = "the passphrase") -> Pa
 def read_passphrase_file(path: Path) -> Passphrase:
     """Read a passphrase that nobody but this user and root can read.
 
-    Mode and owner are those of the file that was opened, not of one that was looked at before (no race); symbolic
-    links are followed, because that is how Kubernetes mounts secrets.
-
     Raises:
         AppError: `FAILED_PRECONDITION` when it is missing, too short, readable by others or owned by another user.
     """
+    if not path.exists():
+        raise _refused(f"the passphrase file {path} does not exist; restore it, for the keys open with no other")
+    descriptor = open_private(path, what="the passphrase file")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise _refused(
-            f"the passphrase file {path} does not exist; restore it, for the keys open with no other"
-        ) from None
-    except OSError as error:
-        raise _refused(f"the passphrase file {path} cannot be read: {error.strerror}") from None
-    try:
-        _check_private(os.fstat(descriptor), path)
-        content = os.read(descriptor, MAX_PASSPHRASE_BYTES + 3)
+        content = read_private(descriptor, path, what="the passphrase file", max_bytes=MAX_PASSPHRASE_BYTES + 2)
     finally:
         os.close(descriptor)
     return parse_passphrase(content, source=f"the passphrase in {path}")
@@ -105,21 +96,6 @@ def create_passphrase_file(path: Path) -> Passphrase:
     except OSError as error:
         raise _refused(f"the passphrase file {path} cannot be written: {error.strerror}") from None
     return Passphrase(secret)
-
-
-def _check_private(status: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused(f"the passphrase file {path} is not a regular file")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise _refused(
-            f"the passphrase file {path} belongs to another user (uid {status.st_uid}); "
-            f"run: chown {os.geteuid()} {path}"
-        )
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(status.st_mode)
-        raise _refused(
-            f"the passphrase file {path} has mode {mode:04o}, so others could read it; run: chmod 600 {path}"
-        )
 
 
 def _sync_folder(folder: Path) -> None:

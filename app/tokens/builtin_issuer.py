@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -51,12 +51,12 @@ class BuiltinIssuer:
         cls,
         store: AuthorityStore,
         *,
-        seal: Callable[[str, bytes], bytes],
-        unseal: Callable[[str, bytes], bytes],
+        seal: Callable[[str, bytes], Awaitable[bytes]],
+        unseal: Callable[[str, bytes], Awaitable[bytes]],
         audiences: tuple[str, ...] = ("istio-ca",),
         issuer: str = DEFAULT_ISSUER,
     ) -> Self:
-        """The issuer with the stored key; made at the first start. `seal` and `unseal` are `app.keys.sealing`'s.
+        """The issuer with the stored key; made at the first start. `seal` and `unseal` are a `KeyKeeper`'s.
 
         Raises:
             AppError: `FAILED_PRECONDITION` when the key does not unseal.
@@ -66,8 +66,8 @@ class BuiltinIssuer:
             fresh = ec.generate_private_key(ec.SECP256R1()).private_bytes(
                 serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            sealed = await store.put_sealed_key(KEY_NAME, seal(KEY_NAME, fresh))
-        key = serialization.load_der_private_key(unseal(KEY_NAME, sealed), password=None)
+            sealed = await store.put_sealed_key(KEY_NAME, await seal(KEY_NAME, fresh))
+        key = serialization.load_der_private_key(await unseal(KEY_NAME, sealed), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise AppError(ErrorCode.FAILED_PRECONDITION, "the stored key of the token issuer is not an EC key")
         return cls(key, issuer=issuer, audiences=audiences)

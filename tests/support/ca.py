@@ -33,7 +33,6 @@ from app.authority.serving_certificates import ListenerCertificates
 from app.demo.node_agent import NodeAgent
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node, Workload
-from app.keys.local_signer import LocalSigner
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import CertificateLimits, GrpcLimits, Limits
 from app.rpc.certificates import certificate_methods
@@ -45,6 +44,7 @@ from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.jwks_source import MemoryJwks
 from app.tokens.token_issuers import TokenIssuers
 from tests.support.certificates import TRUST_DOMAIN, Pki, make_pki
+from tests.support.key_keeper import AnythingSigner
 
 NODE = "node-a"
 ZTUNNEL_POD = "ztunnel-x1"
@@ -215,7 +215,7 @@ def make_world(
     token_key = ec.generate_private_key(ec.SECP256R1())
     tokens = BuiltinIssuer(token_key)
     issuer = Issuer(
-        IssuingState.of(pki.authority, LocalSigner(pki.issuing_key), pki.bundle),
+        IssuingState.of(pki.authority, AnythingSigner(pki.issuing_key), pki.bundle),
         durable or ledger,
         clock=clock,
         limits=limits,

@@ -12,13 +12,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from app.ca.authority import ISSUING_LIFETIME, ROOT_LIFETIME, Authority, create_issuing, create_root
+from app.ca.authority import Authority
+from app.ca.authority_issuance import (
+    ISSUING_LIFETIME,
+    ROOT_LIFETIME,
+    assemble_authority,
+    prepare_issuing,
+    prepare_root,
+)
 from app.ca.bundle import TrustBundle
 from app.ca.csr import parse_csr
 from app.ca.issuance import IssuedSvid, PreparedSvid, assemble, prepare, serial_number
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
-from app.ca.signing import signing_hash
+from app.ca.signing import AuthorityPrivateKey, AuthorityPublicKey, sign_bytes
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.limits import CertificateLimits
 
@@ -45,15 +52,15 @@ def steady_bytes(number: int) -> bytes:
 class Pki:
     """A root, an issuing authority below it, and their keys."""
 
-    root_key: ec.EllipticCurvePrivateKey
-    issuing_key: ec.EllipticCurvePrivateKey
+    root_key: AuthorityPrivateKey
+    issuing_key: AuthorityPrivateKey
     root: x509.Certificate
     authority: Authority
     bundle: TrustBundle
 
     def sign(self, prepared: PreparedSvid) -> bytes:
         """What the signer would answer."""
-        return self.issuing_key.sign(prepared.tbs, ec.ECDSA(signing_hash(self.issuing_key.curve)))
+        return sign_bytes(self.issuing_key, prepared.tbs)
 
     def issue(
         self,
@@ -84,12 +91,15 @@ def make_pki(
     now: datetime = NOW,
     trust_domain: TrustDomain = TRUST_DOMAIN,
     curve: ec.EllipticCurve | None = None,
+    rsa_bits: int = 0,
     root_lifetime: timedelta = ROOT_LIFETIME,
     issuing_lifetime: timedelta = ISSUING_LIFETIME,
 ) -> Pki:
     """A fresh root and issuing authority."""
-    root_key = ec.generate_private_key(curve or ec.SECP256R1())
-    issuing_key = ec.generate_private_key(curve or ec.SECP256R1())
+    root_key, issuing_key = (
+        rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(curve or ec.SECP256R1())
+        for _ in range(2)
+    )
     root = create_root(trust_domain, root_key, now=now, serial=serial(1), lifetime=root_lifetime)
     issuing = create_issuing(
         issuing_key.public_key(),
@@ -104,9 +114,37 @@ def make_pki(
         root_key=root_key,
         issuing_key=issuing_key,
         root=root,
-        authority=Authority.of(issuing, (root,), trust_domain),
+        authority=Authority.of(issuing, (root,), trust_domain, authority_id="issuing-1"),
         bundle=TrustBundle.of(trust_domain, (root,)),
     )
+
+
+def create_root(
+    trust_domain: TrustDomain,
+    key: AuthorityPrivateKey,
+    *,
+    now: datetime,
+    serial: int,
+    lifetime: timedelta = ROOT_LIFETIME,
+) -> x509.Certificate:
+    """A root, prepared, signed and assembled."""
+    prepared = prepare_root(trust_domain, key.public_key(), now=now, serial=serial, lifetime=lifetime)
+    return assemble_authority(prepared, sign_bytes(key, prepared.tbs))
+
+
+def create_issuing(
+    public_key: AuthorityPublicKey,
+    root: x509.Certificate,
+    root_key: AuthorityPrivateKey,
+    *,
+    trust_domain: TrustDomain,
+    now: datetime,
+    serial: int,
+    lifetime: timedelta = ISSUING_LIFETIME,
+) -> x509.Certificate:
+    """An issuing authority's certificate, prepared, signed and assembled."""
+    prepared = prepare_issuing(public_key, root, trust_domain=trust_domain, now=now, serial=serial, lifetime=lifetime)
+    return assemble_authority(prepared, sign_bytes(root_key, prepared.tbs))
 
 
 def make_csr(

@@ -19,11 +19,11 @@ from app.authority.ports import TokenCaller
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node
-from app.keys.local_signer import LocalSigner
 from app.ledger.entry import EntryKind
 from app.limits import CertificateLimits
 from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, MemoryInventory, World, make_world, workload
 from tests.support.certificates import make_csr, make_pki
+from tests.support.key_keeper import AnythingSigner
 
 INTENT, ISSUED = EntryKind.CERTIFICATE_INTENT, EntryKind.CERTIFICATE_ISSUED
 
@@ -50,7 +50,7 @@ class RecordingSigner:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._signer = LocalSigner(world.pki.issuing_key)
+        self._signer = AnythingSigner(world.pki.issuing_key)
         self.seen: list[list[EntryKind]] = []
         self.failure: Exception | None = None
 
@@ -122,7 +122,7 @@ async def test_a_signature_of_another_key_never_becomes_a_certificate() -> None:
     """What comes back from the signer is checked."""
     world = make_world()
     other = make_pki(now=world.clock.now())
-    wrong = IssuingState.of(world.pki.authority, LocalSigner(other.issuing_key), world.pki.bundle)
+    wrong = IssuingState.of(world.pki.authority, AnythingSigner(other.issuing_key), world.pki.bundle)
     world.issuer.replace_state(wrong)
     error = await refusal(world, request())
 

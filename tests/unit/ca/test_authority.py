@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from app.ca.authority import Authority, create_issuing, create_root
-from app.ca.authority_lint import authority_key_usage, check_chain, lint_authority
+from app.ca.authority import Authority
+from app.ca.authority_lint import authority_key_usage, check_chain, examine_chain, lint_authority
+from app.ca.bundle import TrustBundle
+from app.ca.response import PathChecker
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
-from tests.support.certificates import NOW, TRUST_DOMAIN, Pki, make_csr, make_pki, serial
+from tests.support.certificates import NOW, TRUST_DOMAIN, Pki, create_issuing, create_root, make_csr, make_pki, serial
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,7 @@ def test_an_authority_works_out_what_issuing_needs(pki: Pki) -> None:
     authority = pki.authority
     assert (authority.certificate,) == authority.intermediates
     assert pki.root == authority.root
-    assert extension(authority.certificate, x509.SubjectKeyIdentifier).value.digest.hex() == authority.id
+    assert extension(authority.certificate, x509.SubjectKeyIdentifier).value.digest == authority.key_id
     assert min(pki.root.not_valid_after_utc, authority.certificate.not_valid_after_utc) == authority.not_after
     assert 2 == len(authority.own_keys)
 
@@ -135,20 +139,30 @@ def test_a_root_that_issues_by_itself_has_no_intermediates() -> None:
     """The answer then is the leaf and the roots."""
     key = ec.generate_private_key(ec.SECP256R1())
     root = create_root(TRUST_DOMAIN, key, now=NOW, serial=serial(1))
-    authority = Authority.of(root, (), TRUST_DOMAIN)
+    authority = Authority.of(root, (), TRUST_DOMAIN, authority_id="root")
     assert ((), (), root) == (authority.intermediates, authority.intermediate_pems, authority.root)
 
 
 # Chains that do not hold
 
 
-def foreign_root(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, **changes: object) -> x509.Certificate:
-    """A root somebody else made, good but for the changes."""
-    name = changes.get("subject", x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "corporate")]))
+def common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def foreign_root(
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    *,
+    subject: x509.Name | None = None,
+    issuer: tuple[x509.Certificate, rsa.RSAPrivateKey] | None = None,
+    **changes: object,
+) -> x509.Certificate:
+    """An authority somebody else made, good but for the changes; a root unless there is an issuer."""
+    subject = common_name("corporate") if subject is None else subject
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(serial(9))
         .not_valid_before(NOW - timedelta(days=1))
@@ -158,20 +172,83 @@ def foreign_root(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, **changes:
         "constraints": x509.BasicConstraints(True, None),
         "usage": authority_key_usage(),
         "key_id": x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        **changes,
     }
-    for kind, value in {**wanted, **{k: v for k, v in changes.items() if k in wanted}}.items():
+    for kind, value in wanted.items():
         if value is not None:
-            builder = builder.add_extension(value, critical=kind != "key_id")
-    return builder.sign(key, hashes.SHA256())
+            builder = builder.add_extension(value, critical=kind in ("constraints", "usage", "more"))
+    return builder.sign(issuer[1] if issuer else key, hashes.SHA256())
 
 
 def test_a_foreign_root_is_taken_as_it_is() -> None:
-    """An RSA root without a SPIFFE ID may stand above an issuing authority; it cannot issue itself."""
-    root = foreign_root(rsa.generate_private_key(65537, 2048))
-    check_chain([root])
-    with pytest.raises(AppError) as caught:
-        Authority.of(root, (), TRUST_DOMAIN)
-    assert ErrorCode.INVALID is caught.value.code
+    """An RSA root without a SPIFFE ID, as istiod makes for itself, issues, and what it issues verifies."""
+    key = rsa.generate_private_key(65537, 2048)
+    usage = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
+    root = foreign_root(key, usage=usage)
+    authority = Authority.of(root, (), TRUST_DOMAIN, authority_id="istiod")
+    pki = replace(make_pki(), issuing_key=key, root=root, authority=authority)
+    issued = pki.issue(make_csr())
+    key.public_key().verify(
+        issued.certificate.signature, issued.certificate.tbs_certificate_bytes, PKCS1v15(), hashes.SHA256()
+    )
+    PathChecker(authority, TrustBundle.of(TRUST_DOMAIN, (root,))).check(issued, now=NOW)
+    (cost,) = examine_chain((root,), TRUST_DOMAIN).warnings
+    assert "no cRLSign" in cost
+    assert "only once it has expired" in cost
+
+
+def test_a_foreign_chain_of_three_levels_issues() -> None:
+    """Corporate chains are longer than ours; each intermediate stands alone in the answer."""
+    keys = [rsa.generate_private_key(65537, 2048) for _ in range(3)]
+    root = foreign_root(keys[0])
+    middle = foreign_root(keys[1], issuer=(root, keys[0]), subject=common_name("middle"))
+    lowest = foreign_root(keys[2], issuer=(middle, keys[1]), subject=common_name("lowest"))
+    authority = Authority.of(lowest, (middle, root), TRUST_DOMAIN, authority_id="corporate")
+    assert ((lowest, middle), root) == (authority.intermediates, authority.root)
+    issued = replace(make_pki(), issuing_key=keys[2], root=root, authority=authority).issue(make_csr())
+    PathChecker(authority, TrustBundle.of(TRUST_DOMAIN, (root,))).check(issued, now=NOW)
+
+
+def test_an_authority_without_a_key_identifier_gets_the_computed_one() -> None:
+    """By method 1 of RFC 5280, so that children still name a key; the warning says what the lack costs."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    root = foreign_root(key, key_id=None)
+    by_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
+    assert by_key == Authority.of(root, (), TRUST_DOMAIN, authority_id="root").key_id
+    (cost,) = examine_chain((root,)).warnings
+    assert "by name alone" in cost
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"purposes": x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])}, "limited to purposes"),
+        ({"names": x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://other")])}, "trust domain"),
+        ({"more": x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")}, "critical"),
+    ],
+)
+def test_foreign_authorities_that_peers_would_refuse(changes: dict[str, object], error: str) -> None:
+    """An error, so that the chain is not used at all."""
+    findings = examine_chain((foreign_root(ec.generate_private_key(ec.SECP256R1()), **changes),), TRUST_DOMAIN)
+    (found,) = findings.errors
+    assert error in found
+
+
+def test_name_constraints_are_a_warning() -> None:
+    """They may be harmless, and the sentence says how to find out."""
+    constraints = x509.NameConstraints([x509.DNSName("example")], None)
+    findings = examine_chain((foreign_root(ec.generate_private_key(ec.SECP256R1()), more=constraints),), TRUST_DOMAIN)
+    assert () == findings.errors
+    assert "name constraints" in findings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "key", [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP521R1())], ids=["RSA-1024", "P-521"]
+)
+def test_foreign_authorities_with_keys_that_we_do_not_use(key: rsa.RSAPrivateKey) -> None:
+    """Too weak, or on a curve that not every peer has."""
+    (found,) = examine_chain((foreign_root(key),)).errors
+    assert "a key that is not usable" in found
 
 
 NO_CERT_SIGN = x509.KeyUsage(True, False, False, False, False, False, True, False, False)
@@ -184,7 +261,6 @@ NO_CERT_SIGN = x509.KeyUsage(True, False, False, False, False, False, True, Fals
         {"constraints": x509.BasicConstraints(False, None)},
         {"usage": None},
         {"usage": NO_CERT_SIGN},
-        {"key_id": None},
         {"subject": x509.Name([])},
     ],
 )
@@ -204,7 +280,7 @@ def test_chains_that_do_not_hold_together(pki: Pki) -> None:
         with pytest.raises(AppError):
             check_chain(chain)
     with pytest.raises(AppError):
-        Authority.of(issuing, (stranger,), TRUST_DOMAIN)
+        Authority.of(issuing, (stranger,), TRUST_DOMAIN, authority_id="i")
 
 
 def test_a_path_length_that_is_used_up(pki: Pki) -> None:

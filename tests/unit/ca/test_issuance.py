@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from app.ca.authority import ISSUING_LIFETIME
+from app.ca.authority_issuance import ISSUING_LIFETIME
 from app.ca.csr import parse_csr
 from app.ca.issuance import PreparedSvid, assemble, prepare, serial_number
 from app.ca.profile import TtlGrant

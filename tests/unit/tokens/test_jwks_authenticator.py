@@ -293,10 +293,10 @@ async def test_the_builtin_issuers_key_is_made_once_and_rests_sealed() -> None:
         async def put_sealed_key(self, name: str, sealed: bytes) -> bytes:
             return stored.setdefault(name, sealed)
 
-    def seal(name: str, secret: bytes) -> bytes:
+    async def seal(name: str, secret: bytes) -> bytes:
         return name.encode() + b":" + secret[::-1]
 
-    def unseal(name: str, sealed: bytes) -> bytes:
+    async def unseal(name: str, sealed: bytes) -> bytes:
         return sealed.removeprefix(name.encode() + b":")[::-1]
 
     first, second = [await BuiltinIssuer.open(Store(), seal=seal, unseal=unseal) for _ in range(2)]  # type: ignore[arg-type]
