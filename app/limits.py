@@ -82,6 +82,22 @@ class CertificateLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityLimits:
+    """Bounds of how authorities change over time."""
+
+    poll_seconds: float = 1.0  # how soon a change by another replica is taken over
+    chore_seconds: float = 10.0  # between two looks at what is due by itself
+    settle_seconds: float = 45.0  # until a certificate that was begun is surely on record: above max_job_seconds
+    lease_seconds: float = 3_600.0  # how long a replica issues without a word from the database
+    min_lives_left: int = 3  # of the longest certificate, that an issuing authority must have left to be activated
+    retry_max_seconds: float = 3_600.0  # between two attempts to have a successor signed
+    act_expiry_seconds: float = 86_400.0  # until when a second administrator may confirm an act
+    max_open_acts: int = 100
+    max_kept_acts: int = 200  # that `gatehouse ca pending` shows
+    max_listed_nodes: int = 100  # nodes without a root, of one authority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLimits:
     """Bounds of policy documents, the same when they are written and when they are loaded."""
 
@@ -190,6 +206,7 @@ class Limits:
     )
     http: HttpLimits = field(default_factory=HttpLimits)
     certificate: CertificateLimits = field(default_factory=CertificateLimits)
+    authority: AuthorityLimits = field(default_factory=AuthorityLimits)
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)

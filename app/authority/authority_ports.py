@@ -9,34 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Protocol
 
 from app.authority.ports import Signer
 from app.ca.bundle import TrustBundle
-from app.ledger.entry import LedgerEntry
+from app.ca.lifecycle import AuthorityRole, AuthorityState
 
-
-class AuthorityRole(StrEnum):
-    """What an authority is for."""
-
-    ROOT = "root"
-    ISSUING = "issuing"
-    PEER = "peer"  # a root of another cluster of the same trust domain; its key is never here
-
-
-class AuthorityState(StrEnum):
-    """Where an authority is in its life.
-
-    Roots are in the trust bundle while prepared, active or retiring; workload certificates are signed by the one
-    active issuing authority. A tainted one signs nothing; its root stays in the bundle until nobody needs it.
-    """
-
-    PREPARED = "prepared"
-    ACTIVE = "active"
-    RETIRING = "retiring"
-    RETIRED = "retired"
-    TAINTED = "tainted"
+__all__ = ["AuthorityRole", "AuthorityState"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +25,8 @@ class StoredAuthority:
     `certificate_pem` is empty while its CSR is out to be signed. `chain_pem` holds the certificates between it and
     its root, nearest first, without the root; `root_id` names the row of that root. The key is `sealed_key`, or what
     `key_ref` names (`file:PATH`, `pkcs11:LABEL`), or nowhere here (an offline root, a peer).
-    `source` says who brought it: `own`, `files`, `import`, `upstream`, `peer:NAME`.
+    `source` says who brought it: `own`, `files`, `import`, `upstream`, `peer:NAME`. `automatic`: it was prepared
+    without being asked, and activates by itself. `epoch` counts the changes of the row.
     """
 
     id: str
@@ -61,6 +41,8 @@ class StoredAuthority:
     key_ref: str = ""
     source: str = "own"
     state_since: datetime | None = None
+    csr_pem: str = ""
+    automatic: bool = False
 
 
 class AuthorityStore(Protocol):
@@ -68,14 +50,6 @@ class AuthorityStore(Protocol):
 
     async def list_authorities(self) -> Sequence[StoredAuthority]:
         """Every authority, oldest first."""
-        ...
-
-    async def add_authorities(self, authorities: Sequence[StoredAuthority], entry: LedgerEntry) -> None:
-        """Store new authorities and the entry that records it, in one transaction.
-
-        Raises:
-            AppError: `CONFLICT` when another replica was faster; read again.
-        """
         ...
 
     async def get_sealed_key(self, name: str) -> bytes | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from app.authority.authority_store import AuthorityRows, PendingActRows
 from app.authority.ports import SnapshotDelta
 from app.authority.records import (
     AdminToken,
@@ -163,6 +164,16 @@ class Transaction(Protocol):
     @property
     def inventory(self) -> InventoryRows:
         """The inventory."""
+        ...
+
+    @property
+    def authorities(self) -> AuthorityRows:
+        """Authorities, and the bundles they make."""
+        ...
+
+    @property
+    def pending_acts(self) -> PendingActRows:
+        """Acts that need a second administrator."""
         ...
 
     def lock(self) -> None:

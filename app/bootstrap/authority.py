@@ -21,7 +21,7 @@ from app.authority.clusters import Clusters
 from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
-from app.authority.issue_certificate import Issuer, IssuingState
+from app.authority.issue_certificate import Issuer
 from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
 from app.authority.placements import Placements
@@ -35,7 +35,6 @@ from app.bootstrap.child import Assignment, Report, Service
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation, open_foundation
 from app.bootstrap.readiness import Readiness
-from app.ca.bundle import TrustBundle
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.link.server import LinkServices, create_link_app
@@ -63,16 +62,6 @@ _LOCAL_WORKER = WorkerCaller("local")
 _LAST_JOBS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are being issued
 _CHANGE_WAIT_SECONDS = 5.0
 _CHANGE_PAUSE_SECONDS = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class _Trust:
-    """The roots that hold now, as the publisher and the API show them."""
-
-    bundle: TrustBundle
-
-    def trust_bundle(self) -> Mapping[str, Any]:
-        return {"trustDomain": str(self.bundle.trust_domain), "pem": self.bundle.pem}
 
 
 class _Counted:
@@ -192,6 +181,8 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 core.publisher.run(),
                 core.readiness.run(core.ca),
                 _hint(foundation.database, core.publisher),
+                foundation.authorities.authorities.run(),
+                foundation.authorities.chores.run(),
             )
         )
         await _listen(stack, process, assignment.extra)
@@ -204,10 +195,10 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
 
 def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) -> _Core:
     """The use cases over what was opened."""
-    limits, database, authorities = settings.limits, foundation.database, foundation.authorities
-    trust_domain, trust = TrustDomain.parse(settings.trust_domain), _Trust(authorities.bundle)
-    state = IssuingState.of(authorities.active, authorities.signer, authorities.bundle)
-    issuer = Issuer(state, database, clock=clock, limits=limits.certificate)
+    limits, database, parts = settings.limits, foundation.database, foundation.authorities
+    trust_domain, authorities = TrustDomain.parse(settings.trust_domain), parts.authorities
+    issuer = Issuer(authorities.issuing, database, clock=clock, limits=limits.certificate)
+    authorities.follow(issuer.replace_state)
     inventory = InventoryView(
         database,
         refresh_seconds=limits.certificate.inventory_refresh_seconds,
@@ -233,7 +224,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
     registry = WorkerRegistry()
     administration = Administration(database, clock=clock, limits=limits)
     return _Core(
-        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=trust),
+        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities),
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
@@ -248,7 +239,8 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
             explain_certificate=ExplainCertificate(refusals, placements, rules),
             workers=registry,
-            trust=trust,
+            trust=authorities,
+            authorities=parts.administration,
             clock=clock,
             limits=limits,
             snapshot_public_key=foundation.snapshot_key.public_text,

@@ -6,15 +6,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-import structlog
-
 from app.authority.authority_ports import KeyKeeper
+from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
-from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up, obtain_passphrase
-from app.ca.profile import max_workload_lifetime
+from app.bootstrap.state import ensure_database_folder, mark_as_set_up, obtain_passphrase
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
-from app.keys.authorities import OpenAuthorities, open_authorities
 from app.keys.key_ring import KeyRing
 from app.keys.local_keeper import LocalKeyKeeper
 from app.keys.process_hygiene import forbid_core_dumps
@@ -22,10 +19,7 @@ from app.keys.sealing import Sealer
 from app.link.signing import ManifestSigningKey
 from app.settings import Settings
 from app.storage.database import Database
-from app.telemetry import metrics
 from app.tokens.builtin_issuer import BuiltinIssuer
-
-_log = structlog.get_logger(__name__)
 
 _SNAPSHOT_KEY = "snapshot"
 
@@ -36,7 +30,7 @@ class Foundation:
 
     database: Database
     keeper: KeyKeeper
-    authorities: OpenAuthorities
+    authorities: AuthorityParts
     snapshot_key: ManifestSigningKey
     token_issuer: BuiltinIssuer
 
@@ -56,7 +50,7 @@ async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncEx
     foundation = Foundation(
         database=database,
         keeper=keeper,
-        authorities=await _open_authorities(settings, database, keeper, clock),
+        authorities=await open_authority_parts(settings, database, keeper, clock, stack),
         snapshot_key=await _open_snapshot_key(database, keeper),
         token_issuer=await BuiltinIssuer.open(
             database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
@@ -78,26 +72,6 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
         raise
     stack.push_async_callback(asyncio.to_thread, database.close)
     return database
-
-
-async def _open_authorities(
-    settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock
-) -> OpenAuthorities:
-    authorities = await open_authorities(
-        database,
-        keeper,
-        trust_domain=TrustDomain.parse(settings.trust_domain),
-        now=clock.now(),
-        max_lifetime=max_workload_lifetime(settings.limits.certificate),
-        create=is_first_run(settings),
-    )
-    if authorities.created:
-        _log.info("authorities_created", trust_domain=settings.trust_domain, active=authorities.active.id)
-    metrics.AUTHORITY_EXPIRY.labels("issuing").set(authorities.active.certificate.not_valid_after_utc.timestamp())
-    metrics.AUTHORITY_EXPIRY.labels("root").set(
-        min(root.not_valid_after_utc.timestamp() for root in authorities.bundle.roots)
-    )
-    return authorities
 
 
 async def _open_snapshot_key(database: Database, keeper: KeyKeeper) -> ManifestSigningKey:

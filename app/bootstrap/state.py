@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 from pathlib import Path
 
 from app.errors import AppError, ErrorCode
@@ -10,6 +12,7 @@ from app.keys.passphrase import Passphrase, create_passphrase_file, parse_passph
 from app.settings import Settings
 
 _MARK = "initialized"
+_REPLICA = "replica-id"
 
 
 def is_first_run(settings: Settings) -> bool:
@@ -34,6 +37,23 @@ def mark_as_set_up(settings: Settings) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def replica_id(settings: Settings) -> str:
+    """Under which name this process tells other replicas what it took over; the same after every restart.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when it cannot be kept.
+    """
+    if settings.database_url.startswith("sqlite"):
+        return "local"  # a file has one process
+    file = settings.state_dir / _REPLICA
+    try:
+        if not file.exists():
+            file.write_text(f"{socket.gethostname()}-{secrets.token_hex(4)}\n", encoding="utf-8")
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AppError(ErrorCode.FAILED_PRECONDITION, f"{file} cannot be used: {error}") from error
 
 
 def passphrase_file(settings: Settings) -> Path:

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.errors import AppError
 from app.limits import HttpLimits
-from app.rest import inventory, operations, policies, revisions, tokens
+from app.rest import authorities, inventory, operations, policies, revisions, tokens
+from app.rest.authority_shapes import AUTHORITY_REQUESTS
 from app.rest.edge import PUBLIC, Edge
 from app.rest.parameters import refuse_unknown_query
 from app.rest.problems import on_app_error, on_http_exception, on_unexpected, on_validation_error
@@ -55,7 +56,8 @@ def create_routes(services: RestServices | None) -> FastAPI:
         },
     )
     app.state.services = services
-    for router in (policies.router, revisions.router, inventory.router, tokens.router, operations.router):
+    routers = (policies, revisions, inventory, tokens, operations, authorities)
+    for router in (module.router for module in routers):
         app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # FastAPI's documented way
     return app
@@ -79,7 +81,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS)
+        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS, *AUTHORITY_REQUESTS)
         for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}

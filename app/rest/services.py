@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from app.authority.actor import Actor
 from app.authority.administration import Administration
+from app.authority.authority_administration import AuthorityAdministration
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.link_ports import TrustSource
 from app.authority.mint_tokens import MintTokens
@@ -24,6 +25,7 @@ class RestServices:
     """The use cases behind the routes."""
 
     administration: Administration
+    authorities: AuthorityAdministration
     mint_tokens: MintTokens
     explain_certificate: ExplainCertificate
     workers: WorkerRegistry

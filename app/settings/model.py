@@ -115,6 +115,15 @@ class CaSettings(_Section):
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
 
 
+class AuthoritiesSettings(_Section):
+    """How long authorities of our own live, and what they do by themselves."""
+
+    root_days: int = Field(default=3_650, ge=1, le=36_500)
+    issuing_days: int = Field(default=365, ge=1, le=36_500)
+    automatic: bool = True  # prepare and activate a successor where the parent is online
+    prepare_at: float = Field(default=0.5, gt=0, lt=1)  # the share of its life after which that happens
+
+
 class DatabaseSettings(_Section):
     """Where the authority keeps its data; empty: SQLite in the state directory."""
 
@@ -212,6 +221,7 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1, le=256)
     cluster: ClusterSettings = ClusterSettings()
     ca: CaSettings = CaSettings()
+    authorities: AuthoritiesSettings = AuthoritiesSettings()
     database: DatabaseSettings = DatabaseSettings()
     keys: KeysSettings = KeysSettings()
     listen: ListenSettings = ListenSettings()

@@ -165,17 +165,7 @@ class Database:
 
     async def list_authorities(self) -> Sequence[StoredAuthority]:
         """See `app.authority.ports.AuthorityStore.list_authorities`."""
-        return await self.read(lambda transaction: authority_rows.list_authorities(transaction.connection))
-
-    async def add_authorities(self, authorities: Sequence[StoredAuthority], entry: LedgerEntry) -> None:
-        """See `app.authority.ports.AuthorityStore.add_authorities`."""
-
-        def work(transaction: SqlTransaction) -> None:
-            transaction.lock()
-            authority_rows.add_authorities(transaction.connection, authorities)
-            transaction.record(entry)
-
-        await self.write(work)
+        return await self.read(lambda transaction: transaction.authorities.list())
 
     async def get_sealed_key(self, name: str) -> bytes | None:
         """See `app.authority.ports.AuthorityStore.get_sealed_key`."""

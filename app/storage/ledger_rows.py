@@ -78,8 +78,20 @@ def _certificate_row(prepared: PreparedEntry) -> dict[str, Any]:
         "key_hash": str(detail.get("keySha256", "")),
         "not_before": _time(detail.get("notBefore")),
         "not_after": _time(detail.get("notAfter")),
+        "holder": _holder(prepared.entry),
         **{name: str(detail.get(name, "")) for name in texts},
     }
+
+
+def _holder(entry: LedgerEntry) -> str:
+    """Who else of the same identity on the same node may hold a certificate of its own.
+
+    A node proxy asks for its node's workloads and has one certificate an identity; workloads that ask for themselves
+    have one each. Those of whom no pod is known are each taken for another, so that nobody is overlooked.
+    """
+    if not entry.actor.startswith("workload:"):
+        return ""
+    return str(entry.detail.get("callerPod") or entry.detail.get("serial", ""))
 
 
 def _time(text: object) -> datetime | None:

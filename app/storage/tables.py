@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -62,7 +63,8 @@ def row_id() -> BigInteger:
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
-# Numbers that only grow: `snapshot`, `inventory`, `services`, `ledger` (its next index), and `documents`, a count.
+# Numbers that only grow: `snapshot`, `inventory`, `services`, `ledger` (its next index), `authorities` (changes of
+# them), `bundle` (the sequence of the trust bundle), and `documents`, a count.
 counters = Table(
     "counters",
     metadata,
@@ -109,6 +111,8 @@ certificates = Table(
     Column("purpose", Text, nullable=False),  # empty for a workload's, else what of ours it is for
     Column("bundle", Text, nullable=False),  # the fingerprint of the trust bundle that went with it
     Column("key_hash", Text, nullable=False),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+    # Who holds it besides others of that identity on the node: empty for a node proxy, which holds one for all.
+    Column("holder", key_text(), nullable=False, server_default=""),
     Column("not_before", UtcTime),
     Column("not_after", UtcTime, index=True),
     Index(None, "identity", "node"),
@@ -124,6 +128,50 @@ authorities = Table(
     Column("sealed_key", LargeBinary, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+    Column("chain_pem", Text, nullable=False, server_default=""),
+    Column("root_id", Text, nullable=False, server_default=""),
+    Column("key_ref", Text, nullable=False, server_default=""),
+    Column("source", Text, nullable=False, server_default="own"),
+    Column("state_since", UtcTime),
+    Column("csr_pem", Text, nullable=False, server_default=""),
+    Column("automatic", Boolean, nullable=False, server_default=false()),
+)
+
+# Every trust bundle that was ever given out, one row a publication: which roots a fingerprint stands for.
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("fingerprint", Text, nullable=False, index=True),
+    Column("roots", Text, nullable=False),  # SHA-256 of each root's DER, hexadecimal, separated by spaces
+    Column("since", UtcTime, nullable=False),
+)
+
+# The processes that issue, and the last change of authorities that each took over.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seen_at", UtcTime, nullable=False),
+)
+
+# Acts that need a second administrator. The body is canonical JSON, and what is approved is its hash.
+pending_acts = Table(
+    "pending_acts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),  # a token's id
+    Column("requested_name", Text, nullable=False),
+    Column("requested_at", UtcTime, nullable=False, index=True),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("decided_by", Text, nullable=False),
+    Column("decided_name", Text, nullable=False),
+    Column("decided_at", UtcTime),
 )
 
 sealed_keys = Table(

@@ -7,9 +7,11 @@ from sqlalchemy import Connection, select, text
 from app.authority.ports import SnapshotDelta
 from app.authority.records import StoreStatus
 from app.ledger.entry import LedgerEntry
+from app.storage.authority_rows import SqlAuthorityRows
 from app.storage.counters import all_values
 from app.storage.inventory_rows import SqlInventoryRows
 from app.storage.ledger_rows import PreparedEntry
+from app.storage.pending_rows import SqlPendingActRows
 from app.storage.policy_rows import SqlPolicyRows
 from app.storage.snapshot_rows import read_delta
 from app.storage.tables import properties
@@ -28,6 +30,8 @@ class SqlTransaction:
         self.policies = SqlPolicyRows(connection)
         self.tokens = SqlTokenRows(connection)
         self.inventory = SqlInventoryRows(connection)
+        self.authorities = SqlAuthorityRows(connection)
+        self.pending_acts = SqlPendingActRows(connection)
         self.entries: list[PreparedEntry] = []
 
     def lock(self) -> None:

@@ -30,6 +30,31 @@ AUTHORITY_EXPIRY = Gauge(
     multiprocess_mode="max",
 )
 
+AUTHORITY_END = Gauge(
+    "gatehouse_authority_end_timestamp_seconds",
+    "When an authority's chain expires, as seconds since 1970; +Inf once it is retired.",
+    ["authority", "role"],
+    multiprocess_mode="livemax",
+)
+AUTHORITY_STATE = Gauge(
+    "gatehouse_authority_state",
+    "1 for the state that an authority is in.",
+    ["authority", "role", "state"],
+    multiprocess_mode="livemax",
+)
+ROOT_HOLDERS = Gauge(
+    "gatehouse_root_holders",
+    "Holders of unexpired certificates, and how many of them have received a root.",
+    ["authority", "received"],
+    multiprocess_mode="livemax",
+)
+BUNDLE_SEQUENCE = Gauge(
+    "gatehouse_bundle_sequence", "How often the trust bundle has changed.", multiprocess_mode="livemax"
+)
+AUTHORITY_CHORES = Counter(
+    "gatehouse_authority_chores", "What authorities did by themselves, or failed to.", ["chore", "outcome"]
+)
+
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )

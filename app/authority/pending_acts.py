@@ -1,0 +1,179 @@
+"""Acts that take two administrators: asked for by one, confirmed by another, bound to a hash of all they do.
+
+Who confirms must hold another token under another name, and that token must be older than the request: so nobody
+confirms an act of their own with a token made for the purpose. (Whoever may make tokens can still prepare one long
+before; that is what the ledger's record of made tokens is for.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from app.authority.actor import Actor, Role
+from app.authority.authorities import Authorities
+from app.authority.authority_store import ActState, PendingAct
+from app.authority.commit_authorities import AuthorityChange, commit_change
+from app.authority.store import Transaction
+from app.errors import AppError, ErrorCode
+from app.ledger.entry import EntryKind, LedgerEntry
+
+_ID_BYTES = 8
+_SUBJECT = "act/"
+
+
+class PendingActs:
+    """Keeps acts until they are confirmed, rejected or too old."""
+
+    def __init__(self, authorities: Authorities, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self._authorities = authorities
+        self._store, self._clock, self._limits = authorities.store, authorities.clock, authorities.limits
+        self._random_bytes = random_bytes
+
+    async def request(self, actor: Actor, kind: str, body: Mapping[str, Any]) -> PendingAct:
+        """Ask for an act; it does nothing until another administrator confirms it.
+
+        Raises:
+            AppError: `OVERLOADED` when too many wait.
+        """
+        actor.require(Role.ADMIN)
+        now = self._clock.now()
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        act = PendingAct(
+            id=self._random_bytes(_ID_BYTES).hex(),
+            kind=kind,
+            body=text,
+            sha256=_hash(kind, text),
+            state=ActState.PENDING,
+            requested_by=actor.token_id,
+            requested_name=actor.name,
+            requested_at=now,
+            expires_at=now + timedelta(seconds=self._limits.act_expiry_seconds),
+        )
+
+        def work(transaction: Transaction) -> None:
+            transaction.lock()
+            if transaction.pending_acts.count_open(now) >= self._limits.max_open_acts:
+                raise AppError(ErrorCode.OVERLOADED, "too many acts wait for a second administrator; reject some")
+            transaction.pending_acts.add(act)
+            transaction.record(_entry(actor, act, "act.requested"))
+
+        await self._store.write(work)
+        return act
+
+    async def list(self, actor: Actor) -> tuple[PendingAct, ...]:
+        """The newest acts, newest first."""
+        actor.require(Role.ADMIN)
+        return await self._store.read(
+            lambda transaction: transaction.pending_acts.list(limit=self._limits.max_kept_acts)
+        )
+
+    async def read(self, act_id: str, kind: str) -> tuple[PendingAct, dict[str, Any]]:
+        """An act of a kind and its body.
+
+        Raises:
+            AppError: `NOT_FOUND`; `INTERNAL` when the stored body is not what its hash says.
+        """
+        act = await self._store.read(lambda transaction: _find(transaction, act_id))
+        if act.kind != kind:
+            raise AppError(ErrorCode.NOT_FOUND, "there is no such act; `gatehouse ca pending` shows them")
+        if _hash(act.kind, act.body) != act.sha256:
+            raise AppError(ErrorCode.FAILED_PRECONDITION, "the stored act is not what was asked for: it was altered")
+        body: dict[str, Any] = json.loads(act.body)
+        return act, body
+
+    async def approve(self, actor: Actor, act_id: str, sha256: str, change: AuthorityChange) -> None:
+        """Confirm an act by its hash and make its change, in one transaction; then take the change over.
+
+        Raises:
+            AppError: `PERMISSION_DENIED` when the actor may not confirm it; `PRECONDITION_FAILED` for another hash;
+                `CONFLICT` when it is decided or too old, or the authorities changed.
+        """
+
+        def work(transaction: Transaction) -> None:
+            transaction.lock()
+            act = self._check(transaction, actor, _find(transaction, act_id), sha256)
+            transaction.pending_acts.decide(self._decided(act, actor, ActState.APPROVED))
+            transaction.record(_entry(actor, act, "act.approved", time=self._clock.now()))
+            commit_change(transaction, change, self._authorities.trust_domain)
+
+        await self._store.write(work)
+        await self._authorities.refresh()
+
+    async def reject(self, actor: Actor, act_id: str) -> PendingAct:
+        """Let an act never be done; whoever asked for it may do this too.
+
+        Raises:
+            AppError: `NOT_FOUND`, `CONFLICT` when it is decided already.
+        """
+        actor.require(Role.ADMIN)
+
+        def work(transaction: Transaction) -> PendingAct:
+            transaction.lock()
+            act = self._decided(_find(transaction, act_id), actor, ActState.REJECTED)
+            transaction.pending_acts.decide(act)
+            transaction.record(_entry(actor, act, "act.rejected", time=self._clock.now()))
+            return act
+
+        return await self._store.write(work)
+
+    def _check(self, transaction: Transaction, actor: Actor, act: PendingAct, sha256: str) -> PendingAct:
+        """Whether this actor may confirm this act now; everything is read anew, under the lock."""
+        now = self._clock.now()
+        if act.state is not ActState.PENDING:
+            raise AppError(ErrorCode.CONFLICT, f"the act is {act.state.value} already")
+        if act.expires_at <= now:
+            raise AppError(ErrorCode.CONFLICT, "the act is too old: ask for it again")
+        if _hash(act.kind, act.body) != act.sha256:
+            raise AppError(ErrorCode.FAILED_PRECONDITION, "the stored act is not what was asked for: it was altered")
+        if not hmac.compare_digest(act.sha256, sha256):
+            raise AppError(
+                ErrorCode.PRECONDITION_FAILED, "that is not the hash of this act: look at it again before you confirm"
+            )
+        found = transaction.tokens.find(actor.token_id) if actor.token_id else None
+        if found is None:
+            raise AppError(ErrorCode.PERMISSION_DENIED, "an act is confirmed with an administrator's token")
+        token = found[0]
+        if token.id == act.requested_by or token.name == act.requested_name:
+            raise AppError(ErrorCode.PERMISSION_DENIED, "somebody else than who asked for it must confirm it")
+        is_valid = token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
+        if not is_valid or token.role is not Role.ADMIN:
+            raise AppError(ErrorCode.PERMISSION_DENIED, "the token may not do this any more")
+        if token.created_at >= act.requested_at:
+            raise AppError(
+                ErrorCode.PERMISSION_DENIED, "the token was made after the act was asked for, so it cannot confirm it"
+            )
+        return act
+
+    def _decided(self, act: PendingAct, actor: Actor, state: ActState) -> PendingAct:
+        return replace(
+            act, state=state, decided_by=actor.token_id, decided_name=actor.name, decided_at=self._clock.now()
+        )
+
+
+def _find(transaction: Transaction, act_id: str) -> PendingAct:
+    act = transaction.pending_acts.find(act_id)
+    if act is None:
+        raise AppError(ErrorCode.NOT_FOUND, "there is no such act; `gatehouse ca pending` shows them")
+    return act
+
+
+def _hash(kind: str, body: str) -> str:
+    return hashlib.sha256(f"{kind}\n{body}".encode()).hexdigest()
+
+
+def _entry(actor: Actor, act: PendingAct, verb: str, time: Any = None) -> LedgerEntry:
+    return LedgerEntry(
+        kind=EntryKind.ADMIN_ACT,
+        time=time or act.requested_at,
+        actor=actor.label,
+        subject=f"{_SUBJECT}{act.id}",
+        request_id=actor.request_id,
+        detail={"act": verb, "kind": act.kind, "sha256": act.sha256, "body": act.body},
+    )
