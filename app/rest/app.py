@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.errors import AppError
 from app.limits import HttpLimits
-from app.rest import inventory, operations, policies, revisions, tokens
+from app.rest import converge, inventory, operations, policies, revisions, tokens
 from app.rest.edge import PUBLIC, Edge
 from app.rest.parameters import refuse_unknown_query
 from app.rest.problems import on_app_error, on_http_exception, on_unexpected, on_validation_error
@@ -55,7 +55,14 @@ def create_routes(services: RestServices | None) -> FastAPI:
         },
     )
     app.state.services = services
-    for router in (policies.router, revisions.router, inventory.router, tokens.router, operations.router):
+    for router in (
+        policies.router,
+        revisions.router,
+        inventory.router,
+        tokens.router,
+        operations.router,
+        converge.router,
+    ):
         app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # FastAPI's documented way
     return app
