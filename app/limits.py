@@ -64,6 +64,11 @@ class CertificateLimits:
     identity_rate_per_second: float = 1.0
     identity_burst: int = 10
     max_tracked_callers: int = 50_000
+    early_renewals: int = 20  # of one identity by one node in the window, long before it is due; more is a loop
+    early_window_seconds: float = 600.0
+    max_clock_drift_seconds: float = 300.0  # wall clock against the time since the start; beyond, nothing is issued
+    max_tracked_keys: int = 100_000  # certified keys that are compared, newest kept
+    converge_poll_seconds: float = 2.0  # how soon replicas notice that the mesh shall converge
     max_in_flight: int = 2_000  # issuance jobs of the process
     max_job_seconds: float = 30.0  # of one job, from intent to record; the call has given up long before
     inventory_refresh_seconds: float = 0.5
@@ -189,6 +194,17 @@ class Limits:
             max_concurrent_rpcs=4_000,
             rpc_budget_seconds=10.0,
             max_connection_idle_seconds=600.0,
+        )
+    )
+    ca_mtls_grpc: GrpcLimits = field(
+        default_factory=lambda: GrpcLimits(
+            max_message_bytes=65_536,
+            max_connections=2_000,
+            max_concurrent_streams=16,
+            max_concurrent_rpcs=1_000,
+            rpc_budget_seconds=10.0,
+            max_connection_idle_seconds=60.0,
+            max_connection_age_seconds=120.0,  # how long a connection outlives the root that it was verified with
         )
     )
     check_grpc: GrpcLimits = field(

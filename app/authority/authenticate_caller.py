@@ -1,27 +1,32 @@
-"""Who calls the certificate service: the bearer token's caller, whose cluster must agree with what it says."""
+"""Who calls the certificate service: the holder of a bearer token, or of a current certificate of ours.
+
+Tokens come to port 15012; their cluster must agree with what the caller says. Certificates come to port 15013, where
+TLS has verified the chain: here the certificate must also be one that we have on record, with that key, signed by an
+authority that is still believed, and not revoked.
+"""
 
 from __future__ import annotations
 
-from app.authority.certificate_request import Attempt, CertificateStep, shown
+from datetime import timedelta
+
+from app.authority.certificate_records import (
+    CertificateRecords,
+    IssuerTrust,
+    RecordedCertificate,
+    Revocations,
+)
+from app.authority.certificate_request import AccessRules, Attempt, CertificateStep, shown
 from app.authority.clusters import Clusters
 from app.authority.credentials import Credentials, bearer_token, unauthenticated
 from app.authority.ports import TokenAuthenticator, TokenCaller
+from app.authority.refusal_reasons import reason_of
+from app.ca.client_certificate import ClientCertificate, read_client_certificate
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
 
-_TOKEN_ADVICE = {
-    "missing": "give the node proxy a token: AUTH_TOKEN, or the projected token file it reads by default.",
-    "malformed": "send exactly one authorization value, 'Bearer' and the token, without white space around it.",
-    "too_long": "use a bound service-account token; this value is too long to be one.",
-    "expired": "let the node proxy read its current token; kubelet renews projected tokens, `gatehouse token` mints.",
-    "not_yet_valid": "compare the clocks of the token's issuer and of this host.",
-    "audience": "ask for a token with one of this authority's audiences (default istio-ca).",
-    "issuer": "configure the token's issuer, or use a token of a configured one.",
-    "algorithm": "only RS, PS, ES and EdDSA signatures are believed, each with a key of its type.",
-    "unknown_key": "check that the issuer's published keys (JWKS) contain the token's key id.",
-    "signature": "the signature does not hold: the token was altered or comes from somebody else.",
-    "claims": "use a token that is bound to the node proxy's pod, as Kubernetes projects it.",
-}
+# A renewal is early in the first quarter of a certificate's life; it is due at half.
+_EARLY = 0.25
+_BAD_CLAIMS = ("token_claims", CertificateStep.AUTHENTICATE, "")
 
 
 class AuthenticateByToken:
@@ -44,7 +49,7 @@ class AuthenticateByToken:
             caller = await self._authenticator.authenticate(token, now=attempt.time, cluster=credentials.cluster_id)
         except AppError as error:
             if error.code is ErrorCode.UNAUTHENTICATED:
-                attempt.check, attempt.advice = _token_fault(error.diagnosis)
+                attempt.file_under(reason_of(error.diagnosis, prefix="token_") or _BAD_CLAIMS)
             raise
         attempt.caller, attempt.node = caller, caller.node_name
 
@@ -54,7 +59,77 @@ class AuthenticateByToken:
         return caller
 
 
-def _token_fault(diagnosis: str) -> tuple[str, str]:
-    """The closed reason at the start of a token diagnosis (`expired: ...`), and what to do about it."""
-    reason = diagnosis.partition(":")[0]
-    return (f"token_{reason}", _TOKEN_ADVICE[reason]) if reason in _TOKEN_ADVICE else ("token_claims", "")
+class AuthenticateByCertificate:
+    """Callers that show their current certificate (port 15013)."""
+
+    def __init__(
+        self,
+        records: CertificateRecords,
+        *,
+        issuers: IssuerTrust,
+        revocations: Revocations,
+        rules: AccessRules,
+    ) -> None:
+        self._records = records
+        self._issuers = issuers
+        self._revocations = revocations
+        self._rules = rules
+
+    async def __call__(self, credentials: Credentials, attempt: Attempt) -> TokenCaller:
+        """The workload that the certificate is for, where it is on record.
+
+        Raises:
+            AppError: `UNAUTHENTICATED` when the certificate is not one of ours, not on record, revoked, or when
+                there is a token beside it; `UNAVAILABLE` when the records cannot be read.
+        """
+        attempt.step = CertificateStep.AUTHENTICATE
+        try:
+            certificate, recorded = await self._read(credentials, attempt)
+        except AppError as error:
+            if (reason := reason_of(error.diagnosis, prefix="certificate_")) is not None:
+                attempt.file_under(reason)
+            raise
+        attempt.is_early = attempt.time < certificate.not_before + _EARLY * _life(certificate)
+        identity = certificate.identity
+        caller = TokenCaller(
+            issuer="",
+            token_id="",
+            namespace=identity.namespace,
+            service_account=identity.service_account,
+            node_name=recorded.node,
+            cluster=recorded.cluster,
+            renewed_serial=certificate.serial,
+        )
+        attempt.caller, attempt.node = caller, caller.node_name
+
+        attempt.step = CertificateStep.CLUSTER
+        if not self._rules.clusters.agree(caller.cluster, credentials.cluster_id):
+            raise unauthenticated(f"the caller says cluster {shown(credentials.cluster_id)}")
+        return caller
+
+    async def _read(self, credentials: Credentials, attempt: Attempt) -> tuple[ClientCertificate, RecordedCertificate]:
+        if credentials.authorization:
+            # Which of the two would count? Somebody in front may have looked at the other one.
+            raise unauthenticated("authorization: a token came beside the client certificate")
+        if not credentials.client_certificate:
+            raise unauthenticated("missing: the connection has no client certificate")
+        certificate = read_client_certificate(
+            credentials.client_certificate, trust_domain=self._rules.trust_domain, now=attempt.time
+        )
+        attempt.identity = str(certificate.identity)
+        recorded = await self._records.find_certificate(certificate.serial)
+        if recorded is None:
+            raise unauthenticated("unknown: no certificate of that serial number is on record")
+        if (recorded.identity, recorded.key_hash) != (str(certificate.identity), certificate.key_hash):
+            raise unauthenticated("unknown: the certificate on record has another key or name")
+        if recorded.purpose:
+            raise unauthenticated(f"purpose: the certificate is a {recorded.purpose} certificate, not a workload's")
+        if not self._issuers.is_believed(recorded.authority):
+            raise unauthenticated(f"issuer: the authority {recorded.authority} is not believed any more")
+        if why := self._revocations.why_revoked(recorded):
+            raise unauthenticated(f"revoked: {why}")
+        return certificate, recorded
+
+
+def _life(certificate: ClientCertificate) -> timedelta:
+    return certificate.not_after - certificate.not_before

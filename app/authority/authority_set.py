@@ -154,7 +154,7 @@ class AuthoritySet:
             AppError: `INVALID` when its chain does not hold together.
         """
         certificate, *above = self.chain(row)
-        return Authority.of(certificate, tuple(above), self.trust_domain, id=row.id)
+        return Authority.of(certificate, tuple(above), self.trust_domain, authority_id=row.id)
 
     def member(self, row: StoredAuthority, last_ends: Mapping[str, datetime]) -> Member:
         """An authority as its life sees it."""

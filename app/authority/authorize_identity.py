@@ -6,8 +6,18 @@ from app.authority.certificate_request import AccessRules, Attempt, CertificateR
 from app.authority.credentials import unauthenticated
 from app.authority.placements import Placements
 from app.authority.ports import TokenCaller
-from app.ca.impersonation import Granted, NodeCaller, PlacementIndex, Refused, Step, authorize, authorize_own
+from app.ca.impersonation import (
+    Granted,
+    NodeCaller,
+    PlacementIndex,
+    Refused,
+    Step,
+    authorize,
+    authorize_own,
+    authorize_renewal,
+)
 from app.errors import AppError
+from app.identity.spiffe import WorkloadIdentity
 
 # What a fresh look at the inventory may change.
 _LIFTED_BY_NEWS = frozenset(
@@ -16,7 +26,7 @@ _LIFTED_BY_NEWS = frozenset(
 
 
 class AuthorizeIdentity:
-    """Authorises node proxies for the workloads of their node, and workloads for themselves."""
+    """Authorises node proxies for the workloads of their node, workloads for themselves and for their renewal."""
 
     def __init__(self, placements: Placements, rules: AccessRules) -> None:
         self._placements = placements
@@ -33,26 +43,33 @@ class AuthorizeIdentity:
         if request.fault:
             attempt.check = "metadata"
             raise unauthenticated(request.fault)
+        if caller.renewed_serial and request.impersonated not in (None, _own_identity(caller, self._rules)):
+            # INVARIANT: a client certificate never speaks for another identity; its holder may be any workload.
+            raise unauthenticated("certificate_impersonation: a certificate renews its own identity only")
         source, node_caller = self._placements.of(caller.cluster), as_node_caller(caller)
         try:
             index = source.index()
         except AppError:
             index = await source.look_again(node_caller)
-        verdict = self._decide(request, node_caller, index)
+        verdict = self._decide(request, caller, index)
         if isinstance(verdict, Refused) and verdict.step in _LIFTED_BY_NEWS:
-            verdict = self._decide(request, node_caller, await source.look_again(node_caller))
+            verdict = self._decide(request, caller, await source.look_again(node_caller))
         if isinstance(verdict, Refused):
             attempt.check, attempt.advice = verdict.step.value, verdict.advice
             raise unauthenticated(verdict.reason)
         attempt.identity, attempt.node = str(verdict.identity), verdict.node
         return verdict
 
-    def _decide(self, request: CertificateRequest, caller: NodeCaller, index: PlacementIndex) -> Granted | Refused:
+    def _decide(self, request: CertificateRequest, caller: TokenCaller, index: PlacementIndex) -> Granted | Refused:
         trust_domain = self._rules.trust_domain
+        if caller.renewed_serial:
+            own = WorkloadIdentity(trust_domain, caller.namespace, caller.service_account)
+            return authorize_renewal(own, caller.node_name, index=index)
+        node_caller = as_node_caller(caller)
         if request.impersonated is None:
-            return authorize_own(caller, index=index, trust_domain=trust_domain)
+            return authorize_own(node_caller, index=index, trust_domain=trust_domain)
         return authorize(
-            caller,
+            node_caller,
             request.impersonated,
             index=index,
             trust_domain=trust_domain,
@@ -69,3 +86,7 @@ def as_node_caller(caller: TokenCaller) -> NodeCaller:
         pod_uid=caller.pod_uid,
         node_name=caller.node_name,
     )
+
+
+def _own_identity(caller: TokenCaller, rules: AccessRules) -> str:
+    return str(WorkloadIdentity(rules.trust_domain, caller.namespace, caller.service_account))

@@ -20,11 +20,15 @@ class CertificateStep(StrEnum):
     """Where a request is, in order."""
 
     DECODE = "decode"
+    CLOCK = "clock"
     AUTHENTICATE = "authenticate"
     CLUSTER = "cluster"
     AUTHORIZE = "authorize"
     RATE = "rate"
+    LOOP = "loop"
     CSR = "csr"
+    KEY = "key"
+    LIFETIME = "lifetime"
     ISSUE = "issue"
 
 
@@ -44,27 +48,40 @@ class AccessRules:
     """Who may ask: the trust domain, the accounts of node proxies, the cluster's names.
 
     `csr_must_agree`: refuse a CSR that names another identity than the authorised one (istiod ignores the name).
+    `refuse_cert_signer`: refuse a request that names a signer, for there is only one (istiod ignores the name, too).
     """
 
     trust_domain: TrustDomain
     trusted_accounts: AbstractSet[str] = DEFAULT_TRUSTED_ACCOUNTS
     clusters: Clusters = field(default_factory=Clusters)
     csr_must_agree: bool = True
+    refuse_cert_signer: bool = False
 
 
 @dataclass(slots=True)
 class Attempt:
-    """How far one request has come, for the log and for explain; the one value that changes on the way."""
+    """How far one request has come, for the log and for explain; the one value that changes on the way.
+
+    `time` is the wall clock's, `started` the monotonic clock's. `is_early` says whether a presented certificate is far
+    from being due for renewal; None when none was presented.
+    """
 
     request_id: str
     peer: str
     time: datetime
+    started: float
     step: CertificateStep = CertificateStep.AUTHENTICATE
     caller: TokenCaller | None = None
     node: str = ""
     identity: str = ""
     check: str = ""
     advice: str = ""
+    is_early: bool | None = None
+    is_worth_a_line: bool = True  # whether a refusal is logged, besides being counted and remembered
+
+    def file_under(self, reason: tuple[str, CertificateStep, str]) -> None:
+        """Note the closed reason of a refusal, the step that it belongs to, and the advice."""
+        self.check, self.step, self.advice = reason
 
     @property
     def account(self) -> str:

@@ -1,8 +1,8 @@
 """CreateCertificate: who asks, may they, what do they get.
 
-A straight line: authenticate, authorise (placement; one live look at the inventory before a refusal that it could
-lift), bound the rate, parse the CSR, then the issuer's job. Every authentication and impersonation failure looks the
-same from outside; the reason goes to one log line, a counter and the bounded memory of refusals.
+A straight line: authenticate, authorise, bound the rate, parse the CSR, then the issuer's job. Each port has one of its
+own, which differs in who calls: a token's holder, or a current certificate's. Every failure of authentication or
+impersonation looks the same from outside; the reason goes to one log line, a counter and the memory of refusals.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep
-from app.authority.clusters import Clusters
+from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep, shown
 from app.authority.credentials import Credentials
 from app.authority.issue_certificate import Issued, Issuer, Order
-from app.authority.ports import Clock, TokenCaller
-from app.authority.rate_limits import TokenBuckets
+from app.authority.key_guard import holder_of
+from app.authority.ports import MonotonicClock, TokenCaller
 from app.authority.report_certificate import ReportCertificate
+from app.authority.request_guards import RequestGuards
 from app.ca.csr import check_requested_identity, parse_csr
 from app.ca.impersonation import Granted
 from app.errors import AppError, ErrorCode
@@ -47,31 +47,32 @@ class CreateCertificate:
         *,
         authenticate: Authenticate,
         authorize: Authorize,
+        guards: RequestGuards,
         issuer: Issuer,
         report: ReportCertificate,
         rules: AccessRules,
         limits: CertificateLimits,
-        clock: Clock,
+        clock: MonotonicClock,
     ) -> None:
+        """One for each port; `guards`, `issuer` and `report` are shared by all of them."""
         self._authenticate = authenticate
         self._authorize = authorize
+        self._guards = guards
         self._issuer = issuer
         self._report = report
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._nodes = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
-        self._identities = _buckets(limits, limits.identity_rate_per_second, limits.identity_burst)
 
-    async def __call__(self, request: CertificateRequest, credentials: Credentials, request_id: str) -> list[str]:
-        """The certificate chain: leaf, each intermediate alone, all roots last.
+    async def __call__(self, request: CertificateRequest, credentials: Credentials, request_id: str) -> Issued:
+        """The certificate, its lifetime, and the chain: leaf, each intermediate alone, all roots last.
 
         Raises:
             AppError: `UNAUTHENTICATED`, always with the same text, for whoever may not have it; `MALFORMED` and
-                `INVALID` for a bad CSR or lifetime; `RATE_LIMITED`, `OVERLOADED`, `UNAVAILABLE`, `INTERNAL` as
-                they say.
+                `INVALID` for a bad CSR, key or lifetime; `FAILED_PRECONDITION` when the clock was moved or the
+                authority is about to expire; `RATE_LIMITED`, `OVERLOADED`, `UNAVAILABLE`, `INTERNAL` as they say.
         """
-        attempt = Attempt(request_id, credentials.peer, self._clock.now())
+        attempt = self._attempt(credentials, request_id)
         try:
             issued = await self._create(request, credentials, attempt)
         except AppError as error:
@@ -82,56 +83,55 @@ class CreateCertificate:
             self._report.refused(attempt, gone)
             raise
         self._report.issued(attempt, issued)
-        return issued.chain
+        return issued
 
     def refuse_undecodable(self, credentials: Credentials, request_id: str) -> AppError:
         """Record a request whose bytes are not the protobuf that was expected; the error to answer with."""
-        attempt = Attempt(request_id, credentials.peer, self._clock.now(), CertificateStep.DECODE)
+        attempt = self._attempt(credentials, request_id)
+        attempt.step = CertificateStep.DECODE
         error = AppError(ErrorCode.MALFORMED, "the request is not an IstioCertificateRequest")
         self._report.refused(attempt, error)
         return error
 
+    def _attempt(self, credentials: Credentials, request_id: str) -> Attempt:
+        return Attempt(request_id, credentials.peer, self._clock.now(), self._clock.monotonic())
+
     async def _create(self, request: CertificateRequest, credentials: Credentials, attempt: Attempt) -> Issued:
+        attempt.step = CertificateStep.CLOCK
+        self._issuer.rules.clock_guard.check()  # before it makes good tokens look expired
         caller = await self._authenticate(credentials, attempt)
-
-        attempt.step = CertificateStep.RATE
         # Before anything that costs: a compromised node proxy holds a valid token.
-        if not self._nodes.take(_caller_key(caller), now=attempt.time.timestamp()):
-            raise AppError(ErrorCode.RATE_LIMITED, "this node asks for too many certificates; slow down")
-
+        self._guards.admit_caller(caller, attempt)
         granted = await self._authorize(request, caller, attempt)
-
-        attempt.step = CertificateStep.RATE
-        # By node and identity: an identity that runs on a thousand nodes is asked for a thousand times at once.
-        if not self._identities.take((_caller_key(caller), attempt.identity), now=attempt.time.timestamp()):
-            raise AppError(ErrorCode.RATE_LIMITED, "this node asks too often for this identity; slow down")
+        self._guards.admit_identity(caller, attempt)
 
         attempt.step = CertificateStep.CSR
+        if request.cert_signer and self._rules.refuse_cert_signer:
+            raise AppError(
+                ErrorCode.INVALID,
+                "this authority has one signer only; leave CertSigner empty",
+                diagnosis=f"signer_name: the request names the signer {shown(request.cert_signer)}",
+            )
         csr = parse_csr(request.csr_pem, self._limits)
         identity = granted.identity.spiffe_id
         if self._rules.csr_must_agree:
             check_requested_identity(csr, identity)
 
         attempt.step = CertificateStep.ISSUE
-        return await self._issuer.issue(
+        cluster = caller.cluster or self._rules.clusters.id
+        issued = await self._issuer.issue(
             Order(
                 identity=identity,
                 csr=csr,
                 ttl_seconds=request.ttl_seconds,
                 actor=_actor(request, caller, granted),
                 request_id=attempt.request_id,
-                detail=_ledger_detail(caller, granted, self._rules.clusters),
+                detail=_ledger_detail(request, caller, granted, cluster),
+                holder=holder_of(cluster=cluster, node=granted.node, identity=attempt.identity),
             )
         )
-
-
-def _buckets(limits: CertificateLimits, rate: float, burst: int) -> TokenBuckets:
-    return TokenBuckets(rate_per_second=rate, burst=burst, max_keys=limits.max_tracked_callers)
-
-
-def _caller_key(caller: TokenCaller) -> tuple[str, str, str, str]:
-    """One node proxy: its account and where its token says it runs."""
-    return (caller.issuer, f"{caller.namespace}/{caller.service_account}", caller.node_name, caller.pod_uid)
+        self._guards.issued(caller, attempt, issued)
+        return issued
 
 
 def _actor(request: CertificateRequest, caller: TokenCaller, granted: Granted) -> str:
@@ -139,13 +139,18 @@ def _actor(request: CertificateRequest, caller: TokenCaller, granted: Granted) -
     return f"workload:{account}" if request.impersonated is None else f"node:{account}@{granted.node}"
 
 
-def _ledger_detail(caller: TokenCaller, granted: Granted, clusters: Clusters) -> dict[str, Any]:
-    return {
+def _ledger_detail(request: CertificateRequest, caller: TokenCaller, granted: Granted, cluster: str) -> dict[str, Any]:
+    detail = {
         "node": granted.node,
         "callerNamespace": caller.namespace,
         "callerServiceAccount": caller.service_account,
         "callerPod": caller.pod_name,
         "tokenId": caller.token_id,
         "tokenIssuer": caller.issuer,
-        "cluster": caller.cluster or clusters.id,
+        "cluster": cluster,
     }
+    if caller.renewed_serial:
+        detail["renewalOf"] = caller.renewed_serial
+    if request.cert_signer:
+        detail["certSigner"] = shown(request.cert_signer)
+    return detail

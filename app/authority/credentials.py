@@ -14,11 +14,15 @@ _BEARER = re.compile(r"(?i:bearer) ([A-Za-z0-9._~+/-]+=*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """The caller's metadata as received: every `authorization` value, the `clusterid`, and the transport's peer."""
+    """The caller's metadata as received: every `authorization` value, the `clusterid`, and the transport's peer.
+
+    `client_certificate` is the leaf (PEM) that TLS has verified; empty on a port that asks for none.
+    """
 
     authorization: tuple[str, ...] = field(default=(), repr=False)
     cluster_id: str = ""
     peer: str = ""
+    client_certificate: str = field(default="", repr=False)
 
 
 def unauthenticated(diagnosis: str) -> AppError:

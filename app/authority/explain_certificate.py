@@ -19,15 +19,20 @@ _ADVICE_OF_STEP = {
     CertificateStep.DECODE: "the caller does not speak istio.v1.auth; check what sends to this port.",
     CertificateStep.CLUSTER: "set the node proxy's CLUSTER_ID to this cluster's name, or add its name as an alias.",
     CertificateStep.RATE: "wait; if it persists, find out why this node asks so often, or raise the limit.",
+    CertificateStep.LOOP: "find out why the node proxy does not keep its certificate.",
     CertificateStep.CSR: "the message says what is wrong with the CSR.",
     CertificateStep.ISSUE: "see the reason; the log has more under this request id.",
 }
 _WORDS = {
     CertificateStep.DECODE: "the request is valid protobuf",
-    CertificateStep.AUTHENTICATE: "the bearer token is valid",
+    CertificateStep.CLOCK: "the authority's clock was not moved",
+    CertificateStep.AUTHENTICATE: "the bearer token, or the client certificate, is valid",
     CertificateStep.CLUSTER: "the cluster id agrees with the token's issuer",
     CertificateStep.RATE: "the caller keeps within its rate",
+    CertificateStep.LOOP: "the caller does not ask long before it needs to, again and again",
     CertificateStep.CSR: "the CSR is acceptable",
+    CertificateStep.KEY: "the key is neither blocked nor another workload's",
+    CertificateStep.LIFETIME: "the lifetime can be granted",
     CertificateStep.ISSUE: "the certificate is issued and on record",
     Step.CALLER_ACCOUNT: "the caller's service account may ask for others",
     Step.IDENTITY: "the requested identity is well-formed",
@@ -41,11 +46,15 @@ _WORDS = {
 }
 _ORDER: tuple[CertificateStep | Step, ...] = (
     CertificateStep.DECODE,
+    CertificateStep.CLOCK,
     CertificateStep.AUTHENTICATE,
     CertificateStep.CLUSTER,
     *Step,
     CertificateStep.RATE,
+    CertificateStep.LOOP,
     CertificateStep.CSR,
+    CertificateStep.KEY,
+    CertificateStep.LIFETIME,
     CertificateStep.ISSUE,
 )
 

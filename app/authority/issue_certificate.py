@@ -12,17 +12,21 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 import structlog
 
-from app.authority.ports import Clock, Ledger, Signer
+from app.authority.clock_guard import ClockGuard
+from app.authority.key_guard import CertifiedKey, KeyGuard
+from app.authority.ports import Ledger, MonotonicClock, Signer
 from app.ca.authority import Authority
 from app.ca.bundle import TrustBundle
 from app.ca.csr import Csr
 from app.ca.issuance import RANDOM_SERIAL_BYTES, IssuedSvid, PreparedSvid, assemble, prepare, serial_number
+from app.ca.key_policy import key_hash
+from app.ca.lifetimes import Lifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
@@ -54,6 +58,8 @@ class Order:
     """One certificate to issue, everything decided but its lifetime.
 
     `detail` is what the ledger keeps of who asked (node, pod, token id ...): JSON values, no secrets.
+    `holder` says for whom the key is certified (`app.authority.key_guard.holder_of`): renewals are spread by it, and
+    nobody else gets a certificate for the same key. It is empty for certificates of our own, which may.
     `serving_names` are for our own listeners and never come from a caller.
     """
 
@@ -63,16 +69,45 @@ class Order:
     actor: str
     request_id: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    holder: str = ""
     serving_names: ServingNames = NO_SERVING_NAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A certificate on record and the chain to answer with."""
+    """A certificate on record and the chain to answer with; `key_is_shared` when somebody else holds its key, too."""
 
     svid: IssuedSvid
     grant: TtlGrant
     chain: list[str]
+    key_is_shared: bool = False
+
+
+def _never() -> datetime | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuingRules:
+    """What every certificate is issued under. `converge_by` is the deadline of a mesh that converges, or None."""
+
+    lifetimes: Lifetimes
+    keys: KeyGuard
+    clock_guard: ClockGuard
+    converge_by: Callable[[], datetime | None] = _never
+
+    @classmethod
+    def from_limits(cls, limits: CertificateLimits, clock: MonotonicClock) -> Self:
+        """The rules when nobody has set any.
+
+        Raises:
+            AppError: `INVALID` when the limits contradict each other.
+        """
+        return cls(
+            lifetimes=Lifetimes(WorkloadProfile.from_limits(limits)),
+            keys=KeyGuard(max_keys=limits.max_tracked_keys),
+            clock_guard=ClockGuard(clock, max_drift_seconds=limits.max_clock_drift_seconds),
+        )
 
 
 class Issuer:
@@ -83,15 +118,16 @@ class Issuer:
         state: IssuingState,
         ledger: Ledger,
         *,
-        clock: Clock,
+        clock: MonotonicClock,
         limits: CertificateLimits,
+        rules: IssuingRules | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._state = state
         self._ledger = ledger
         self._clock = clock
         self._limits = limits
-        self._profile = WorkloadProfile.from_limits(limits)
+        self._rules = rules or IssuingRules.from_limits(limits, clock)
         self._random_bytes = random_bytes
         self._jobs: set[asyncio.Task[Issued]] = set()
         self._draining = False
@@ -106,6 +142,11 @@ class Issuer:
         self._state = state
 
     @property
+    def rules(self) -> IssuingRules:
+        """What is issued under."""
+        return self._rules
+
+    @property
     def jobs_in_flight(self) -> int:
         """How many jobs run."""
         return len(self._jobs)
@@ -116,28 +157,55 @@ class Issuer:
         Raises:
             AppError: `INVALID` for a lifetime or key that cannot be granted; `OVERLOADED` when too many jobs run;
                 `UNAVAILABLE` when draining, or when ledger or signer cannot be reached in time;
-                `FAILED_PRECONDITION` when the authority is about to expire; `INTERNAL` when a check of ours fails.
+                `FAILED_PRECONDITION` when the authority is about to expire or the clock was moved; `INTERNAL` when a
+                check of ours fails.
         """
         if self._draining:
             raise AppError(ErrorCode.UNAVAILABLE, "shutting down; try again")
         if len(self._jobs) >= self._limits.max_in_flight:
             raise AppError(ErrorCode.OVERLOADED, "too many certificates are being issued; try again")
+        self._rules.clock_guard.check()
         state, now = self._state, self._clock.now()
-        grant = self._profile.granted_ttl(order.ttl_seconds, now=now, chain_not_after=state.authority.not_after)
+        grant = self._grant(order, state, now)
+        is_shared = self._claim_key(order, grant, now)
         prepared = prepare(
             order.identity,
             order.csr,
             grant,
             authority=state.authority,
-            profile=self._profile,
+            profile=self._rules.lifetimes.profile,
             now=now,
             serial=serial_number(self._random_bytes(RANDOM_SERIAL_BYTES)),
             serving_names=order.serving_names,
         )
+        if is_shared:
+            order = replace(order, detail={**order.detail, "keyShared": True})
         job = asyncio.create_task(self._sign_on_record(order, grant, prepared, state, now))
         self._jobs.add(job)
         job.add_done_callback(self._forget)
-        return await asyncio.shield(job)
+        issued = await asyncio.shield(job)
+        return replace(issued, key_is_shared=is_shared)
+
+    def _grant(self, order: Order, state: IssuingState, now: datetime) -> TtlGrant:
+        _, _, namespace, _, account = order.identity.path.split("/")
+        return self._rules.lifetimes.grant(
+            order.ttl_seconds,
+            namespace=namespace,
+            service_account=account,
+            spread_by=order.holder,
+            now=now,
+            chain_not_after=state.authority.not_after,
+            converge_by=self._rules.converge_by() if order.holder else None,
+        )
+
+    def _claim_key(self, order: Order, grant: TtlGrant, now: datetime) -> bool:
+        """Whether the key is somebody else's, too; refuses keys that must not be certified."""
+        hashed = key_hash(order.csr.public_key_der)
+        self._rules.keys.check_blocked(hashed)
+        if not order.holder:
+            return False
+        until = now + timedelta(seconds=grant.seconds)
+        return self._rules.keys.claim(CertifiedKey(key_hash=hashed, holder=order.holder, not_after=until), now=now)
 
     async def drain(self) -> None:
         """Take no more orders and wait until every job has ended."""
@@ -183,6 +251,7 @@ def _intent(order: Order, grant: TtlGrant, prepared: PreparedSvid, now: datetime
         "ttlRequested": order.ttl_seconds,
         "ttlGranted": grant.seconds,
         "ttlClamp": grant.clamp.value,
+        "ttlSpread": grant.spread_seconds,
         "keyType": order.csr.key_type,
     }
     return _entry(EntryKind.CERTIFICATE_INTENT, order, now, detail)
@@ -202,6 +271,7 @@ def _record(order: Order, grant: TtlGrant, svid: IssuedSvid, state: IssuingState
         "ttlRequested": order.ttl_seconds,
         "ttlGranted": grant.seconds,
         "ttlClamp": grant.clamp.value,
+        "ttlSpread": grant.spread_seconds,
     }
     return _entry(EntryKind.CERTIFICATE_ISSUED, order, now, detail)
 

@@ -203,7 +203,7 @@ def complete(known: AuthoritySet, row: StoredAuthority, pem: str, now: datetime)
     own, *above = certificates
     root = above.pop() if above and is_self_issued(above[-1]) else _known_root(known, above[-1] if above else own)
     # Checks the whole chain, key usages and trust domain.
-    chain = Authority.of(own, () if own == root else (*above, root), known.trust_domain, id=row.id)
+    chain = Authority.of(own, () if own == root else (*above, root), known.trust_domain, authority_id=row.id)
     if chain.not_after <= now:
         raise AppError(ErrorCode.INVALID, "the certificate or one above it has expired")
     rooted, added = place_root(known, root, row.source, now)

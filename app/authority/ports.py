@@ -19,7 +19,15 @@ class Clock(Protocol):
     """Where `now` comes from; injected so that tests own the time."""
 
     def now(self) -> datetime:
-        """The current time, aware, in UTC."""
+        """The current time, aware, in UTC: what certificates and records state. It may jump."""
+        ...
+
+
+class MonotonicClock(Clock, Protocol):
+    """A clock that can also measure how much time passes, whatever happens to the wall clock."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow, from any beginning, time that the host is suspended included: for durations."""
         ...
 
 
@@ -37,7 +45,10 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCaller:
-    """Who a bearer token speaks for, as a Kubernetes bound service-account token says it."""
+    """Who a bearer token speaks for, as a Kubernetes bound service-account token says it.
+
+    A caller that renews with its current certificate has no token: then `renewed_serial` is that certificate's.
+    """
 
     issuer: str
     token_id: str  # jti, for the ledger; the token itself is never kept
@@ -49,6 +60,7 @@ class TokenCaller:
     cluster: str = ""
     issued_at: datetime | None = None
     expires_at: datetime | None = None
+    renewed_serial: str = ""
 
 
 class TokenAuthenticator(Protocol):

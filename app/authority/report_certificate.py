@@ -8,9 +8,11 @@ import structlog
 
 from app.authority.certificate_request import Attempt, shown
 from app.authority.issue_certificate import Issued
-from app.authority.ports import Clock
+from app.authority.ports import MonotonicClock
 from app.authority.rate_limits import TokenBuckets
+from app.authority.refusal_reasons import reason_of
 from app.authority.refusals import Refusal, Refusals
+from app.ca.profile import TtlGrant
 from app.errors import AppError
 from app.limits import CertificateLimits
 
@@ -20,7 +22,7 @@ _log = structlog.get_logger()
 class CertificateObserver(Protocol):
     """Counts what happens; metrics implement it."""
 
-    def issued(self, *, seconds: float, clamped: bool) -> None:
+    def issued(self, *, seconds: float, grant: TtlGrant, key_is_shared: bool) -> None:
         """A certificate was issued."""
         ...
 
@@ -32,7 +34,7 @@ class CertificateObserver(Protocol):
 class NoObserver:
     """Counts nothing."""
 
-    def issued(self, *, seconds: float, clamped: bool) -> None:
+    def issued(self, *, seconds: float, grant: TtlGrant, key_is_shared: bool) -> None:
         """Nothing."""
 
     def refused(self, *, reason: str, code: str) -> None:
@@ -47,7 +49,7 @@ class ReportCertificate:
         refusals: Refusals,
         *,
         limits: CertificateLimits,
-        clock: Clock,
+        clock: MonotonicClock,
         observer: CertificateObserver | None = None,
     ) -> None:
         self._refusals = refusals
@@ -62,6 +64,8 @@ class ReportCertificate:
 
     def refused(self, attempt: Attempt, error: AppError) -> None:
         """A request got no certificate."""
+        if not attempt.check and (reason := reason_of(error.diagnosis)) is not None:
+            attempt.file_under(reason)
         refusal = Refusal(
             request_id=attempt.request_id,
             time=attempt.time,
@@ -79,7 +83,8 @@ class ReportCertificate:
         self._refusals.record(refusal)
         self._observer.refused(reason=refusal.label, code=refusal.code)
         who = refusal.caller or attempt.peer.rpartition(":")[0]
-        if not self._log_lines.take((refusal.label, who, refusal.node), now=attempt.time.timestamp()):
+        has_room = self._log_lines.take((refusal.label, who, refusal.node), now=self._clock.monotonic())
+        if not (attempt.is_worth_a_line and has_room):
             self._unlogged += 1
             return
         unlogged, self._unlogged = self._unlogged, 0
@@ -89,8 +94,9 @@ class ReportCertificate:
 
     def issued(self, attempt: Attempt, issued: Issued) -> None:
         """A request got its certificate."""
-        seconds = (self._clock.now() - attempt.time).total_seconds()
-        self._observer.issued(seconds=seconds, clamped=issued.grant.clamped)
+        seconds = self._clock.monotonic() - attempt.started
+        grant = issued.grant
+        self._observer.issued(seconds=seconds, grant=grant, key_is_shared=issued.key_is_shared)
         _log.info(
             "certificate_issued",
             request_id=attempt.request_id,
@@ -99,7 +105,9 @@ class ReportCertificate:
             node=attempt.node,
             serial=issued.svid.serial_hex,
             not_after=issued.svid.not_after.isoformat(),
-            ttl_granted=issued.grant.seconds,
-            ttl_clamp=issued.grant.clamp.value,
+            ttl_granted=grant.seconds,
+            ttl_clamp=grant.clamp.value,
+            ttl_spread=grant.spread_seconds,
             seconds=round(seconds, 6),
+            **({"key_shared": True} if issued.key_is_shared else {}),
         )

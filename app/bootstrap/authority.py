@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,40 +14,49 @@ import structlog
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.authenticate_caller import AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
 from app.authority.certificate_request import AccessRules
 from app.authority.clusters import Clusters
-from app.authority.create_certificate import CreateCertificate
+from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
+from app.authority.follow_certified_keys import follow_certified_keys, load_certified_keys
 from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer
+from app.authority.known_authorities import KnownAuthorities
 from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
 from app.authority.placements import Placements
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.refusals import Refusals
-from app.authority.report_certificate import ReportCertificate
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation, open_foundation
+from app.bootstrap.issuing import (
+    CertificateParts,
+    CertificatePorts,
+    certificate_ports,
+    issuing_rules,
+    refuses_cert_signer,
+    show_clock,
+    with_client_roots,
+)
 from app.bootstrap.readiness import Readiness
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.link.server import LinkServices, create_link_app
 from app.rest.app import create_app, rest_body_limits
 from app.rest.services import RestServices
-from app.rpc.certificates import certificate_methods
-from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
 from app.serving.binding import TcpEndpoint
 from app.serving.bounded import AsgiApp
 from app.serving.http import HttpServer
 from app.serving.tls import server_tls
 from app.settings import Listener, Settings
+from app.storage.certificate_index import CertificateIndex
+from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from app.telemetry import metrics
 from app.tokens.builtin_issuer import BuiltinIssuer
@@ -62,19 +71,6 @@ _LOCAL_WORKER = WorkerCaller("local")
 _LAST_JOBS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are being issued
 _CHANGE_WAIT_SECONDS = 5.0
 _CHANGE_PAUSE_SECONDS = 0.02
-
-
-class _Counted:
-    """Counts certificates in the metrics; implements `CertificateObserver`."""
-
-    def issued(self, *, seconds: float, clamped: bool) -> None:  # noqa: ARG002
-        metrics.CERTIFICATE_REQUESTS.inc()
-        metrics.CERTIFICATES_ISSUED.inc()
-        metrics.CERTIFICATE_SECONDS.observe(seconds)
-
-    def refused(self, *, reason: str, code: str) -> None:
-        metrics.CERTIFICATE_REQUESTS.inc()
-        metrics.CERTIFICATE_REFUSALS.labels(reason, code).inc()
 
 
 def _count_rpc(path: str, status: str, seconds: float) -> None:  # noqa: ARG001 - the histogram is per certificate
@@ -109,7 +105,9 @@ class _Core:
     readiness: Readiness
     listener_certificates: ListenerCertificates
     worker_certificates: WorkerCertificates
-    ca: GrpcServer
+    ca: CertificatePorts
+    certificates: CertificateIndex
+    known_authorities: KnownAuthorities
     rest: RestServices
 
 
@@ -126,6 +124,7 @@ class AuthorityProcess(Service):
         number = self.core.publisher.number
         metrics.LOOP_LAG.set(loop_lag_seconds)
         metrics.SNAPSHOT_PUBLISHED.set(number)
+        show_clock(self.core.issuer, self.core.rest.converge)
         reasons = {
             **self.core.readiness.reasons(),
             "snapshot": "ok" if number >= 0 else "no snapshot was published yet",
@@ -146,7 +145,9 @@ class AuthorityProcess(Service):
         grace = max(0.1, until - time.monotonic() - _LAST_JOBS_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await asyncio.gather(self.core.ca.stop(grace), *(listener.stop() for listener in self.http))
+                await asyncio.gather(
+                    *(server.stop(grace) for server in self.core.ca.servers), *(each.stop() for each in self.http)
+                )
         await self.core.issuer.drain()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -172,6 +173,9 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         foundation = await open_foundation(settings, clock, stack)
         core = _build_core(settings, foundation, clock)
         stack.push_async_callback(core.authenticator.close)
+        await core.known_authorities.refresh()
+        await core.rest.converge.refresh()
+        await _load_keys(core, settings, clock)
         await core.listener_certificates.renew()
         process = AuthorityProcess(settings, core)
         await stack.enter_async_context(
@@ -179,25 +183,55 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 core.inventory.run(),
                 core.listener_certificates.run(),
                 core.publisher.run(),
-                core.readiness.run(core.ca),
+                core.readiness.run(*core.ca.servers),
+                core.known_authorities.run(),
+                core.rest.converge.run(),
+                *_follow_keys(core, settings, clock),
                 _hint(foundation.database, core.publisher),
                 foundation.authorities.authorities.run(),
                 foundation.authorities.chores.run(),
             )
         )
         await _listen(stack, process, assignment.extra)
-        if settings.listen.ca.enabled:
-            core.ca.listen(_target(settings.listen.ca), server_credentials(core.listener_certificates.current))
-        await core.ca.start()
-        stack.push_async_callback(core.ca.stop, 0.5)
+        await _serve_certificates(stack, core, settings)
         yield process
+
+
+async def _serve_certificates(stack: AsyncExitStack, core: _Core, settings: Settings) -> None:
+    """Open both ports of the certificate service."""
+    listen, certificates = settings.listen, core.listener_certificates
+    if listen.ca.enabled:
+        core.ca.tokens.listen(_target(listen.ca), server_credentials(certificates.current))
+    if listen.ca_mtls.enabled:
+        source = with_client_roots(certificates, core.issuer)
+        credentials = server_credentials(source, require_client_certificate=True)
+        core.ca.mutual_tls.listen(_target(listen.ca_mtls), credentials)
+    for server in core.ca.servers:
+        await server.start()
+        stack.push_async_callback(server.stop, 0.5)
+
+
+async def _load_keys(core: _Core, settings: Settings, clock: SystemClock) -> None:
+    keys, limit = core.issuer.rules.keys, settings.limits.certificate.max_tracked_keys
+    await load_certified_keys(keys, core.certificates, clock=clock, limit=limit)
+
+
+def _follow_keys(core: _Core, settings: Settings, clock: SystemClock) -> list[Coroutine[Any, Any, None]]:
+    """What other replicas certify; SQLite has one process only."""
+    if settings.database_url.startswith("sqlite"):
+        return []
+    keys, limit = core.issuer.rules.keys, settings.limits.certificate.max_tracked_keys
+    return [follow_certified_keys(keys, core.certificates, clock=clock, limit=limit)]
 
 
 def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) -> _Core:
     """The use cases over what was opened."""
     limits, database, parts = settings.limits, foundation.database, foundation.authorities
     trust_domain, authorities = TrustDomain.parse(settings.trust_domain), parts.authorities
-    issuer = Issuer(authorities.issuing, database, clock=clock, limits=limits.certificate)
+    known, certificates = KnownAuthorities(database), CertificateIndex(database)
+    converge = ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits)
+    issuing = issuing_rules(settings, clock, known, converge)
+    issuer = Issuer(authorities.issuing, database, clock=clock, limits=limits.certificate, rules=issuing)
     authorities.follow(issuer.replace_state)
     inventory = InventoryView(
         database,
@@ -210,17 +244,9 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         trust_domain=trust_domain,
         trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
         clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
+        refuse_cert_signer=refuses_cert_signer(settings),
     )
     placements = Placements({rules.clusters.id: inventory.source()}, rules.clusters)
-    create_certificate = CreateCertificate(
-        authenticate=AuthenticateByToken(authenticator, rules.clusters, limits.certificate),
-        authorize=AuthorizeIdentity(placements, rules),
-        issuer=issuer,
-        report=ReportCertificate(refusals, limits=limits.certificate, clock=clock, observer=_Counted()),
-        rules=rules,
-        limits=limits.certificate,
-        clock=clock,
-    )
     registry = WorkerRegistry()
     administration = Administration(database, clock=clock, limits=limits)
     return _Core(
@@ -228,16 +254,32 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         issuer=issuer,
         inventory=inventory,
         authenticator=authenticator,
-        readiness=Readiness(issuer, foundation.keeper, database, placements),
+        readiness=Readiness(issuer, foundation.keeper, database, placements, clock_guard=issuing.clock_guard),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
         worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
-        ca=GrpcServer(certificate_methods(create_certificate), limits.ca_grpc, observe=_count_rpc),
+        ca=certificate_ports(
+            CertificateParts(
+                authenticator=authenticator,
+                authorize=AuthorizeIdentity(placements, rules),
+                records=certificates,
+                known=known,
+                issuer=issuer,
+                refusals=refusals,
+                rules=rules,
+            ),
+            limits,
+            clock=clock,
+            observe=_count_rpc,
+        ),
+        certificates=certificates,
+        known_authorities=known,
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
             explain_certificate=ExplainCertificate(refusals, placements, rules),
+            converge=converge,
             workers=registry,
             trust=authorities,
             authorities=parts.administration,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from app.authority.authority_ports import KeyKeeper
+from app.authority.clock_guard import ClockGuard
 from app.authority.issue_certificate import Issuer
 from app.authority.placements import Placements
 from app.errors import AppError, ErrorCode
@@ -24,26 +25,35 @@ _DATABASE_SECONDS = 2.0
 class Readiness:
     """Looks every second, and tells the health service when the answer changes."""
 
-    def __init__(self, issuer: Issuer, keeper: KeyKeeper, database: Database, placements: Placements) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        keeper: KeyKeeper,
+        database: Database,
+        placements: Placements,
+        *,
+        clock_guard: ClockGuard,
+    ) -> None:
         self._issuer = issuer
         self._keeper = keeper
         self._database = database
         self._placements = placements
+        self._clock_guard = clock_guard
         self._reasons: dict[str, str] = {"start": "was not checked yet"}
         self._is_stopped = False
-        self._server: GrpcServer | None = None
+        self._servers: tuple[GrpcServer, ...] = ()
 
     def reasons(self) -> Mapping[str, str]:
         """What keeps the authority from being ready, or "ok", part by part."""
         return self._reasons
 
-    async def run(self, server: GrpcServer) -> None:
-        """Check for ever, and let `server`'s health follow.
+    async def run(self, *servers: GrpcServer) -> None:
+        """Check for ever, and let the health of `servers` follow.
 
         Raises:
             AppError: `UNAVAILABLE` when only a new process helps: after a failed flush nobody knows what is durable.
         """
-        self._server = server
+        self._servers = servers
         served = False
         while True:
             self._reasons = await self._check()
@@ -52,21 +62,25 @@ class Readiness:
             serves = not self._is_stopped and all(reason == "ok" for reason in self._reasons.values())
             if serves != served:
                 served = serves
-                await server.health.set_all(serves)
+                await self._tell(serves)
                 _log.info("readiness_changed", ready=serves, reasons=self._reasons)
             await asyncio.sleep(_INTERVAL_SECONDS if serves else _IMPATIENT_SECONDS)
 
     async def stop(self) -> None:
         """NOT_SERVING from now on."""
         self._is_stopped = True
-        if self._server is not None:
-            await self._server.health.set_all(False)
+        await self._tell(False)
+
+    async def _tell(self, serves: bool) -> None:
+        for server in self._servers:
+            await server.health.set_all(serves)
 
     async def _check(self) -> dict[str, str]:
         return {
             "signer": await self._sign(),
             "database": await self._ask_database(),
             "inventory": self._ask_inventory(),
+            "clock": "ok" if self._clock_guard.is_right else "the clock was moved; nothing is issued until it is right",
         }
 
     async def _sign(self) -> str:

@@ -189,6 +189,24 @@ def authorize_own(caller: NodeCaller, *, index: PlacementIndex, trust_domain: Tr
     return Granted(identity, nodes[0] if nodes else "")
 
 
+def authorize_renewal(identity: WorkloadIdentity, node: str, *, index: PlacementIndex) -> Granted | Refused:
+    """May a workload that shows its current certificate have the next one? Never raises.
+
+    `node` is where it ran when the certificate on record was made. The workload must still run there: a certificate
+    that left its node with somebody must not live on by renewing itself.
+    """
+    if index.is_banned(node):
+        return _banned(node)
+    if node and not index.runs(node, identity):
+        return Refused(
+            Step.PLACEMENT,
+            f"no workload with the service account {identity.namespace}/{identity.service_account} "
+            f"runs on node {node!r} any more",
+            "if it moved to another node, it gets a new certificate there with its token.",
+        )
+    return Granted(identity, node)
+
+
 def _place_of(workload: Workload) -> tuple[str, str, str] | None:
     """Where which identity runs by virtue of this workload; None when it gives no right."""
     if not workload.node or workload.phase == _FAILED:

@@ -28,14 +28,19 @@ class Clamp(StrEnum):
     NONE = "none"
     MAXIMUM = "maximum"  # the profile's longest lifetime
     ISSUER = "issuer"  # an element of the issuing chain ends earlier
+    CONVERGENCE = "convergence"  # the mesh shall have renewed everything by a deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TtlGrant:
-    """A granted lifetime, counted from `now`."""
+    """A granted lifetime, counted from `now`.
+
+    `spread_seconds` is what was taken off so that renewals do not come all at once; that is no clamp.
+    """
 
     seconds: int
     clamp: Clamp = Clamp.NONE
+    spread_seconds: int = 0
 
     @property
     def clamped(self) -> bool:
@@ -87,18 +92,23 @@ class WorkloadProfile:
                 chain has too little life left.
         """
         if requested >= ABSURD_TTL_SECONDS:
-            raise AppError(ErrorCode.INVALID, f"the requested lifetime of {requested} s is not a lifetime")
+            raise AppError(
+                ErrorCode.INVALID,
+                f"the requested lifetime of {requested} s is not a lifetime",
+                diagnosis="lifetime_absurd: no certificate lives for so long",
+            )
         if 0 < requested < self.min_ttl_seconds:
             raise AppError(
                 ErrorCode.INVALID,
                 f"the requested lifetime of {requested} s is below the minimum of {self.min_ttl_seconds} s",
+                diagnosis="lifetime_below_minimum: a ztunnel would renew so short a certificate in a loop",
             )
         issuer_life = int((chain_not_after - now).total_seconds())
         if issuer_life < self.min_issuer_life_seconds:
             raise AppError(
                 ErrorCode.FAILED_PRECONDITION,
                 "the issuing authority is about to expire",
-                diagnosis=f"the issuing chain ends in {issuer_life} s, "
+                diagnosis=f"issuer_expiring: the issuing chain ends in {issuer_life} s, "
                 f"less than the {self.min_issuer_life_seconds} s that it must have left; replace the authority",
             )
         grant = TtlGrant(seconds=requested if requested > 0 else self.default_ttl_seconds)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import connect
+from app.cli.converge import converge
 from app.cli.failures import UsageError
 from app.cli.options import ContextName
 from app.cli.text import Format, Output, print_facts, print_table, print_value
 
 app = typer.Typer(name="ca", help="The certificate authority.", no_args_is_help=True)
+app.command("converge")(converge)
 _NODE_PROXY = "istio-system/ztunnel"
 
 

@@ -81,6 +81,7 @@ async def _welcome(supervisor: Supervisor, settings: Settings) -> None:
         lines.append(f"  API and administration   {url}, CLI context in {path} (mode 0600)")
     lines += [
         f"  certificates, ztunnel    {addresses.get('ca', '-')} (TLS 1.3)",
+        f"  certificates, renewal    {addresses.get('ca_mtls', '-')} (mutual TLS, with the current certificate)",
         f"  ext_authz, waypoints     {addresses.get('check', '-')}, {addresses.get('check_mtls', '-')} (mutual TLS)",
         f"  metrics and probes       http://{addresses.get('operations', '-')}/metrics, /livez, /readyz",
         f"  state directory          {settings.state_dir}",

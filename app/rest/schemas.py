@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -277,7 +277,54 @@ class TrustBundleShape(Shape):
     pem: str
 
 
+class ConvergenceRequest(Shape):
+    """Until when every certificate shall have been renewed: `by`, or so many seconds from now."""
+
+    by: AwareDatetime | None = None
+    within_seconds: Annotated[int | None, Field(ge=1, le=2**31)] = None
+    reason: Annotated[str, Field(max_length=1_024)] = ""
+
+    @model_validator(mode="after")
+    def _must_name_one_deadline(self) -> Self:
+        if (self.by is None) == (self.within_seconds is None):
+            raise ValueError("give exactly one of by and withinSeconds")
+        return self
+
+
+class LateRenewalShape(Shape):
+    """A certificate that is renewed only after the deadline."""
+
+    identity: str
+    node: str
+    cluster: str
+    renews_at: datetime
+
+
+class ConvergenceShape(Shape):
+    """The deadline that holds, if one does, and how many identities on nodes will renew before it.
+
+    `latest` lists the last of the late ones.
+    """
+
+    active: bool
+    started_at: datetime | None = None
+    deadline: datetime | None = None
+    seconds_left: int = 0
+    started_by: str = ""
+    reason: str = ""
+    renewed: int = 0
+    pending: int = 0
+    late: int = 0
+    latest: list[LateRenewalShape] = []
+
+
 RollbackRequest.model_rebuild()
 
 # Read by hand (app.rest.bodies), so FastAPI does not know them; the OpenAPI document must.
-REQUEST_MODELS: tuple[type[Shape], ...] = (RollbackRequest, TokenRequest, NodeTokenRequest, WorkloadTokenRequest)
+REQUEST_MODELS: tuple[type[Shape], ...] = (
+    RollbackRequest,
+    TokenRequest,
+    NodeTokenRequest,
+    WorkloadTokenRequest,
+    ConvergenceRequest,
+)

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from app.authority.actor import Actor
 from app.authority.administration import Administration
 from app.authority.authority_administration import AuthorityAdministration
+from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.link_ports import TrustSource
 from app.authority.mint_tokens import MintTokens
@@ -28,6 +29,7 @@ class RestServices:
     authorities: AuthorityAdministration
     mint_tokens: MintTokens
     explain_certificate: ExplainCertificate
+    converge: ConvergeMesh
     workers: WorkerRegistry
     trust: TrustSource
     clock: Clock

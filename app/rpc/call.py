@@ -34,11 +34,12 @@ RpcObserver = Callable[[str, str, float], None]  # method path, status name, sec
 class Call:
     """What a handler may know of its RPC besides the request's bytes."""
 
-    __slots__ = ("_context", "_request_id")
+    __slots__ = ("_context", "_request_id", "_trailing")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._request_id = ""
+        self._trailing: list[tuple[str, str]] = []
 
     @property
     def request_id(self) -> str:
@@ -47,10 +48,14 @@ class Call:
             self._request_id = secrets.token_hex(8)
         return self._request_id
 
+    def add_trailing(self, key: str, value: str) -> None:
+        """Send a key in the trailing metadata of the answer, should there be one."""
+        self._trailing.append((key, value))
+
     @property
-    def has_request_id(self) -> bool:
-        """Whether anybody asked for the id."""
-        return bool(self._request_id)
+    def trailing(self) -> list[tuple[str, str]]:
+        """What travels in the trailing metadata of an answer."""
+        return [*([(REQUEST_ID_KEY, self._request_id)] if self._request_id else []), *self._trailing]
 
     @property
     def metadata(self) -> Iterable[tuple[str, str | bytes]]:
@@ -69,6 +74,11 @@ class Call:
         """
         values = list(self._context.auth_context().get("peer_spiffe_id", ()))
         return values[0].decode("utf-8", "replace") if len(values) == 1 else None
+
+    def client_certificate(self) -> str:
+        """The leaf of the peer's verified certificate, PEM; empty without mutual TLS."""
+        values = list(self._context.auth_context().get("x509_pem_cert", ()))
+        return values[0].decode("ascii", "replace") if len(values) == 1 else ""
 
 
 Handler = Callable[[bytes, Call], Awaitable[bytes]]
@@ -129,8 +139,8 @@ def guarded(
             _log.error("rpc_crashed", method=method.path, request_id=call.request_id, traceback=trace)
             failure = AppError(ErrorCode.INTERNAL, "internal error")
         else:
-            if call.has_request_id:
-                context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+            if trailing := call.trailing:
+                context.set_trailing_metadata(tuple(trailing))
             observe(method.path, "OK", time.perf_counter() - started)
             return reply
         return await _answer_failure(method, failure, call, context, started, observe)

@@ -1,8 +1,8 @@
 """`istio.v1.auth.IstioCertificateService`: bytes to values and back, and nothing else.
 
 What is read of a request: the CSR, the wanted lifetime, `ImpersonatedIdentity` (ztunnel) and `CertSigner`
-(istio-agent) of its metadata, and the `authorization` and `clusterid` headers. Whatever else is in there is ignored,
-except that metadata which could be read in two ways makes the request worthless.
+(istio-agent) of its metadata, the `authorization` and `clusterid` headers, and the client certificate of mutual TLS.
+Whatever else is in there is ignored, except that metadata which could be read in two ways makes the request worthless.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ CERTIFICATE_SERVICE = "istio.v1.auth.IstioCertificateService"
 CREATE_CERTIFICATE_PATH = f"/{CERTIFICATE_SERVICE}/CreateCertificate"
 IMPERSONATED_IDENTITY = "ImpersonatedIdentity"
 CERT_SIGNER = "CertSigner"
+TTL_CLAMPED_KEY = "x-gatehouse-ttl-clamped"  # trailing metadata: why less was granted than asked, and how much
 
 
-def certificate_methods(create_certificate: CreateCertificate) -> list[UnaryMethod]:
-    """The methods of the service, for `app.rpc.server.GrpcServer`."""
+def certificate_methods(create_certificate: CreateCertificate, *, mutual_tls: bool = False) -> list[UnaryMethod]:
+    """The methods of the service, for `app.rpc.server.GrpcServer`; with `mutual_tls`, client certificates are read."""
 
     async def create(data: bytes, call: Call) -> bytes:
-        credentials = decode_credentials(call)
+        credentials = decode_credentials(call, mutual_tls=mutual_tls)
         try:
             request = decode_request(data)
         except DecodeError:
             raise create_certificate.refuse_undecodable(credentials, call.request_id) from None
-        chain = await create_certificate(request, credentials, call.request_id)
-        return IstioCertificateResponse(cert_chain=chain).SerializeToString()
+        issued = await create_certificate(request, credentials, call.request_id)
+        if issued.grant.clamped:
+            call.add_trailing(TTL_CLAMPED_KEY, f"{issued.grant.clamp.value}; granted={issued.grant.seconds}")
+        return IstioCertificateResponse(cert_chain=issued.chain).SerializeToString()
 
     return [UnaryMethod(path=CREATE_CERTIFICATE_PATH, handle=create)]
 
@@ -64,7 +67,7 @@ def decode_request(data: bytes) -> CertificateRequest:
     )
 
 
-def decode_credentials(call: Call) -> Credentials:
+def decode_credentials(call: Call, *, mutual_tls: bool = False) -> Credentials:
     """Read the headers; HTTP/2 has made their names lower case."""
     authorization: list[str] = []
     cluster_id = ""
@@ -73,7 +76,12 @@ def decode_credentials(call: Call) -> Credentials:
             authorization.append(_text(value))
         elif key == "clusterid":
             cluster_id = _text(value)
-    return Credentials(authorization=tuple(authorization), cluster_id=cluster_id, peer=call.peer)
+    return Credentials(
+        authorization=tuple(authorization),
+        cluster_id=cluster_id,
+        peer=call.peer,
+        client_certificate=call.client_certificate() if mutual_tls else "",
+    )
 
 
 def _text(value: str | bytes) -> str:

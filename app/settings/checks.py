@@ -84,8 +84,8 @@ def _processes(settings: Settings) -> Iterator[str]:
 
 def _listeners(settings: Settings) -> dict[str, Listener]:
     names = {
-        "all": ("ca", "api", "link", "check", "check_mtls", "operations"),
-        "authority": ("ca", "api", "link", "operations"),
+        "all": ("ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations"),
+        "authority": ("ca", "ca_mtls", "api", "link", "operations"),
         "decision": ("check", "check_mtls", "operations"),
     }[settings.role.value]
     return {name: getattr(settings.listen, name) for name in names if getattr(settings.listen, name).enabled}

@@ -31,6 +31,7 @@ from pydantic_settings import (
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.limits import Limits
+from app.settings.issuing import IssuingSettings
 from app.settings.keys import ENV_PREFIX, NESTED
 
 
@@ -67,13 +68,22 @@ class Listener(_Section):
         return ipaddress.ip_address(self.address).is_loopback
 
 
-DEFAULT_PORTS = {"ca": 15_012, "api": 8_080, "link": 8_081, "check": 9_191, "check_mtls": 9_193, "operations": 15_014}
+DEFAULT_PORTS = {
+    "ca": 15_012,
+    "ca_mtls": 15_013,
+    "api": 8_080,
+    "link": 8_081,
+    "check": 9_191,
+    "check_mtls": 9_193,
+    "operations": 15_014,
+}
 
 
 class ListenSettings(_Section):
     """The ports of docs/architecture.md, on loopback unless told otherwise."""
 
     ca: Listener = Listener(port=DEFAULT_PORTS["ca"])
+    ca_mtls: Listener = Listener(port=DEFAULT_PORTS["ca_mtls"])
     api: Listener = Listener(port=DEFAULT_PORTS["api"])
     link: Listener = Listener(port=DEFAULT_PORTS["link"])
     check: Listener = Listener(port=DEFAULT_PORTS["check"])
@@ -107,10 +117,10 @@ class ClusterSettings(_Section):
     aliases: tuple[str, ...] = ()
 
 
-class CaSettings(_Section):
+class CaSettings(IssuingSettings):
     """The certificate authority as its clients see it."""
 
-    # Under which names clients connect to port 15012; in Kubernetes add the service, such as
+    # Under which names clients connect to ports 15012 and 15013; in Kubernetes add the service, such as
     # gatehouse.gatehouse-system.svc, or the istiod name that node proxies are configured with.
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
 

@@ -110,12 +110,24 @@ certificates = Table(
     Column("cluster", key_text(), nullable=False),
     Column("purpose", Text, nullable=False),  # empty for a workload's, else what of ours it is for
     Column("bundle", Text, nullable=False),  # the fingerprint of the trust bundle that went with it
-    Column("key_hash", Text, nullable=False),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+    Column("key_hash", Text, nullable=False, index=True),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
     # Who holds it besides others of that identity on the node: empty for a node proxy, which holds one for all.
     Column("holder", key_text(), nullable=False, server_default=""),
     Column("not_before", UtcTime),
     Column("not_after", UtcTime, index=True),
     Index(None, "identity", "node"),
+)
+
+# Deadlines by which the mesh shall have renewed everything; the one that holds has no end and lies in the future.
+convergences = Table(
+    "convergences",
+    metadata,
+    Column("number", row_id(), primary_key=True, autoincrement=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("deadline", UtcTime, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_at", UtcTime),
 )
 
 authorities = Table(

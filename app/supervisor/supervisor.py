@@ -42,7 +42,7 @@ _WORKER_MODULE = "app.bootstrap.decision_process"
 _AUTHORITY_HEAD_START_SECONDS = 8.0
 _COMMAND_SECONDS = 20.0
 _LISTENERS = {
-    Role.AUTHORITY: ("ca", "api", "link"),
+    Role.AUTHORITY: ("ca", "ca_mtls", "api", "link"),
     Role.DECISION: ("check", "check_mtls"),
 }
 

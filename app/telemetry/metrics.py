@@ -23,6 +23,31 @@ CERTIFICATE_REFUSALS = Counter(
 CERTIFICATE_SECONDS = Histogram(
     "gatehouse_certificate_seconds", "Seconds from a certificate request to its answer.", buckets=_CERTIFICATE_SECONDS
 )
+CERTIFICATE_CLAMPS = Counter(
+    "gatehouse_certificate_clamps", "Certificates that got less life than was asked for.", ["clamp"]
+)
+CERTIFICATES_SPREAD = Counter(
+    "gatehouse_certificates_spread", "Certificates whose life was shortened so that renewals come apart."
+)
+CERTIFICATE_SHARED_KEYS = Counter(
+    "gatehouse_certificate_shared_keys", "Certificates for a key that another identity or node holds, too."
+)
+TOKENS_FROM_THE_FUTURE = Counter(
+    "gatehouse_tokens_from_the_future", "Bearer tokens that begin later than now: the clocks of two hosts differ."
+)
+CLOCK_DRIFT = Gauge(
+    "gatehouse_clock_drift_seconds",
+    "By how much the authority's wall clock has moved against the time since its start.",
+    multiprocess_mode="livemax",
+)
+CLOCK_WRONG = Gauge(
+    "gatehouse_clock_wrong", "1 while nothing is issued because the wall clock was moved.", multiprocess_mode="livemax"
+)
+CONVERGE_BY = Gauge(
+    "gatehouse_converge_by_timestamp_seconds",
+    "Until when the mesh shall have renewed everything, as seconds since 1970; 0 when it need not.",
+    multiprocess_mode="livemax",
+)
 AUTHORITY_EXPIRY = Gauge(
     "gatehouse_authority_expiry_timestamp_seconds",
     "When the certificate of an authority expires, as seconds since 1970.",

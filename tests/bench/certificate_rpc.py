@@ -118,7 +118,11 @@ async def _serve() -> None:
 
     configure_logging(output="json", level="info", process="authority")
     limits = CertificateLimits(
-        node_burst=10_000_000, node_rate_per_second=1e6, identity_burst=10_000_000, identity_rate_per_second=1e6
+        node_burst=10_000_000,
+        node_rate_per_second=1e6,
+        identity_burst=10_000_000,
+        identity_rate_per_second=1e6,
+        early_renewals=10_000_000,
     )
     pods = [workload(f"app-{number}", f"app-{number}") for number in range(_IDENTITIES)]
     pods.append(workload(ZTUNNEL_POD, "ztunnel", namespace="istio-system", uid=ZTUNNEL_UID))

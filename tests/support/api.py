@@ -15,6 +15,7 @@ from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.certificate_request import AccessRules
 from app.authority.clusters import Clusters
+from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
@@ -26,6 +27,7 @@ from app.limits import Limits
 from app.rest.app import create_app
 from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
+from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 
 
@@ -87,6 +89,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
                 Placements({"Kubernetes": inventory.source()}, Clusters()),
                 AccessRules(trust_domain=TrustDomain.parse("cluster.local")),
             ),
+            converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             workers=WorkerRegistry(),
             trust=_Trust(),
             clock=clock,

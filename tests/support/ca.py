@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -16,20 +17,25 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.authenticate_caller import AuthenticateByToken
+from app.authority.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
+from app.authority.certificate_records import RecordedCertificate
 from app.authority.certificate_request import AccessRules
 from app.authority.clusters import Clusters
 from app.authority.create_certificate import CreateCertificate
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.inventory_view import InventoryView
-from app.authority.issue_certificate import Issuer, IssuingState
+from app.authority.issue_certificate import Issuer, IssuingRules, IssuingState
+from app.authority.key_guard import CertifiedKey
 from app.authority.mint_tokens import TokenSubject
 from app.authority.placements import Placements, PlacementSource
 from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
 from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
+from app.authority.request_guards import RequestGuards
 from app.authority.serving_certificates import ListenerCertificates
+from app.bootstrap.issuing import with_client_roots
+from app.ca.profile import TtlGrant
 from app.demo.node_agent import NodeAgent
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node, Workload
@@ -58,12 +64,22 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.offset = timedelta()
+        self.jumped = timedelta()
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.offset
 
+    def monotonic(self) -> float:
+        return time.monotonic() + self.offset.total_seconds() - self.jumped.total_seconds()
+
     def advance(self, **by: float) -> None:
+        """Let time pass."""
         self.offset += timedelta(**by)
+
+    def jump(self, **by: float) -> None:
+        """Move the wall clock only."""
+        self.offset += timedelta(**by)
+        self.jumped += timedelta(**by)
 
 
 class MemoryLedger:
@@ -90,6 +106,51 @@ class MemoryLedger:
 
     def of(self, kind: EntryKind) -> list[LedgerEntry]:
         return [entry for entry in self.entries if entry.kind is kind]
+
+
+class MemoryRecords:
+    """Certificates on record, read from the entries of a `MemoryLedger`; `failure` makes reading fail."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self.ledger = ledger
+        self.failure: AppError | None = None
+        self.forgotten: set[str] = set()
+
+    async def find_certificate(self, serial: str) -> RecordedCertificate | None:
+        if self.failure is not None:
+            raise self.failure
+        for entry in self.ledger.of(EntryKind.CERTIFICATE_ISSUED):
+            if entry.detail["serial"] == serial and serial not in self.forgotten:
+                return _recorded(entry)
+        return None
+
+    async def certified_keys(self, *, now: datetime, since: datetime | None, limit: int) -> list[CertifiedKey]:
+        raise NotImplementedError
+
+
+def _recorded(entry: LedgerEntry) -> RecordedCertificate:
+    texts = {name: str(entry.detail.get(name, "")) for name in ("serial", "authority", "node", "cluster", "purpose")}
+    return RecordedCertificate(
+        identity=entry.subject,
+        key_hash=str(entry.detail["keySha256"]),
+        not_before=datetime.fromisoformat(str(entry.detail["notBefore"])),
+        not_after=datetime.fromisoformat(str(entry.detail["notAfter"])),
+        **texts,
+    )
+
+
+@dataclass
+class Doubts:
+    """Who is not believed, by a test's word: authorities and serial numbers."""
+
+    authorities: set[str] = field(default_factory=set)
+    serials: dict[str, str] = field(default_factory=dict)
+
+    def is_believed(self, authority_id: str) -> bool:
+        return authority_id not in self.authorities
+
+    def why_revoked(self, certificate: RecordedCertificate) -> str:
+        return self.serials.get(certificate.serial, "")
 
 
 class MemoryInventory:
@@ -124,11 +185,15 @@ class CountingObserver:
 
     issued_count: int = 0
     clamped: int = 0
+    spread: int = 0
+    shared_keys: int = 0
     refusals: list[tuple[str, str]] = field(default_factory=list)
 
-    def issued(self, *, seconds: float, clamped: bool) -> None:
+    def issued(self, *, seconds: float, grant: TtlGrant, key_is_shared: bool) -> None:
         self.issued_count += 1
-        self.clamped += clamped
+        self.clamped += grant.clamped
+        self.spread += grant.spread_seconds > 0
+        self.shared_keys += key_is_shared
 
     def refused(self, *, reason: str, code: str) -> None:
         self.refusals.append((reason, code))
@@ -167,6 +232,9 @@ class World:
     observer: CountingObserver
     rules: AccessRules
     create: CreateCertificate
+    renew: CreateCertificate
+    records: MemoryRecords
+    doubts: Doubts
     explain: ExplainCertificate
 
     def node_token(self, **changes: Any) -> str:
@@ -204,6 +272,8 @@ def make_world(
     pki: Pki | None = None,
     durable: Ledger | None = None,
     other_sources: Mapping[str, PlacementSource] | None = None,
+    issuing: Callable[[CertificateLimits, ManualClock], IssuingRules] = IssuingRules.from_limits,
+    refuse_cert_signer: bool = False,
 ) -> World:
     """The use case on in-memory ports, on the real clock; `durable` takes the ledger's place (then it stays empty)."""
     clock = ManualClock()
@@ -219,23 +289,31 @@ def make_world(
         durable or ledger,
         clock=clock,
         limits=limits,
+        rules=issuing(limits, clock),
     )
     own = JwksAuthenticator(jwks_authenticator.Issuer(issuer=tokens.issuer), MemoryJwks(tokens.jwks), limits)
     refusals = Refusals(max_kept=limits.max_kept_refusals)
-    rules = AccessRules(trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters())
+    rules = AccessRules(
+        trust_domain=TRUST_DOMAIN, clusters=clusters or Clusters(), refuse_cert_signer=refuse_cert_signer
+    )
     sources: dict[str, PlacementSource] = {rules.clusters.id: view.source()}
     placements = Placements(sources | (other_sources or {}), rules.clusters)
-    create = CreateCertificate(
-        authenticate=AuthenticateByToken(
-            authenticator(clock) if authenticator else TokenIssuers([own], limits), rules.clusters, limits
-        ),
-        authorize=AuthorizeIdentity(placements, rules),
-        issuer=issuer,
-        report=ReportCertificate(refusals, limits=limits, clock=clock, observer=observer),
-        rules=rules,
-        limits=limits,
-        clock=clock,
+    records, doubts = MemoryRecords(ledger), Doubts()
+    shared: dict[str, Any] = {
+        "authorize": AuthorizeIdentity(placements, rules),
+        "guards": RequestGuards(limits, clock),
+        "issuer": issuer,
+        "report": ReportCertificate(refusals, limits=limits, clock=clock, observer=observer),
+        "rules": rules,
+        "limits": limits,
+        "clock": clock,
+    }
+    by_token = AuthenticateByToken(
+        authenticator(clock) if authenticator else TokenIssuers([own], limits), rules.clusters, limits
     )
+    by_certificate = AuthenticateByCertificate(records, issuers=doubts, revocations=doubts, rules=rules)
+    create = CreateCertificate(authenticate=by_token, **shared)
+    renew = CreateCertificate(authenticate=by_certificate, **shared)
     return World(
         pki=pki,
         clock=clock,
@@ -250,22 +328,31 @@ def make_world(
         observer=observer,
         rules=rules,
         create=create,
+        renew=renew,
+        records=records,
+        doubts=doubts,
         explain=ExplainCertificate(refusals, placements, rules),
     )
 
 
 @dataclass
 class Served:
-    """A world behind a TLS listener on 127.0.0.1."""
+    """A world behind TLS listeners on 127.0.0.1: one for tokens, one for client certificates."""
 
     world: World
     server: GrpcServer
     port: int
     listener: ListenerCertificates
+    mtls_server: GrpcServer
+    mtls_port: int
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def mtls_address(self) -> str:
+        return f"127.0.0.1:{self.mtls_port}"
 
     @property
     def roots_pem(self) -> bytes:
@@ -277,19 +364,29 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(world: World, grpc_limits: GrpcLimits | None = None) -> AsyncIterator[Served]:
+async def serve(
+    world: World, grpc_limits: GrpcLimits | None = None, *, mtls_limits: GrpcLimits | None = None
+) -> AsyncIterator[Served]:
     """Listen with a certificate of the world's own authority; the server's own entries are not in the ledger."""
     listener = ListenerCertificates(world.issuer, clock=world.clock, trust_domain=TRUST_DOMAIN, limits=world.limits)
     await listener.renew()
     world.ledger.entries.clear()
     server = GrpcServer(certificate_methods(world.create), grpc_limits or Limits().ca_grpc)
     port = server.listen("127.0.0.1:0", server_credentials(listener.current))
-    await server.start()
-    await server.health.set_all(True)
+    mtls_server = GrpcServer(
+        certificate_methods(world.renew, mutual_tls=True), mtls_limits or grpc_limits or Limits().ca_mtls_grpc
+    )
+    mtls_port = mtls_server.listen(
+        "127.0.0.1:0",
+        server_credentials(with_client_roots(listener, world.issuer), require_client_certificate=True),
+    )
+    for each in (server, mtls_server):
+        await each.start()
+        await each.health.set_all(True)
     try:
-        yield Served(world, server, port, listener)
+        yield Served(world, server, port, listener, mtls_server, mtls_port)
     finally:
-        await server.stop(0)
+        await asyncio.gather(server.stop(0), mtls_server.stop(0))
         await world.issuer.drain()
 
 

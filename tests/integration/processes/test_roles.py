@@ -37,7 +37,7 @@ async def _until_allowed(address: str, allowed: bool, *, within: float = 60.0) -
 async def test_workers_of_another_host_follow_the_authority_with_a_token_of_theirs(tmp_path: Path) -> None:
     """A change reaches them by the long poll and not by its end; a revoked token ends that, and they go on with what they have."""
     async with Gatehouse(tmp_path / "authority", role="authority") as authority:
-        assert {"ca", "api", "link", "operations"} == set(authority.addresses)
+        assert {"ca", "ca_mtls", "api", "link", "operations"} == set(authority.addresses)
         async with await authority.admin() as client:
             made = await client.post("/v1/tokens", json={"name": "edge", "role": "worker"})
             assert 201 == made.status_code, made.text

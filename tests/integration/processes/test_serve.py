@@ -68,7 +68,7 @@ async def test_everything_comes_up_and_says_so(tmp_path: Path) -> None:
             'gatehouse_snapshot_served_number{worker="worker-1"}',
         ):
             assert name in metrics
-        assert {"ca", "api", "link", "check", "check_mtls", "operations"} == set(gatehouse.addresses)
+        assert {"ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations"} == set(gatehouse.addresses)
         assert 0o600 == (gatehouse.state_dir / "passphrase").stat().st_mode & 0o777
 
 
@@ -228,7 +228,7 @@ async def test_a_second_start_on_the_state_directory_or_a_port_says_so(tmp_path:
         said = await _refusal(Gatehouse(tmp_path / "two", state_dir=str(first.state_dir)))
         assert 1 == len(said.splitlines()), said
         assert "in use by another Gatehouse" in said
-        for name in ("check", "ca", "api", "link", "operations"):
+        for name in ("check", "ca", "ca_mtls", "api", "link", "operations"):
             port = int(first.addresses[name].rpartition(":")[2])
             said = await _refusal(Gatehouse(tmp_path / name, listen={name: {"port": port}}))
             assert 1 == len(said.splitlines()), said
@@ -255,9 +255,8 @@ REFUSED_STATES = {
 async def test_a_damaged_state_directory_is_refused(name: str, tmp_path: Path) -> None:
     """Exit code, one sentence, and no port was opened."""
     damage, expected = REFUSED_STATES[name]
-    ports = {
-        name: {"port": port} for name, port in zip(("ca", "api", "link", "operations"), _free_ports(4), strict=True)
-    }
+    names = ("ca", "ca_mtls", "api", "link", "operations")
+    ports = {name: {"port": port} for name, port in zip(names, _free_ports(len(names)), strict=True)}
     gatehouse = Gatehouse(tmp_path, role="authority", listen=ports)
     async with AsyncExitStack() as stack:  # a first run, without its processes
         settings = load_settings(environ={}, state_dir=gatehouse.state_dir)

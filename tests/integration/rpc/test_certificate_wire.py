@@ -522,7 +522,7 @@ async def test_case_049_an_absurd_lifetime_is_invalid(served: Served, ttl: int) 
     """No overflow turns it into something else."""
     got = await refused(served, body(ttl=ttl))
 
-    assert (got.code, got.label) == (INVALID, "issue_invalid")
+    assert (got.code, got.label) == (INVALID, "lifetime_absurd")
 
 
 async def test_case_050_a_lifetime_above_the_maximum_is_clamped_and_on_record(served: Served) -> None:
@@ -541,7 +541,7 @@ async def test_case_051_a_lifetime_below_the_minimum_is_invalid(served: Served) 
     """One second would make a ztunnel ask in a tight loop."""
     got = await refused(served, body(ttl=1))
 
-    assert (got.code, got.label) == (INVALID, "issue_invalid")
+    assert (got.code, got.label) == (INVALID, "lifetime_below_minimum")
 
 
 async def test_case_052_a_certificate_never_outlives_its_issuer() -> None:
@@ -663,7 +663,7 @@ async def test_case_072_placement_data_that_is_too_old_gives_no_rights(served: S
 
 async def test_case_073_one_csr_a_hundred_times_gives_a_hundred_certificates() -> None:
     """Each with its own serial number, intent and record."""
-    world = make_world(limits=CertificateLimits(identity_burst=200))
+    world = make_world(limits=CertificateLimits(identity_burst=200, early_renewals=200))
     async with serve(world) as served, served.agent() as one, served.agent() as two:
         csr = make_csr(names=(CART,))
         chains = await asyncio.gather(

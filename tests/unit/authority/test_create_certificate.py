@@ -74,7 +74,7 @@ async def test_the_intent_is_on_record_before_the_key_signs_and_the_certificate_
     """A crash at any moment leaves at worst an intent without a certificate."""
     world = make_world()
     signer = with_signer(world)
-    chain = await world.create(request(), credentials(world), "r-1")
+    chain = (await world.create(request(), credentials(world), "r-1")).chain
 
     assert signer.seen == [[INTENT]]
     assert world.ledger.kinds() == [INTENT, ISSUED]

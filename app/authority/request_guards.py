@@ -1,0 +1,85 @@
+"""How often a caller may ask: by node, by identity on a node, and not in a loop. Shared by all ports.
+
+Everything here runs on monotonic time: a wall clock that jumps must neither lock callers out nor let them flood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.authority.certificate_request import Attempt, CertificateStep
+from app.authority.issue_certificate import Issued
+from app.authority.loop_guard import LoopGuard
+from app.authority.ports import MonotonicClock, TokenCaller
+from app.authority.rate_limits import TokenBuckets
+from app.ca.lifetimes import renewal_delay_seconds
+from app.errors import AppError, ErrorCode
+from app.limits import CertificateLimits
+
+
+class RequestGuards:
+    """The bounds of what one caller, and one caller for one identity, may ask for."""
+
+    def __init__(self, limits: CertificateLimits, clock: MonotonicClock) -> None:
+        self._clock = clock
+        self._nodes = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
+        self._identities = _buckets(limits, limits.identity_rate_per_second, limits.identity_burst)
+        self._loops = LoopGuard(limits)
+        self._backdate_seconds = limits.backdate_seconds
+
+    def admit_caller(self, caller: TokenCaller, attempt: Attempt) -> None:
+        """Count one request of a caller.
+
+        Raises:
+            AppError: `RATE_LIMITED`.
+        """
+        attempt.step = CertificateStep.RATE
+        if not self._nodes.take(_key(caller), now=self._clock.monotonic()):
+            raise AppError(ErrorCode.RATE_LIMITED, "this node asks for too many certificates; slow down")
+
+    def admit_identity(self, caller: TokenCaller, attempt: Attempt) -> None:
+        """Count one request of a caller for an identity.
+
+        By caller and identity: an identity that runs on a thousand nodes is asked for a thousand times at once.
+
+        Raises:
+            AppError: `RATE_LIMITED`; with the diagnosis `renewal_loop` when it asks long before it needs to.
+        """
+        attempt.step = CertificateStep.RATE
+        key, now = (_key(caller), attempt.identity), self._clock.monotonic()
+        if not self._identities.take(key, now=now):
+            raise AppError(ErrorCode.RATE_LIMITED, "this node asks too often for this identity; slow down")
+        attempt.step = CertificateStep.LOOP
+        key = _loop_key(caller, attempt)
+        try:
+            self._loops.check(key, now=now, is_early=attempt.is_early)
+        except AppError:
+            attempt.is_worth_a_line = self._loops.is_news(key, now=now)
+            raise
+
+    def issued(self, caller: TokenCaller, attempt: Attempt, issued: Issued) -> None:
+        """A caller got a certificate for an identity; asking again much before it is due is early."""
+        self._loops.issued(
+            _loop_key(caller, attempt),
+            now=self._clock.monotonic(),
+            renewal_in_seconds=renewal_delay_seconds(issued.grant.seconds, self._backdate_seconds),
+        )
+
+
+def _buckets(limits: CertificateLimits, rate: float, burst: int) -> TokenBuckets:
+    return TokenBuckets(rate_per_second=rate, burst=burst, max_keys=limits.max_tracked_callers)
+
+
+def _key(caller: TokenCaller) -> tuple[str, str, str, str]:
+    """One caller: its account and where it runs. Pods of one account on one node are callers of their own."""
+    return (
+        caller.issuer,
+        f"{caller.namespace}/{caller.service_account}",
+        f"{caller.cluster}/{caller.node_name}",
+        caller.pod_uid or caller.renewed_serial,
+    )
+
+
+def _loop_key(caller: TokenCaller, attempt: Attempt) -> tuple[tuple[str, str, str, str], str]:
+    """A renewal has a new serial number each time: what loops is the workload on its node."""
+    return (_key(replace(caller, renewed_serial="") if caller.renewed_serial else caller), attempt.identity)
