@@ -20,6 +20,7 @@ _TOKEN_ADVICE = {
     "algorithm": "only RS, PS, ES and EdDSA signatures are believed, each with a key of its type.",
     "unknown_key": "check that the issuer's published keys (JWKS) contain the token's key id.",
     "signature": "the signature does not hold: the token was altered or comes from somebody else.",
+    "review": "the cluster's API server does not know the token: compare clusterid with the cluster it comes from.",
     "claims": "use a token that is bound to the node proxy's pod, as Kubernetes projects it.",
 }
 

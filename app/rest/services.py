@@ -13,6 +13,7 @@ from app.authority.authority_administration import AuthorityAdministration
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.link_ports import TrustSource
 from app.authority.mint_tokens import MintTokens
+from app.authority.placements import Placements
 from app.authority.ports import Clock
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
@@ -28,6 +29,7 @@ class RestServices:
     authorities: AuthorityAdministration
     mint_tokens: MintTokens
     explain_certificate: ExplainCertificate
+    placements: Placements
     workers: WorkerRegistry
     trust: TrustSource
     clock: Clock
