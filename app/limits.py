@@ -117,7 +117,7 @@ class KubernetesLimits:
     watch_retry_min_seconds: float = 0.5
     watch_retry_max_seconds: float = 30.0
     lookup_pause_seconds: float = 1.0  # between two live looks at the pods of one node
-    max_lookups: int = 32  # live looks at once
+    max_lookups: int = 128  # live looks at once, waiting ones too
     review_seconds: float = 3.0  # of one TokenReview
     max_reviews: int = 64  # TokenReviews at once
     max_queued_reviews: int = 2_000  # waiting for one of those

@@ -54,7 +54,9 @@ class LiveLook:
         self._looked_at: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
     async def __call__(self, caller: NodeCaller) -> Seen | None:
-        """The pods of the caller's node; None when its node is not known or was looked at a moment ago.
+        """The pods of the caller's node; None when its node is not known.
+
+        Who comes too soon after the last look at that node waits for the next one.
 
         Raises:
             AppError: `UNAVAILABLE` when the API server does not answer in time, or too many looks are under way.
@@ -62,8 +64,6 @@ class LiveLook:
         key = ("", "", caller.node_name) if caller.node_name else (caller.namespace, caller.pod_name, "")
         task = self._running.get(key)
         if task is None:
-            if self._monotonic() - self._looked_at.get(key, float("-inf")) < self._limits.lookup_pause_seconds:
-                return None
             if len(self._running) >= self._limits.max_lookups:
                 self._count("overloaded")
                 raise AppError(
@@ -71,7 +71,9 @@ class LiveLook:
                     "the inventory cannot be read at the moment; try again",
                     diagnosis=f"{len(self._running)} live looks at pods of cluster {self._cluster} are under way",
                 )
-            task = self._running[key] = asyncio.create_task(self._look(caller))
+            since = self._monotonic() - self._looked_at.get(key, float("-inf"))
+            task = asyncio.create_task(self._look(caller, after=self._limits.lookup_pause_seconds - since))
+            self._running[key] = task
             task.add_done_callback(lambda _: self._done(key))
         try:
             # Shielded: others wait for it too.
@@ -92,7 +94,9 @@ class LiveLook:
     def _count(self, outcome: str) -> None:
         metrics.PLACEMENT_LOOKUPS.labels(self._cluster, outcome).inc()
 
-    async def _look(self, caller: NodeCaller) -> Seen | None:
+    async def _look(self, caller: NodeCaller, *, after: float) -> Seen | None:
+        if after > 0:
+            await asyncio.sleep(after)
         node = caller.node_name or await self._node_of(caller)
         if not _NAME.fullmatch(node):
             return None
