@@ -83,6 +83,7 @@ class CertificateLimits:
     jwks_refresh_seconds: float = 300.0
     jwks_min_refetch_seconds: float = 10.0  # between two refetches for an unknown key id
     jwks_stale_seconds: float = 86_400.0  # how long keys serve that cannot be refreshed
+    ban_max_age_seconds: float = 3_600.0  # how long the bans of nodes serve that were read last
     max_kept_refusals: int = 10_000  # for `gatehouse ca explain REQUEST`
 
 
@@ -100,6 +101,34 @@ class AuthorityLimits:
     max_open_acts: int = 100
     max_kept_acts: int = 200  # that `gatehouse ca pending` shows
     max_listed_nodes: int = 100  # nodes without a root, of one authority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesLimits:
+    """Bounds of what is asked of a Kubernetes API server, and of what it answers."""
+
+    connect_seconds: float = 5.0
+    request_seconds: float = 5.0  # of one small request: a pod, the pods of a node, keys
+    page_seconds: float = 30.0  # of one page of the list of all pods
+    page_pods: int = 500
+    max_page_bytes: int = 67_108_864
+    max_answer_bytes: int = 4_194_304  # of one small answer
+    max_event_bytes: int = 4_194_304  # of one line of a watch; an object in etcd is at most 1.5 MiB
+    max_pods: int = 250_000  # of a cluster
+    slice_seconds: float = 0.003  # how long reading may hold up the event loop
+    watch_seconds: float = 300.0  # then a watch is opened anew, as the API server's load balancing wants it
+    stall_seconds: float = 90.0  # no event and no bookmark (one a minute): the connection is dead
+    pods_max_age_seconds: float = 300.0  # since the last event, bookmark or list; older placement gives no rights
+    watch_retry_min_seconds: float = 0.5
+    watch_retry_max_seconds: float = 30.0
+    lookup_pause_seconds: float = 1.0  # between two live looks at the pods of one node
+    max_lookups: int = 128  # live looks at once, waiting ones too
+    review_seconds: float = 3.0  # of one TokenReview
+    max_reviews: int = 64  # TokenReviews at once
+    max_queued_reviews: int = 2_000  # waiting for one of those
+    review_cache_seconds: float = 60.0  # how long a token that was revoked may go on
+    review_refused_seconds: float = 5.0  # how long a refused token is refused without asking
+    review_cache_entries: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +191,8 @@ class AdministrationLimits:
     """Bounds of what administrators send, and of what is kept to recognise them."""
 
     max_inventory_items: int = 200_000  # of one inventory document, all kinds together
+    min_lease_seconds: float = 10.0  # of a pushed inventory
+    max_lease_seconds: float = 604_800.0
     max_reported_errors: int = 100  # of one document or batch; the rest is counted
     token_cache_seconds: float = 5.0  # how long a revocation by another replica may go unnoticed
     token_cache_entries: int = 10_000
@@ -223,6 +254,7 @@ class Limits:
     http: HttpLimits = field(default_factory=HttpLimits)
     certificate: CertificateLimits = field(default_factory=CertificateLimits)
     authority: AuthorityLimits = field(default_factory=AuthorityLimits)
+    kubernetes: KubernetesLimits = field(default_factory=KubernetesLimits)
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.authority import admin_tokens, read_policies
 from app.authority.actor import Actor, Role
 from app.authority.apply_batch import apply_batch
 from app.authority.authenticate_administrator import AdministratorAuthenticator
+from app.authority.clusters import Clusters
 from app.authority.delete_policy import delete_policy
 from app.authority.explain_request import Explainer
+from app.authority.lease_inventory import lease_inventory
 from app.authority.policy_commit import Act
 from app.authority.ports import Clock, InventoryContents
-from app.authority.put_inventory import delete_inventory_item, put_inventory
+from app.authority.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
 from app.authority.put_policy import PutPolicy, put_policy
 from app.authority.read_policies import PageAsked
 from app.authority.records import (
@@ -38,6 +40,8 @@ from app.authority.records import (
 )
 from app.authority.roll_back import roll_back, roll_back_document
 from app.authority.store import Store, Transaction
+from app.errors import AppError, ErrorCode
+from app.identity.inventory_fields import ClusterNames
 from app.limits import Limits
 
 _PAGE_KEY = "page_token_key"
@@ -53,11 +57,13 @@ class Administration:
         clock: Clock,
         limits: Limits,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        clusters: Clusters | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
         self._random_bytes = random_bytes
+        self._clusters = clusters or Clusters()
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
         self._page_key: bytes | None = None  # stored, so that page tokens hold on every replica
@@ -279,38 +285,73 @@ class Administration:
         actor: Actor,
         value: Any,
         *,
+        cluster: str = "",
+        lease: timedelta | None = None,
         expected_generation: int | None = None,
         reason: str = "",
         dry_run: bool = False,
     ) -> InventoryChange:
-        """Replace the whole inventory by a JSON value (the compact form, or a Kubernetes list).
+        """Replace the inventory of a cluster by a JSON value (the compact form, or a Kubernetes list).
+
+        `lease` is the time until the caller promises to come again: None leaves it as it is, zero ends it.
 
         Raises:
-            AppError: `INVALID` with field errors, `TOO_LARGE`, `PRECONDITION_FAILED`.
+            AppError: `INVALID` with field errors, `TOO_LARGE`, `PRECONDITION_FAILED`, `NOT_FOUND` for the cluster.
         """
         act = self._act("inventory.put", actor, reason, dry_run)
-        return await put_inventory(
-            self._store, self._limits, act, value, replace_all=True, expected_generation=expected_generation
+        write = InventoryWrite(
+            value=value,
+            clusters=self._cluster_names(cluster),
+            replace_all=True,
+            expected_generation=expected_generation,
+            lease=lease,
         )
+        return await put_inventory(self._store, self._limits, act, write)
 
     async def apply_inventory(
-        self, actor: Actor, value: Any, *, reason: str = "", dry_run: bool = False
+        self,
+        actor: Actor,
+        value: Any,
+        *,
+        cluster: str = "",
+        lease: timedelta | None = None,
+        reason: str = "",
+        dry_run: bool = False,
     ) -> InventoryChange:
         """Create or replace the items that a JSON value holds; what it does not name stays.
 
         Raises:
-            AppError: `INVALID` with field errors, `TOO_LARGE`.
+            AppError: as `put_inventory`.
         """
         act = self._act("inventory.apply", actor, reason, dry_run)
-        return await put_inventory(self._store, self._limits, act, value, replace_all=False)
+        names = self._cluster_names(cluster)
+        write = InventoryWrite(value=value, clusters=names, replace_all=False, lease=lease)
+        return await put_inventory(self._store, self._limits, act, write)
 
-    async def delete_inventory_item(self, actor: Actor, kind: str, key: str, *, reason: str = "") -> InventoryChange:
+    async def lease_inventory(
+        self, actor: Actor, lease: timedelta, *, cluster: str = "", reason: str = ""
+    ) -> datetime | None:
+        """Say that the inventory of a cluster still holds, for `lease` from now; zero ends the lease.
+
+        Raises:
+            AppError: `INVALID` for a lease out of bounds, `NOT_FOUND` for the cluster.
+        """
+        act = self._act("inventory.lease", actor, reason, False)
+        stored = self._cluster_names(cluster).default
+        return await lease_inventory(self._store, self._limits.administration, act, stored, lease)
+
+    async def delete_inventory_item(
+        self, actor: Actor, kind: str, key: str, *, cluster: str = "", reason: str = ""
+    ) -> InventoryChange:
         """Delete one `node` (by name), `workload` (by `<namespace>/<name>`) or `service` (by its key).
 
         Raises:
             AppError: `NOT_FOUND`.
         """
         act = self._act("inventory.delete", actor, reason, False)
+        stored = self._cluster_names(cluster).default
+        if stored and kind != "service":
+            key = f"{stored}/{key}"
         return await delete_inventory_item(self._store, self._limits, act, kind, key)
 
     # Questions
@@ -329,6 +370,12 @@ class Administration:
     async def status(self) -> StoreStatus:
         """The numbers of the store."""
         return await self._store.read(lambda transaction: transaction.status())
+
+    def _cluster_names(self, name: str) -> ClusterNames:
+        stored = self._clusters.stored(name)
+        if stored is None:
+            raise AppError(ErrorCode.NOT_FOUND, f"no cluster is called {name!r}; there are {', '.join(self._clusters)}")
+        return ClusterNames(stored, self._clusters.stored)
 
     def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, rollback_of: int | None = None) -> Act:
         return Act(

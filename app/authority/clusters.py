@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from app.identity.inventory import LOCAL_CLUSTER
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clusters:
@@ -27,6 +29,11 @@ class Clusters:
         if name in self.others:
             return name
         return next((cluster for cluster, aliases in self.others.items() if name in aliases), None)
+
+    def stored(self, name: str) -> str | None:
+        """How the stored inventory calls that cluster: the local one has no name there, so that it can be renamed."""
+        cluster = self.resolve(name)
+        return LOCAL_CLUSTER if cluster == self.id else cluster
 
     def agree(self, caller_cluster: str, claimed: str) -> bool:
         """Whether a caller whose token is of one cluster may say it is in the other; it need not say anything."""

@@ -176,6 +176,10 @@ class StoredPlacement:
         """See `InventoryView.index`."""
         return self.view.index(self.cluster)
 
+    def bans(self) -> frozenset[str]:
+        """See `InventoryView.bans`."""
+        return self.view.bans(self.cluster)
+
     async def look_again(self, caller: NodeCaller) -> PlacementIndex:  # noqa: ARG002 - one read has everything
         """Read the store once more."""
         await self.view.refresh()

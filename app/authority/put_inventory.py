@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from app.authority.actor import Role
+from app.authority.lease_inventory import check_lease, put_lease
 from app.authority.policy_commit import Act
 from app.authority.reasons import check_reason
 from app.authority.records import InventoryChange, Outcome
 from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode
-from app.identity.inventory import Node, Service, Workload
+from app.identity.inventory import LOCAL_CLUSTER, Node, Service, Workload
 from app.identity.inventory_documents import parse_inventory
-from app.identity.inventory_fields import ParsedInventory
+from app.identity.inventory_fields import ClusterNames, ParsedInventory
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import Limits
 
@@ -45,41 +48,95 @@ class _Plan:
         return len(self.nodes.changes) + len(self.workloads.changes) + len(self.services.changes)
 
 
-async def put_inventory(
-    store: Store, limits: Limits, act: Act, value: Any, *, replace_all: bool, expected_generation: int | None = None
-) -> InventoryChange:
-    """Store the items of an inventory document; with `replace_all`, what it does not name is deleted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryWrite:
+    """An inventory document and what is to be done with it.
+
+    With `replace_all`, what it does not name is deleted: the nodes and workloads of `cluster` and, where that is the
+    local one, the services. `lease` is the time until whoever pushes comes again: None leaves it, zero ends it.
+    """
+
+    value: Any
+    clusters: ClusterNames
+    replace_all: bool
+    expected_generation: int | None = None
+    lease: timedelta | None = None
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that is written to, as it is stored."""
+        return self.clusters.default
+
+
+async def put_inventory(store: Store, limits: Limits, act: Act, write: InventoryWrite) -> InventoryChange:
+    """Store the items of an inventory document.
 
     Raises:
         AppError: see `Administration.put_inventory`.
     """
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
+    if write.lease is not None:
+        check_lease(write.lease, limits.administration)
     parsed = await asyncio.to_thread(
         parse_inventory,
-        value,
+        write.value,
         max_items=limits.administration.max_inventory_items,
         max_errors=limits.administration.max_reported_errors,
+        clusters=write.clusters,
     )
+    _check_clusters(parsed, write)
 
     def plan(transaction: Transaction) -> _Plan:
         rows = transaction.inventory
         generation = rows.generation()
-        if expected_generation is not None and expected_generation != generation:
+        if write.expected_generation is not None and write.expected_generation != generation:
             raise AppError(
                 ErrorCode.PRECONDITION_FAILED,
-                f"the inventory is at generation {generation} now, not at {expected_generation}",
+                f"the inventory is at generation {generation} now, not at {write.expected_generation}",
             )
-        nodes = rows.nodes()
+        nodes, workloads = rows.nodes(), rows.workloads()
+        replace_all = write.replace_all
         return _Plan(
             generation,
-            _difference(nodes, _keeping_bans(parsed, nodes), replace_all=replace_all),
-            _difference(rows.workloads(), parsed.workloads, replace_all=replace_all),
-            _difference(rows.services(), parsed.services, replace_all=replace_all),
+            _difference(
+                nodes,
+                _keeping_bans(parsed, nodes),
+                replace_all=replace_all,
+                others={key for key, node in nodes.items() if node.cluster != write.cluster},
+            ),
+            _difference(
+                workloads,
+                parsed.workloads,
+                replace_all=replace_all,
+                others={key for key, workload in workloads.items() if workload.cluster != write.cluster},
+            ),
+            _difference(rows.services(), parsed.services, replace_all=replace_all and write.cluster == LOCAL_CLUSTER),
         )
 
     change = await _carry_out(store, limits, act, plan)
-    return replace(change, warnings=tuple(parsed.warnings[: limits.administration.max_reported_errors]))
+    until = None
+    if write.lease is not None and not act.dry_run:
+        # After the contents: a lease must never vouch for what was there before.
+        until = await put_lease(store, act, write.cluster, write.lease)
+    warnings = tuple(parsed.warnings[: limits.administration.max_reported_errors])
+    return replace(change, warnings=warnings, lease_until=until)
+
+
+def _check_clusters(parsed: ParsedInventory, write: InventoryWrite) -> None:
+    """Refuse what would surprise: services of another cluster, and replacing more than the cluster that is named."""
+    if parsed.services and write.cluster != LOCAL_CLUSTER:
+        raise AppError(
+            ErrorCode.INVALID,
+            "services belong to the local cluster's inventory; send only nodes and pods of another",
+        )
+    named = {node.cluster for node in parsed.nodes.values()} | {one.cluster for one in parsed.workloads.values()}
+    if write.replace_all and named - {write.cluster}:
+        raise AppError(
+            ErrorCode.INVALID,
+            "the document names another cluster than the one that is replaced; apply it without replacing, or name "
+            "that cluster",
+        )
 
 
 async def delete_inventory_item(store: Store, limits: Limits, act: Act, kind: str, key: str) -> InventoryChange:
@@ -175,7 +232,10 @@ def _counts(difference: _Difference[Any]) -> dict[str, int]:
     return {outcome.value: count for outcome, count in difference.outcomes.items()}
 
 
-def _difference(stored: Mapping[str, T], wanted: Mapping[str, T], *, replace_all: bool) -> _Difference[T]:
+def _difference(
+    stored: Mapping[str, T], wanted: Mapping[str, T], *, replace_all: bool, others: AbstractSet[str] = frozenset()
+) -> _Difference[T]:
+    """What makes `stored` be as wanted; with `replace_all` what is not wanted goes, except for `others`."""
     changes: dict[str, T | None] = {}
     outcomes: Counter[Outcome] = Counter()
     for key, item in wanted.items():
@@ -186,7 +246,7 @@ def _difference(stored: Mapping[str, T], wanted: Mapping[str, T], *, replace_all
         changes[key] = item
         outcomes[Outcome.CREATED if present is None else Outcome.CONFIGURED] += 1
     if replace_all:
-        for key in stored.keys() - wanted.keys():
+        for key in stored.keys() - wanted.keys() - others:
             changes[key] = None
             outcomes[Outcome.DELETED] += 1
     return _Difference(changes, outcomes)
@@ -199,7 +259,12 @@ def _keeping_bans(parsed: ParsedInventory, stored: Mapping[str, Node]) -> dict[s
         for name, node in parsed.nodes.items()
     }
     if parsed.silent_about_bans:
-        wanted.update((name, node) for name, node in stored.items() if node.banned and name not in wanted)
+        cluster = parsed.clusters.default
+        wanted.update(
+            (name, node)
+            for name, node in stored.items()
+            if node.banned and node.cluster == cluster and name not in wanted
+        )
     return wanted
 
 

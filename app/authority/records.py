@@ -167,6 +167,7 @@ class InventoryChange:
     services: Mapping[Outcome, int] = field(default_factory=dict)
     warnings: tuple[FieldError, ...] = ()
     dry_run: bool = False
+    lease_until: datetime | None = None  # of the cluster that was written to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

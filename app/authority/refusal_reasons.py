@@ -18,6 +18,7 @@ _TOKEN_ADVICE = {
     "issuer": "configure the token's issuer, or use a token of a configured one.",
     "algorithm": "only RS, PS, ES and EdDSA signatures are believed, each with a key of its type.",
     "unknown_key": "check that the issuer's published keys (JWKS) contain the token's key id.",
+    "review": "the cluster's API server does not know the token: compare clusterid with the cluster it comes from.",
     "signature": "the signature does not hold: the token was altered or comes from somebody else.",
     "claims": "use a token that is bound to the node proxy's pod, as Kubernetes projects it.",
 }

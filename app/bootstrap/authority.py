@@ -16,16 +16,13 @@ from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.authorize_identity import AuthorizeIdentity
 from app.authority.certificate_request import AccessRules
-from app.authority.clusters import Clusters
 from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.follow_certified_keys import follow_certified_keys, load_certified_keys
-from app.authority.inventory_view import InventoryView
 from app.authority.issue_certificate import Issuer
 from app.authority.known_authorities import KnownAuthorities
 from app.authority.link_ports import WorkerCaller
 from app.authority.mint_tokens import MintTokens
-from app.authority.placements import Placements
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
@@ -43,6 +40,7 @@ from app.bootstrap.issuing import (
     show_clock,
     with_client_roots,
 )
+from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
@@ -59,11 +57,6 @@ from app.storage.certificate_index import CertificateIndex
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from app.telemetry import metrics
-from app.tokens.builtin_issuer import BuiltinIssuer
-from app.tokens.jwks_authenticator import Issuer as TokenIssuer
-from app.tokens.jwks_authenticator import JwksAuthenticator
-from app.tokens.jwks_source import FileJwks, JwksSource, MemoryJwks, UrlJwks
-from app.tokens.token_issuers import TokenIssuers
 
 _log = structlog.get_logger(__name__)
 
@@ -100,8 +93,6 @@ class _Core:
 
     publisher: SnapshotPublisher
     issuer: Issuer
-    inventory: InventoryView
-    authenticator: TokenIssuers
     readiness: Readiness
     listener_certificates: ListenerCertificates
     worker_certificates: WorkerCertificates
@@ -171,8 +162,8 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
     settings, clock = assignment.settings, SystemClock()
     async with AsyncExitStack() as stack:
         foundation = await open_foundation(settings, clock, stack)
-        core = _build_core(settings, foundation, clock)
-        stack.push_async_callback(core.authenticator.close)
+        placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
+        core = _build_core(settings, foundation, placement, clock)
         await core.known_authorities.refresh()
         await core.rest.converge.refresh()
         await _load_keys(core, settings, clock)
@@ -180,7 +171,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         process = AuthorityProcess(settings, core)
         await stack.enter_async_context(
             in_background(
-                core.inventory.run(),
+                *(run() for run in placement.work),
                 core.listener_certificates.run(),
                 core.publisher.run(),
                 core.readiness.run(*core.ca.servers),
@@ -224,7 +215,7 @@ def _follow_keys(core: _Core, settings: Settings, clock: SystemClock) -> list[Co
     return [follow_certified_keys(keys, core.certificates, clock=clock, limit=limit)]
 
 
-def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) -> _Core:
+def _build_core(settings: Settings, foundation: Foundation, placement: Placement, clock: SystemClock) -> _Core:
     """The use cases over what was opened."""
     limits, database, parts = settings.limits, foundation.database, foundation.authorities
     trust_domain, authorities = TrustDomain.parse(settings.trust_domain), parts.authorities
@@ -233,27 +224,19 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
     issuing = issuing_rules(settings, clock, known, converge)
     issuer = Issuer(authorities.issuing, database, clock=clock, limits=limits.certificate, rules=issuing)
     authorities.follow(issuer.replace_state)
-    inventory = InventoryView(
-        database,
-        refresh_seconds=limits.certificate.inventory_refresh_seconds,
-        max_age_seconds=limits.certificate.inventory_max_age_seconds,
-    )
-    authenticator = _token_issuers(settings, foundation.token_issuer)
     refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
     rules = AccessRules(
         trust_domain=trust_domain,
         trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
-        clusters=Clusters(id=settings.cluster.id, aliases=frozenset(settings.cluster.aliases)),
+        clusters=placement.placements.clusters,
         refuse_cert_signer=refuses_cert_signer(settings),
     )
-    placements = Placements({rules.clusters.id: inventory.source()}, rules.clusters)
+    placements = placement.placements
     registry = WorkerRegistry()
-    administration = Administration(database, clock=clock, limits=limits)
+    administration = Administration(database, clock=clock, limits=limits, clusters=rules.clusters)
     return _Core(
         publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities),
         issuer=issuer,
-        inventory=inventory,
-        authenticator=authenticator,
         readiness=Readiness(issuer, foundation.keeper, database, placements, clock_guard=issuing.clock_guard),
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
@@ -261,7 +244,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
         worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
         ca=certificate_ports(
             CertificateParts(
-                authenticator=authenticator,
+                authenticator=placement.authenticator,
                 authorize=AuthorizeIdentity(placements, rules),
                 records=certificates,
                 known=known,
@@ -280,6 +263,7 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
             explain_certificate=ExplainCertificate(refusals, placements, rules),
             converge=converge,
+            placements=placements,
             workers=registry,
             trust=authorities,
             authorities=parts.administration,
@@ -288,22 +272,6 @@ def _build_core(settings: Settings, foundation: Foundation, clock: SystemClock) 
             snapshot_public_key=foundation.snapshot_key.public_text,
         ),
     )
-
-
-def _token_issuers(settings: Settings, builtin: BuiltinIssuer) -> TokenIssuers:
-    limits = settings.limits.certificate
-    own = TokenIssuer(issuer=builtin.issuer, audiences=frozenset(builtin.audiences), cluster=settings.cluster.id)
-    authenticators = [JwksAuthenticator(own, MemoryJwks(builtin.jwks), limits)]
-    for issuer in settings.tokens.issuers:
-        source: JwksSource
-        if issuer.jwks_file is not None:
-            source = FileJwks(issuer.jwks_file, limits)
-        else:
-            assert issuer.jwks_url is not None
-            source = UrlJwks(issuer.jwks_url, limits, ca_file=issuer.ca_file)
-        trusted = TokenIssuer(issuer=issuer.issuer, audiences=frozenset(issuer.audiences), cluster=issuer.cluster)
-        authenticators.append(JwksAuthenticator(trusted, source, limits))
-    return TokenIssuers(authenticators, limits)
 
 
 async def _listen(stack: AsyncExitStack, process: AuthorityProcess, extra: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from app.cli.client import connect
 from app.cli.converge import converge
 from app.cli.failures import UsageError
-from app.cli.options import ContextName
+from app.cli.options import Cluster, ContextName
 from app.cli.text import Format, Output, print_facts, print_table, print_value
 
 app = typer.Typer(name="ca", help="The certificate authority.", no_args_is_help=True)
@@ -27,6 +27,7 @@ def explain(
     ] = "",
     node: Annotated[str, typer.Option("--node", help="The node that the caller's token names.")] = "",
     identity: Annotated[str, typer.Option("--identity", help="The SPIFFE ID that is asked for.")] = "",
+    cluster: Cluster = "",
     output: Output = Format.TABLE,
     context: ContextName = "",
 ) -> None:
@@ -40,7 +41,7 @@ def explain(
             answer = api.get(f"/v1/ca/refusals/{request_id}")
         else:
             account, node = (caller, node) if "/" in caller else (_NODE_PROXY, node or caller)
-            answer = api.get("/v1/ca/explain", caller=account, node=node, identity=identity)
+            answer = api.get("/v1/ca/explain", caller=account, node=node, identity=identity, cluster=cluster)
     if output is Format.TABLE:
         _print_explanation(answer)
     else:
@@ -77,6 +78,8 @@ def _print_explanation(answer: dict[str, Any]) -> None:
         "identity": answer["identity"],
         "caller": answer["caller"],
         "node": answer["node"],
+        "cluster": answer["cluster"],
+        "placement": _source(answer["source"]),
         "time": request.get("time", ""),
         "reason": answer["reason"],
         "advice": answer["advice"],
@@ -87,3 +90,10 @@ def _print_explanation(answer: dict[str, Any]) -> None:
         ("STEP", "OUTCOME", "WHAT"),
         [(step["name"], step["outcome"], step["description"]) for step in answer["steps"]],
     )
+
+
+def _source(source: dict[str, Any] | None) -> str:
+    if source is None:
+        return ""
+    age = "never read" if source["ageSeconds"] is None else f"read {source['ageSeconds']:.0f} s ago"
+    return f"from {source['kind']}, version {source['version'] or '-'}, {age}"

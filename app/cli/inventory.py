@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import connect
 from app.cli.files import read_documents
-from app.cli.options import ContextName, DryRun, Files, Paths, Reason, given_paths
+from app.cli.options import Cluster, ContextName, DryRun, Files, Paths, Reason, given_paths
 from app.cli.text import Format, Output, print_table, print_value, say
 
 app = typer.Typer(name="inventory", help="What runs where: nodes, workloads, services.", no_args_is_help=True)
@@ -20,7 +20,14 @@ def apply(
     paths: Paths = None,
     files: Files = None,
     *,
-    replace: Annotated[bool, typer.Option("--replace", help="Also delete whatever is not in the files.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also delete whatever of the cluster is not in the files.")
+    ] = False,
+    lease: Annotated[
+        str,
+        typer.Option("--lease", help="Promise to come again in that time, such as 2m; none ends an earlier promise."),
+    ] = "",
+    cluster: Cluster = "",
     dry_run: DryRun = False,
     reason: Reason = "",
     output: Output = Format.TABLE,
@@ -29,7 +36,7 @@ def apply(
     """Create or replace items: the compact form, or Kubernetes objects as kubectl prints them."""
     values = [found.value for found in read_documents(given_paths(paths, files))]
     body = values[0] if len(values) == 1 else {"apiVersion": "v1", "kind": "List", "items": values}
-    query = {"dryRun": "All" if dry_run else "", "reason": reason}
+    query = {"dryRun": "All" if dry_run else "", "reason": reason, "cluster": cluster, "lease": lease}
     with connect(context) as api:
         change, _ = api.call("PUT" if replace else "PATCH", "/v1/inventory", query=query, body=body)
     if output is not Format.TABLE:
@@ -40,6 +47,67 @@ def apply(
         counts = ", ".join(f"{count} {outcome}" for outcome, count in change[kind].items() if count)
         say(f"{kind}: {counts or 'none'}{suffix}")
     print(f"inventory generation {change['generation']}{suffix}")
+    if change.get("leaseUntil"):
+        print(f"leased until {change['leaseUntil']}")
+
+
+@app.command("renew")
+def renew(
+    *,
+    lease: Annotated[str, typer.Option("--lease", help="For how long from now, such as 2m; none ends the lease.")],
+    cluster: Cluster = "",
+    reason: Reason = "",
+    output: Output = Format.TABLE,
+    context: ContextName = "",
+) -> None:
+    """Say that what was pushed last still holds."""
+    query = {"lease": lease, "cluster": cluster, "reason": reason}
+    with connect(context) as api:
+        found, _ = api.call("PUT", "/v1/inventory/lease", query=query)
+    if output is not Format.TABLE:
+        print_value(found, output)
+    elif found["leaseUntil"]:
+        print(f"the inventory of {found['cluster']} is leased until {found['leaseUntil']}")
+    else:
+        print(f"the inventory of {found['cluster']} has no lease: it holds until it is changed")
+
+
+@app.command("sources")
+def sources(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
+    """Show where the placement of each cluster comes from, and how old it is."""
+    with connect(context) as api:
+        found = api.get("/v1/inventory/sources")["items"]
+    if output is not Format.TABLE:
+        print_value(found, output)
+        return
+    print_sources(found)
+
+
+def print_sources(items: list[dict[str, Any]]) -> None:
+    """The sources as a table, and below it what is wrong with them."""
+    print_table(
+        ("CLUSTER", "SOURCE", "USABLE", "AGE", "MAX AGE", "WORKLOADS", "VERSION", "LEASED UNTIL"),
+        [
+            (
+                item["cluster"],
+                item["kind"],
+                "yes" if item["usable"] else "no",
+                _seconds(item["ageSeconds"]),
+                _seconds(item["maxAgeSeconds"]),
+                item["workloads"],
+                item["version"],
+                item["leaseUntil"] or "",
+            )
+            for item in items
+        ],
+    )
+    for item in items:
+        if item["problem"]:
+            say(f"{item['cluster']}: {item['problem']}")
+
+
+def _seconds(value: Any) -> str:
+    return "-" if value is None else f"{value:.0f} s"
 
 
 @app.command("get")
@@ -61,15 +129,23 @@ def get(
 
 
 def _print_nodes(items: list[dict[str, Any]]) -> None:
-    print_table(("NODE", "BANNED"), [(item["name"], item["banned"]) for item in items])
+    print_table(("NODE", "BANNED", "CLUSTER"), [(item["name"], item["banned"], item["cluster"]) for item in items])
 
 
 def _print_workloads(items: list[dict[str, Any]]) -> None:
     rows = [
-        (item["namespace"], item["name"], item["serviceAccount"], item["node"], item["phase"], _list(item["addresses"]))
+        (
+            item["namespace"],
+            item["name"],
+            item["serviceAccount"],
+            item["node"],
+            item["phase"],
+            _list(item["addresses"]),
+            item["cluster"],
+        )
         for item in items
     ]
-    print_table(("NAMESPACE", "WORKLOAD", "ACCOUNT", "NODE", "PHASE", "ADDRESSES"), rows)
+    print_table(("NAMESPACE", "WORKLOAD", "ACCOUNT", "NODE", "PHASE", "ADDRESSES", "CLUSTER"), rows)
 
 
 def _print_services(items: list[dict[str, Any]]) -> None:

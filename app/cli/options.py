@@ -10,6 +10,7 @@ from app.cli.failures import UsageError
 
 ContextName = Annotated[str, typer.Option("--context", help="The context to use instead of the current one.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
+Cluster = Annotated[str, typer.Option("--cluster", help="The cluster, by id or alias, instead of the local one.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 NamespaceName = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
 Files = Annotated[

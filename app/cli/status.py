@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.cli.client import connect
+from app.cli.inventory import print_sources
 from app.cli.options import ContextName
 from app.cli.text import Format, Output, print_facts, print_table, print_value, say
 
@@ -28,6 +29,9 @@ def status(output: Output = Format.TABLE, context: ContextName = "") -> None:
         }
     )
     print()
+    if found.get("placements"):
+        print_sources(found["placements"])
+        print()
     if not found["workers"]:
         print("no worker has reported in the last minutes")
         return

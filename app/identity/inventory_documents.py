@@ -13,20 +13,22 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.identity.inventory import Node, Service, Workload
-from app.identity.inventory_fields import Fields, ParsedInventory
+from app.identity.inventory_fields import ClusterNames, Fields, ParsedInventory
 from app.identity.inventory_kubernetes import read_object
 
 _COMPACT = {"nodes", "workloads", "services"}
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 
 
-def parse_inventory(value: Any, *, max_items: int, max_errors: int) -> ParsedInventory:
-    """Read an inventory document.
+def parse_inventory(
+    value: Any, *, max_items: int, max_errors: int, clusters: ClusterNames | None = None
+) -> ParsedInventory:
+    """Read an inventory document; what names no cluster is of the default of `clusters`.
 
     Raises:
         AppError: `INVALID` with field errors; `TOO_LARGE` for more than `max_items` items.
     """
-    parsed = ParsedInventory(max_items)
+    parsed = ParsedInventory(max_items, clusters or ClusterNames())
     if isinstance(value, dict) and "kind" not in value:
         _read_compact(value, parsed)
     else:
@@ -81,20 +83,21 @@ def _read_compact(value: dict[str, Any], parsed: ParsedInventory) -> None:
 
 
 def _compact_node(item: Fields, parsed: ParsedInventory) -> None:
-    item.only({"name", "banned"})
+    item.only({"name", "banned", "cluster"})
     name = item.name("name")
-    banned = item.boolean("banned")
-    if name is not None and banned is not None:
-        parsed.add_node(item.pointer, Node(name=name, banned=banned))
+    banned, cluster = item.boolean("banned"), item.cluster("cluster", parsed.clusters)
+    if name is not None and banned is not None and cluster is not None:
+        parsed.add_node(item.pointer, Node(name=name, banned=banned, cluster=cluster))
 
 
 def _compact_workload(item: Fields, parsed: ParsedInventory) -> None:
-    item.only({"namespace", "name", "serviceAccount", "node", "uid", "phase", "addresses", "labels"})
+    item.only({"namespace", "name", "serviceAccount", "node", "uid", "phase", "addresses", "labels", "cluster"})
     namespace, name = item.namespace("namespace"), item.name("name")
     account, node = item.name("serviceAccount", default="default"), item.name("node")
     phase = item.choice("phase", _PHASES, default="Running")
     uid, addresses, labels = item.text("uid"), item.addresses("addresses"), item.labels("labels")
-    if None not in (namespace, name, account, node, phase):
+    cluster = item.cluster("cluster", parsed.clusters)
+    if None not in (namespace, name, account, node, phase, cluster):
         parsed.add_workload(
             item.pointer,
             Workload(
@@ -106,6 +109,7 @@ def _compact_workload(item: Fields, parsed: ParsedInventory) -> None:
                 phase=str(phase),
                 addresses=addresses,
                 labels=labels,
+                cluster=str(cluster),
             ),
         )
 

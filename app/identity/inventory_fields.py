@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
-from app.identity.inventory import Node, Service, Workload
+from app.identity.inventory import LOCAL_CLUSTER, Node, Service, Workload
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -21,6 +21,17 @@ _TEXT = re.compile(r"[\x20-\x7e]{0,253}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,315})")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _MAX_MEMBERS = 1_024  # addresses, ports, hosts or labels of one item
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNames:
+    """The cluster of items that name none, and how a name is found among those that are known.
+
+    `find` gives the name under which a cluster is stored (the local one is `LOCAL_CLUSTER`), or None.
+    """
+
+    default: str = LOCAL_CLUSTER
+    find: Callable[[str], str | None] = lambda name: name
 
 
 @dataclass(slots=True)
@@ -32,6 +43,7 @@ class ParsedInventory:
     """
 
     max_items: int
+    clusters: ClusterNames = field(default_factory=ClusterNames)
     nodes: dict[str, Node] = field(default_factory=dict)
     workloads: dict[str, Workload] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
@@ -41,7 +53,7 @@ class ParsedInventory:
 
     def add_node(self, pointer: str, node: Node) -> None:
         """Take a node in, once."""
-        self._add(self.nodes, pointer, node.name, node)
+        self._add(self.nodes, pointer, node.key, node)
 
     def add_workload(self, pointer: str, workload: Workload) -> None:
         """Take a workload in, once."""
@@ -110,6 +122,16 @@ class Fields:
     def name(self, member: str, *, default: str | None = None) -> str | None:
         """An object's name; it must be there unless it has a default."""
         return self._matching(member, _NAME, default, "a name (1 to 253 characters of a-z, 0-9, '-', '.') is wanted")
+
+    def cluster(self, member: str, clusters: ClusterNames) -> str | None:
+        """The cluster that is named, as it is stored."""
+        value = self._value.get(member)
+        if value is None or value == "":
+            return clusters.default
+        found = clusters.find(value) if isinstance(value, str) else None
+        if found is None:
+            self.complain(member, "no cluster is called so; the clusters are named in the settings")
+        return found
 
     def text(self, member: str) -> str:
         """Short printable text; empty when absent."""

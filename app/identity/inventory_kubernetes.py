@@ -53,6 +53,7 @@ def _read_pod(item: Fields, parsed: ParsedInventory) -> None:
                 phase=phase,
                 addresses=tuple(addresses),
                 labels=labels,
+                cluster=parsed.clusters.default,
             ),
         )
 
@@ -113,8 +114,9 @@ def _read_service_entry(item: Fields, parsed: ParsedInventory) -> None:
 def _read_node(item: Fields, parsed: ParsedInventory) -> None:
     name = item.object("metadata").name("name")
     if name is not None:
-        parsed.add_node(item.pointer, Node(name=name))
-        parsed.silent_about_bans.add(name)
+        node = Node(name=name, cluster=parsed.clusters.default)
+        parsed.add_node(item.pointer, node)
+        parsed.silent_about_bans.add(node.key)
 
 
 def _ports(spec: Fields, member: str) -> tuple[int, ...]:

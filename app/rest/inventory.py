@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.authority.records import InventoryChange
+from app.errors import AppError, ErrorCode
 from app.identity.inventory import Service, Workload
 from app.limits import Limits
 from app.rest.bodies import documents_schema, read_documents
 from app.rest.conditional import IfMatch, expected_number, quoted
-from app.rest.parameters import DryRun, Reason
-from app.rest.schemas import InventoryChangeShape, InventoryShape
-from app.rest.services import CallingActor, RestServices, Services
+from app.rest.parameters import Cluster, DryRun, Push, Reason, lease_of
+from app.rest.schemas import InventoryChangeShape, InventoryShape, LeaseShape
+from app.rest.services import CallingActor, Services
 
 router = APIRouter(prefix="/v1/inventory", tags=["inventory"])
 _BODY = documents_schema(
@@ -28,7 +29,7 @@ async def get_inventory(services: Services, response: Response) -> dict[str, Any
     response.headers["etag"] = quoted(contents.generation)
     return {
         "generation": contents.generation,
-        "nodes": [{"name": node.name, "banned": node.banned} for node in contents.nodes],
+        "nodes": [{"name": node.name, "banned": node.banned, "cluster": node.cluster} for node in contents.nodes],
         "workloads": [_workload(workload) for workload in contents.workloads],
         "services": [_service(service) for service in contents.services],
     }
@@ -40,15 +41,18 @@ async def put_inventory(
     response: Response,
     services: Services,
     actor: CallingActor,
+    push: Push,
     *,
     if_match: IfMatch = None,
     dry_run: DryRun = None,
     reason: Reason = "",
 ) -> InventoryChange:
-    """Replace the whole inventory; If-Match is optional and names the generation that it must be at."""
+    """Replace the inventory of a cluster; If-Match is optional and names the generation that it must be at."""
     change = await services.administration.put_inventory(
         actor,
         await _read(request, services.limits),
+        cluster=push.cluster,
+        lease=lease_of(push.lease),
         expected_generation=expected_number(if_match, "inventory"),
         reason=reason,
         dry_run=dry_run is not None,
@@ -59,25 +63,56 @@ async def put_inventory(
 
 @router.patch("", response_model=InventoryChangeShape, openapi_extra=_BODY)
 async def apply_inventory(
-    request: Request, services: Services, actor: CallingActor, dry_run: DryRun = None, reason: Reason = ""
+    request: Request,
+    services: Services,
+    actor: CallingActor,
+    push: Push,
+    *,
+    dry_run: DryRun = None,
+    reason: Reason = "",
 ) -> InventoryChange:
     """Create or replace the items of the body; what it does not name stays."""
-    value = await _read(request, services.limits)
-    return await services.administration.apply_inventory(actor, value, reason=reason, dry_run=dry_run is not None)
+    return await services.administration.apply_inventory(
+        actor,
+        await _read(request, services.limits),
+        cluster=push.cluster,
+        lease=lease_of(push.lease),
+        reason=reason,
+        dry_run=dry_run is not None,
+    )
+
+
+@router.put("/lease", response_model=LeaseShape)
+async def lease_inventory(services: Services, actor: CallingActor, push: Push, reason: Reason = "") -> dict[str, Any]:
+    """Say that what was pushed last still holds; `lease=none` ends the lease."""
+    asked = lease_of(push.lease)
+    if asked is None:
+        raise AppError(ErrorCode.INVALID, "lease is missing: a time such as 120s or 2m, or none.")
+    until = await services.administration.lease_inventory(actor, asked, cluster=push.cluster, reason=reason)
+    return {"cluster": services.placements.named(push.cluster)[0], "lease_until": until}
+
+
+@router.get("/sources", response_model=dict[str, Any])
+async def inventory_sources(services: Services) -> dict[str, Any]:
+    """Where the placement of each cluster comes from, how old it is, and what is wrong with it."""
+    return {"items": [{"cluster": name, **state.to_json()} for name, state in services.placements.describe().items()]}
 
 
 @router.delete("/nodes/{name}", response_model=InventoryChangeShape)
-async def delete_node(services: Services, actor: CallingActor, name: str, reason: Reason = "") -> InventoryChange:
+async def delete_node(
+    services: Services, actor: CallingActor, name: str, cluster: Cluster = "", reason: Reason = ""
+) -> InventoryChange:
     """Delete a node."""
-    return await _delete(services, actor, "node", name, reason)
+    return await services.administration.delete_inventory_item(actor, "node", name, cluster=cluster, reason=reason)
 
 
 @router.delete("/workloads/{namespace}/{name}", response_model=InventoryChangeShape)
 async def delete_workload(
-    services: Services, actor: CallingActor, namespace: str, name: str, reason: Reason = ""
+    services: Services, actor: CallingActor, namespace: str, name: str, cluster: Cluster = "", reason: Reason = ""
 ) -> InventoryChange:
     """Delete a workload."""
-    return await _delete(services, actor, "workload", f"{namespace}/{name}", reason)
+    key = f"{namespace}/{name}"
+    return await services.administration.delete_inventory_item(actor, "workload", key, cluster=cluster, reason=reason)
 
 
 @router.delete("/services/{registry}/{namespace}/{name}", response_model=InventoryChangeShape)
@@ -85,11 +120,8 @@ async def delete_service(
     services: Services, actor: CallingActor, registry: str, namespace: str, name: str, reason: Reason = ""
 ) -> InventoryChange:
     """Delete a service."""
-    return await _delete(services, actor, "service", f"{registry}/{namespace}/{name}", reason)
-
-
-async def _delete(services: RestServices, actor: CallingActor, kind: str, key: str, reason: str) -> InventoryChange:
-    return await services.administration.delete_inventory_item(actor, kind, key, reason=reason)
+    key = f"{registry}/{namespace}/{name}"
+    return await services.administration.delete_inventory_item(actor, "service", key, reason=reason)
 
 
 async def _read(request: Request, limits: Limits) -> Any:
@@ -107,6 +139,7 @@ def _workload(workload: Workload) -> dict[str, Any]:
         "phase": workload.phase,
         "addresses": list(workload.addresses),
         "labels": dict(workload.labels),
+        "cluster": workload.cluster,
     }
 
 

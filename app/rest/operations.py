@@ -11,6 +11,7 @@ from app import __version__
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.rest.bodies import JSON, read_json
+from app.rest.parameters import Cluster
 from app.rest.schemas import StatusShape, TrustBundleShape
 from app.rest.services import Services
 
@@ -39,13 +40,14 @@ async def live() -> str:
 
 @router.get("/v1/status", response_model=StatusShape)
 async def status(services: Services) -> dict[str, Any]:
-    """The store's numbers, and what each worker last said of itself."""
+    """The store's numbers, what each worker last said of itself, and how old each cluster's placement is."""
     now = services.clock.now()
     return {
         "version": __version__,
         "snapshot_public_key": services.snapshot_public_key,
         "store": await services.administration.status(),
         "workers": [worker.to_json(now) for worker in services.workers.statuses(now=now)],
+        "placements": [{"cluster": name, **state.to_json()} for name, state in services.placements.describe().items()],
     }
 
 
@@ -78,13 +80,14 @@ async def explain_certificate(
     identity: Annotated[
         str | None, Query(max_length=4_096, description="The SPIFFE ID asked for; without it, the caller's own.")
     ] = None,
+    cluster: Cluster = "",
 ) -> dict[str, Any]:
     """Whether a caller would get a certificate for an identity now, step by step."""
     namespace, slash, account = caller.partition("/")
     if not slash or not namespace or not account or "/" in account:
         raise AppError(ErrorCode.INVALID, "The caller is a service account, written NAMESPACE/NAME.")
     asked = NodeCaller(namespace=namespace, service_account=account, pod_name=pod, pod_uid=pod_uid, node_name=node)
-    return (await services.explain_certificate.by_caller(asked, identity)).to_json()
+    return (await services.explain_certificate.by_caller(asked, identity, cluster=cluster)).to_json()
 
 
 @router.get("/v1/trust-bundle", response_model=TrustBundleShape)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Literal
 
-from fastapi import Path, Query, Request, params
+from fastapi import Depends, Path, Query, Request, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
@@ -23,6 +25,26 @@ Reason = Annotated[str, Query(max_length=1_024, description="Why, for the histor
 Kind = Annotated[str, Path(description="The document's kind, such as AuthorizationPolicy.")]
 Namespace = Annotated[str, Path(description="The document's namespace, or - for a kind that has none.")]
 Name = Annotated[str, Path(description="The document's name.")]
+
+Cluster = Annotated[str, Query(max_length=253, description="A cluster's id or alias; without it, the local cluster.")]
+Lease = Annotated[
+    str,
+    Query(
+        pattern=r"^(none|[1-9][0-9]{0,6}[smhd])$|^$",
+        description="The sender promises to come again in that time, such as 120s or 2m: when it does not, the "
+        "placement of the cluster is too old to issue by. `none` ends the promise.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Push:
+    cluster: Cluster = ""
+    lease: Lease = ""
+
+
+Push = Annotated[_Push, Depends(_Push)]
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 _known: dict[int, tuple[APIRoute, frozenset[str]]] = {}
 
@@ -52,6 +74,13 @@ async def refuse_unknown_query(request: Request) -> None:
 def document_key(kind: str, namespace: str, name: str) -> tuple[str, str, str]:
     """The key that a path names."""
     return kind, "" if namespace == CLUSTER_SCOPED else namespace, name
+
+
+def lease_of(text: str) -> timedelta | None:
+    """The time that a lease lasts: zero for `none`, None for no word about it."""
+    if not text:
+        return None
+    return timedelta() if text == "none" else timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
 
 
 def number(text: str, what: str) -> int:

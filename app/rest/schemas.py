@@ -146,6 +146,14 @@ class InventoryChangeShape(Shape):
     workloads: dict[str, int]
     services: dict[str, int]
     dry_run: bool
+    lease_until: datetime | None = None
+
+
+class LeaseShape(Shape):
+    """Until when whoever pushes the inventory of a cluster promised to come again; null: there is no promise."""
+
+    cluster: str
+    lease_until: datetime | None
 
 
 class WorkloadShape(Shape):
@@ -159,6 +167,7 @@ class WorkloadShape(Shape):
     phase: str
     addresses: list[str]
     labels: dict[str, str]
+    cluster: str
 
 
 class ServiceShape(Shape):
@@ -178,6 +187,7 @@ class NodeShape(Shape):
 
     name: str
     banned: bool
+    cluster: str
 
 
 class InventoryShape(Shape):
@@ -268,6 +278,7 @@ class StatusShape(Shape):
     snapshot_public_key: str
     store: StoreShape
     workers: list[dict[str, Any]]
+    placements: list[dict[str, Any]]
 
 
 class TrustBundleShape(Shape):

@@ -14,6 +14,7 @@ from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.link_ports import TrustSource
 from app.authority.mint_tokens import MintTokens
+from app.authority.placements import Placements
 from app.authority.ports import Clock
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
@@ -30,6 +31,7 @@ class RestServices:
     mint_tokens: MintTokens
     explain_certificate: ExplainCertificate
     converge: ConvergeMesh
+    placements: Placements
     workers: WorkerRegistry
     trust: TrustSource
     clock: Clock

@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.settings.clusters import contradicting_clusters
 from app.settings.model import Listener, Settings
 
 # Where 0 means "off" rather than "nothing is allowed".
@@ -36,6 +37,12 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _exposure(settings)
     yield from _placement(settings)
     yield from _secrets(settings)
+    yield from contradicting_clusters(
+        settings.cluster,
+        settings.clusters,
+        settings.inventory,
+        tuple(issuer.cluster for issuer in settings.tokens.issuers),
+    )
     yield from _addresses(settings)
     yield from _decision_role(settings)
 
@@ -137,6 +144,14 @@ def _addresses(settings: Settings) -> Iterator[str]:
             yield (
                 f"tokens.issuers.{index}.jwks_url: must start with https:// (plain http only to loopback), "
                 f"not {issuer.jwks_url!r}"
+            )
+
+    for index, cluster in enumerate(settings.clusters):
+        server = cluster.kubernetes.server if cluster.kubernetes else ""
+        if server and not _is_private(server):
+            yield (
+                f"clusters.{index}.kubernetes.server: must start with https:// (plain http only to loopback), "
+                f"not {server!r}"
             )
 
 

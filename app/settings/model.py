@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
@@ -31,8 +29,10 @@ from pydantic_settings import (
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.limits import Limits
+from app.settings.clusters import ClusterSettings, InventorySettings, ServedCluster
 from app.settings.issuing import IssuingSettings
 from app.settings.keys import ENV_PREFIX, NESTED
+from app.settings.section import Section as _Section
 
 
 class Role(StrEnum):
@@ -41,10 +41,6 @@ class Role(StrEnum):
     ALL = "all"
     AUTHORITY = "authority"
     DECISION = "decision"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Listener(_Section):
@@ -108,13 +104,6 @@ class TlsSettings(_Section):
     def is_configured(self) -> bool:
         """Whether both files are named."""
         return self.certificate_file is not None and self.key_file is not None
-
-
-class ClusterSettings(_Section):
-    """The cluster that a `clusterid` of a certificate request must name."""
-
-    id: str = "Kubernetes"
-    aliases: tuple[str, ...] = ()
 
 
 class CaSettings(IssuingSettings):
@@ -230,6 +219,8 @@ class Settings(BaseSettings):
     trust_domain: str = "cluster.local"
     workers: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1, le=256)
     cluster: ClusterSettings = ClusterSettings()
+    clusters: tuple[ServedCluster, ...] = ()
+    inventory: InventorySettings = InventorySettings()
     ca: CaSettings = CaSettings()
     authorities: AuthoritiesSettings = AuthoritiesSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -289,6 +280,8 @@ class Settings(BaseSettings):
                 "keys": KeysSettings(),
                 "tls": TlsSettings(),
                 "tokens": TokensSettings(),
+                "clusters": (),
+                "inventory": InventorySettings(),
                 "link": LinkSettings(url=link_url, token=SecretStr(token), public_key=public_key),
             }
         )

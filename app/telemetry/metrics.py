@@ -80,6 +80,45 @@ AUTHORITY_CHORES = Counter(
     "gatehouse_authority_chores", "What authorities did by themselves, or failed to.", ["chore", "outcome"]
 )
 
+TOKEN_AGE = Histogram(
+    "gatehouse_token_age_seconds",
+    "Age of bearer tokens when they are used, from their iat.",
+    ["cluster"],
+    buckets=(60, 600, 3_600, 6 * 3_600, 12 * 3_600, 86_400, 7 * 86_400),
+)
+
+# Placement: by cluster, because a gauge without labels would also exist, as zero, in processes that have none.
+PLACEMENT_AGE = Gauge(
+    "gatehouse_placement_age_seconds",
+    "Seconds since the placement of a cluster was last read from its source.",
+    ["cluster", "source"],
+    multiprocess_mode="livemax",
+)
+PLACEMENT_WORKLOADS = Gauge(
+    "gatehouse_placement_workloads",
+    "Workloads in the placement of a cluster.",
+    ["cluster", "source"],
+    multiprocess_mode="livemax",
+)
+PLACEMENT_USABLE = Gauge(
+    "gatehouse_placement_usable",
+    "Whether the placement of a cluster is fresh enough to issue by it.",
+    ["cluster", "source"],
+    multiprocess_mode="livemin",
+)
+PLACEMENT_RELISTS = Counter(
+    "gatehouse_placement_relists", "Lists of all pods of a cluster, after the first because a watch broke.", ["cluster"]
+)
+PLACEMENT_LOOKUPS = Counter(
+    "gatehouse_placement_lookups", "Live looks at the pods of one node before a refusal.", ["cluster", "outcome"]
+)
+TOKEN_REVIEWS = Counter(
+    "gatehouse_token_reviews", "Tokens that a cluster's API server was asked about.", ["cluster", "outcome"]
+)
+TOKEN_REVIEW_SECONDS = Histogram(
+    "gatehouse_token_review_seconds", "Seconds of one TokenReview.", ["cluster"], buckets=_CERTIFICATE_SECONDS
+)
+
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from app.authority.clusters import Clusters
 from app.authority.records import Outcome
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node
 from app.storage.database import Database
-from tests.support.administration import ALICE, administration_over
+from tests.support.administration import ALICE, StandingClock, administration_over
 
 COMPACT: dict[str, Any] = {
     "nodes": [{"name": "node-a"}, {"name": "node-b", "banned": True}],
@@ -169,3 +171,37 @@ async def test_a_bad_document_changes_nothing(database: Database) -> None:
     assert ErrorCode.INVALID is caught.value.code
     assert ["/pods", "/nodes/0/name", "/services/0/ports/0"] == [found.pointer for found in caught.value.errors]
     assert 0 == (await administration.get_inventory()).generation
+
+
+async def test_leases_are_stored_and_only_their_beginning_and_end_are_on_record(database: Database) -> None:
+    """A renewal once a minute would drown everything else in the ledger."""
+    clock = StandingClock()
+    administration = administration_over(database, clock)
+    await administration.put_inventory(ALICE, COMPACT, lease=timedelta(seconds=60))
+    clock.advance(30)
+    until = await administration.lease_inventory(ALICE, timedelta(seconds=60))
+
+    assert {"": until} == await database.read_leases()
+    assert clock.now() + timedelta(seconds=60) == until
+    await administration.lease_inventory(ALICE, timedelta())
+    assert {} == await database.read_leases()
+    acts = [json.loads(data)["detail"]["act"] for _, data, _ in await database.read_ledger(0, 10)]
+    assert ["inventory.put", "inventory.lease", "inventory.lease"] == acts
+
+
+async def test_a_dry_run_gives_no_lease(database: Database) -> None:
+    """It changes nothing at all."""
+    await administration_over(database).put_inventory(ALICE, COMPACT, lease=timedelta(seconds=60), dry_run=True)
+
+    assert {} == await database.read_leases()
+
+
+async def test_replacing_one_cluster_leaves_what_only_looks_like_it(database: Database) -> None:
+    """Keys of nodes and workloads of different clusters may be spelt the same."""
+    administration = administration_over(database, clusters=Clusters(others={"shop": set()}))
+    await administration.put_inventory(ALICE, COMPACT)
+    await administration.put_inventory(ALICE, {"nodes": [{"name": "cart-0"}]}, cluster="shop")
+    await administration.put_inventory(ALICE, {})
+    contents = await administration.get_inventory()
+
+    assert ([("cart-0", "shop")], ()) == ([(node.name, node.cluster) for node in contents.nodes], contents.workloads)

@@ -11,6 +11,7 @@ import pytest
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
+from app.authority.clusters import Clusters
 from app.authority.store import Store
 from app.errors import AppError
 from app.limits import Limits
@@ -35,9 +36,13 @@ class StandingClock:
 
 
 def administration_over(
-    store: Store, clock: StandingClock | None = None, limits: Limits | None = None
+    store: Store,
+    clock: StandingClock | None = None,
+    limits: Limits | None = None,
+    *,
+    clusters: Clusters | None = None,
 ) -> Administration:
-    return Administration(store, clock=clock or StandingClock(), limits=limits or Limits())
+    return Administration(store, clock=clock or StandingClock(), limits=limits or Limits(), clusters=clusters)
 
 
 def policy(name: str = "cart", namespace: str = "shop", method: str = "GET", **metadata: Any) -> dict[str, Any]:

@@ -79,17 +79,20 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     clock = FixedClock()
     refusals = Refusals(max_kept=100)
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
-        administration = Administration(database, clock=clock, limits=limits)
-        inventory = InventoryView(database)
+        clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
+        administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
+        inventory = InventoryView(database, now=clock.now)
+        placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
             explain_certificate=ExplainCertificate(
                 refusals,
-                Placements({"Kubernetes": inventory.source()}, Clusters()),
+                placements,
                 AccessRules(trust_domain=TrustDomain.parse("cluster.local")),
             ),
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
+            placements=placements,
             workers=WorkerRegistry(),
             trust=_Trust(),
             clock=clock,

@@ -25,7 +25,7 @@ async def test_status(api):
     api.services.workers.record("edge", {"worker": "w1", "number": 3}, now=now - timedelta(seconds=4))
     status = (await api.client.get("/v1/status")).json()
 
-    assert {"version", "snapshotPublicKey", "store", "workers"} == set(status)
+    assert {"version", "snapshotPublicKey", "store", "workers", "placements"} == set(status)
     assert [{"worker": "w1", "token": "edge", "seenSecondsAgo": 4.0, "number": 3}] == status["workers"]
     assert 0 == status["store"]["revision"]
 
@@ -148,3 +148,90 @@ def test_imports_may_be_larger():
     limits = rest_body_limits(HttpLimits(max_import_bytes=7))
 
     assert {"/v1/apply": 7, "/v1/inventory": 7} == dict(limits)
+
+
+async def test_each_cluster_has_its_own_inventory(api):
+    """By id or alias; replacing one leaves the others, and what is of no cluster is the local one's."""
+    put = await api.client.put("/v1/inventory?cluster=e", json={**INVENTORY, "services": []})
+    local = await api.client.put("/v1/inventory?cluster=primary", json={"nodes": [{"name": "node-9", "cluster": ""}]})
+    got = (await api.client.get("/v1/inventory")).json()
+    named = await api.client.patch(
+        "/v1/inventory", json={"nodes": [{"name": "node-2", "banned": True, "cluster": "e"}]}
+    )
+    gone = await api.client.delete("/v1/inventory/workloads/shop/web-1?cluster=east")
+
+    assert [200] * 4 == [each.status_code for each in (put, local, named, gone)]
+    assert [("node-1", "east"), ("node-9", "")] == [(node["name"], node["cluster"]) for node in got["nodes"]]
+    assert ["east"] == [workload["cluster"] for workload in got["workloads"]]
+    await api.services.placements.named("east")[1].view.refresh()
+    assert {"node-2"} == api.services.placements.named("east")[1].bans()
+    assert set() == api.services.placements.named("")[1].bans()
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("cluster=nowhere", {}, 404),
+        ("cluster=east", INVENTORY, 422),  # services
+        ("", {"nodes": [{"name": "n", "cluster": "east"}]}, 422),  # replaces the local one
+        ("", {"nodes": [{"name": "n", "cluster": "nowhere"}]}, 422),
+        ("", {"nodes": [{"name": "n", "cluster": 7}]}, 422),
+        ("lease=5s", {}, 422),
+        ("lease=9999d", {}, 422),
+        ("lease=2", {}, 422),
+        ("lease=-1s", {}, 422),
+    ],
+)
+async def test_what_would_surprise_is_refused(api, query, body, status):
+    """And nothing is stored."""
+    response = await api.client.put(f"/v1/inventory?{query}", json=body)
+
+    assert status == response.status_code, response.text
+    assert 0 == (await api.client.get("/v1/inventory")).json()["generation"]
+
+
+async def test_a_lease_is_a_promise_that_ends_the_placement_when_it_is_broken(api):
+    """Given with the inventory, renewed by itself, ended by `none`; each cluster has its own."""
+    source = api.services.placements.named("")[1]
+
+    async def usable():
+        await source.view.refresh()
+        return source.describe().usable
+
+    put = await api.client.put("/v1/inventory?lease=2m", json=INVENTORY)
+    kept = await api.client.patch("/v1/inventory", json={"nodes": [{"name": "node-3"}]})
+    assert ("2026-11-23T12:02:00Z", None) == (put.json()["leaseUntil"], kept.json()["leaseUntil"])
+    api.clock.advance(timedelta(seconds=119))
+    assert await usable()
+    renewed = await api.client.put("/v1/inventory/lease?lease=60s")
+    api.clock.advance(timedelta(seconds=60))
+    assert await usable()
+    api.clock.advance(timedelta(seconds=1))
+    assert not await usable()
+    [local, east] = (await api.client.get("/v1/inventory/sources")).json()["items"]
+    refused = await api.client.get("/v1/ca/explain?node=node-1&identity=spiffe://cluster.local/ns/shop/sa/web")
+    ended = await api.client.put("/v1/inventory/lease?lease=none")
+
+    assert {"cluster": "Kubernetes", "leaseUntil": "2026-11-23T12:02:59Z"} == renewed.json()
+    assert (False, "2026-11-23T12:02:59+00:00") == (local["usable"], local["leaseUntil"])
+    assert "did not renew" in local["problem"]
+    assert (True, "") == (east["usable"], east["problem"])
+    assert 503 == refused.status_code
+    assert {"cluster": "Kubernetes", "leaseUntil": None} == ended.json()
+    assert await usable()
+    assert 422 == (await api.client.put("/v1/inventory/lease")).status_code
+
+
+async def test_explain_names_the_cluster_and_its_source(api):
+    """The same names in another cluster are another question."""
+    await api.client.put("/v1/inventory", json=INVENTORY)
+    asked = "/v1/ca/explain?node=node-1&identity=spiffe://cluster.local/ns/shop/sa/web"
+    here, there, nowhere = [await api.client.get(asked + more) for more in ("", "&cluster=e", "&cluster=x")]
+
+    assert ("granted", "Kubernetes", "database") == tuple(
+        here.json()[name] if name != "source" else here.json()["source"]["kind"]
+        for name in ("outcome", "cluster", "source")
+    )
+    assert 200 == there.status_code, there.text
+    assert ("refused", "east") == (there.json()["outcome"], there.json()["cluster"])
+    assert 404 == nowhere.status_code

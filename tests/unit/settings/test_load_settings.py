@@ -191,3 +191,53 @@ def test_variables_of_others_are_left_alone() -> None:
     assert Role.ALL == load_settings(environ=environ).role
     with pytest.raises(AppError, match="GATEHOUSE_LISTEN__APIX__PORT is not known"):
         load_settings(environ={"GATEHOUSE_LISTEN__APIX__PORT": "1"})
+
+
+def _cluster_error(tmp_path: Path, text: str) -> str:
+    with pytest.raises(AppError) as caught:
+        load_settings(_write(tmp_path, text), environ={})
+    assert ErrorCode.INVALID is caught.value.code
+    return caught.value.detail
+
+
+def test_a_cluster_with_an_api_server_uses_it_for_tokens_and_inventory(tmp_path: Path) -> None:
+    """One line is enough inside of a cluster; each part can be had otherwise."""
+    file = _write(
+        tmp_path,
+        "clusters:\n"
+        "- {name: Kubernetes, kubernetes: {in_cluster: true}}\n"
+        "- {name: east, aliases: [e], kubernetes: {kubeconfig: /k}, tokens: jwks, inventory: database}\n"
+        "- {name: west, inventory: file, inventory_file: /i}\n",
+    )
+    local, east, west = load_settings(file, environ={}).clusters
+    assert ("review", "kubernetes") == (local.tokens, local.inventory)
+    assert ("jwks", "database", "https://kubernetes.default.svc.cluster.local") == (
+        east.tokens,
+        east.inventory,
+        east.token_issuer,
+    )
+    assert ("none", "file", Path("/i")) == (west.tokens, west.inventory, west.inventory_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("clusters: [{name: a, tokens: review}]", "set kubernetes"),
+        ("clusters: [{name: a, inventory: file}]", "belong together"),
+        ("clusters: [{name: a, inventory_file: /i}]", "belong together"),
+        ("clusters: [{name: a, kubernetes: {}}]", "exactly one of"),
+        ("clusters: [{name: a, kubernetes: {in_cluster: true, server: 'https://x'}}]", "exactly one of"),
+        ("clusters: [{name: a, kubernetes: {in_cluster: true, context: c}}]", "context belongs"),
+        ("clusters: [{name: a, kubernetes: {kubeconfig: /k, token_file: /t}}]", "belong to server"),
+        ("clusters: [{name: a, kubernetes: {server: 'http://10.0.0.1'}}]", "clusters.0.kubernetes.server: must start"),
+        ("clusters: [{name: a}, {name: a}]", "is there twice"),
+        ("clusters: [{name: a, aliases: [b]}, {name: b}]", "'b' is a name of cluster 'a' already"),
+        ("clusters: [{name: a, aliases: [Kubernetes]}]", "is a name of cluster 'Kubernetes' already"),
+        ("clusters: [{name: a/b}]", "without '/'"),
+        ("tokens: {issuers: [{name: i, issuer: x, jwks_file: /j, cluster: nowhere}]}", "is no cluster"),
+        ("inventory: {file: /i}\nclusters: [{name: Kubernetes, kubernetes: {in_cluster: true}}]", "says already where"),
+    ],
+)
+def test_clusters_that_do_not_fit_together_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    """Each with the sentence that names the setting."""
+    assert says in _cluster_error(tmp_path, text + "\n")

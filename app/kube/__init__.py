@@ -1,0 +1,1 @@
+"""Kubernetes API servers: who a token speaks for, and which pods run where."""
