@@ -46,7 +46,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a child says in each heartbeat; `reasons` says of each part what keeps it from being ready, or "ok"."""
+    """What a child says in each heartbeat; `reasons` says of each part what keeps it from being ready, or `is_fine`."""
 
     ready: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -104,8 +104,13 @@ class _Drain:
     max_seconds: float
 
 
+def is_fine(reason: str) -> bool:
+    """Whether a reason of a report says that nothing is missing: "ok", or "ok: " and what one should know."""
+    return reason == "ok" or reason.startswith("ok: ")
+
+
 def _is_complete(message: Mapping[str, Any]) -> bool:
-    return all(reason == "ok" for reason in message["reasons"].values())
+    return all(is_fine(reason) for reason in message["reasons"].values())
 
 
 class _Child:
