@@ -121,7 +121,6 @@ class GroupCommit:
                 self._commit(batch)
             except Exception as error:  # noqa: BLE001 - a dead writer would leave every later caller waiting
                 _log.error("storage_writer_stumbled", error=repr(error))
-                fail(batch, AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error)))
             finally:
                 self._busy_since = None
                 crowded = bool(self._queue)  # asked before the answers, which make a lone caller come back
@@ -164,7 +163,10 @@ class GroupCommit:
                 transaction.commit()
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a commit meets
             if not (committing and self._was_committed(entries, error)):
-                self._give_up(batch, error, committing=committing)
+                try:
+                    self._give_up(batch, error, committing=committing)
+                finally:  # also when that stumbles: only what is known to be committed may look like it
+                    fail(batch, AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error)))
                 return
         self._succeeded(batch)
 

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
@@ -52,11 +53,11 @@ async def test_a_writer_that_stumbles_acknowledges_nothing(database: Database, m
     """Whatever goes wrong while a failure is being handled, no caller takes it for success."""
 
     def stumbling(*_: object) -> None:
-        raise RuntimeError("injected")
+        raise OperationalError("INSERT", None, Exception("injected"))
 
     with monkeypatch.context() as patch:
         patch.setattr(group_commit, "store_entries", stumbling)
-        patch.setattr(group_commit, "damage_of", stumbling)
+        patch.setattr(group_commit, "as_app_error", stumbling)
         with pytest.raises(AppError) as failure:
             await database.append(make_entry("lost"))
     assert ErrorCode.INTERNAL is failure.value.code
