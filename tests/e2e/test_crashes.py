@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.databases import database_url
 from tests.support.gatehouse import Gatehouse, merged
 from tests.support.issuing_load import issuing_load, read_record
 from tests.support.nodes import Nodes, roots_of
 from tests.support.postgres import postgres_server, postgres_url
 
-__all__ = ["postgres_server", "postgres_url"]
+__all__ = ["database_url", "postgres_server", "postgres_url"]
 
 pytestmark = pytest.mark.e2e
 
@@ -32,16 +33,6 @@ KILLS, TORTURE_KILLS = 2, 20
 READY_SECONDS = 5.0  # of the bar; measured by torture, on a machine that does nothing else
 PATIENCE_SECONDS = 60.0
 Kill = Callable[[Gatehouse], Awaitable[None]]
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a new, empty database."""
-    if request.param == "sqlite":
-        (tmp_path / "state").mkdir(mode=0o700)
-        return f"sqlite:///{tmp_path / 'state' / 'gatehouse.db'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
 
 
 def authority(directory: Path, nodes: Nodes, database_url: str, **settings: Any) -> Gatehouse:
