@@ -26,6 +26,7 @@ import uvloop
 from app.errors import AppError, ErrorCode
 from app.limits import ProcessLimits
 from app.settings import Settings, load_settings
+from app.telemetry.exposition import reserve_metrics_space
 from app.telemetry.logging import configure_logging
 
 _log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ def run_child(compose: Compose) -> int:
     )
     logging = assignment.settings.logging
     configure_logging(output=logging.format, level=logging.level, process=assignment.name)
+    reserve_metrics_space()
     child = _Child(assignment, output)
     return uvloop.run(child.run(compose))
 

@@ -64,7 +64,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        become, account = self._as_account()
+        become, account = self.as_account()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -112,7 +112,7 @@ class PostgresServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    def _as_account(self) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def as_account(self) -> tuple[tuple[str, ...], dict[str, Any]]:
         """How a command runs under the account: by a program where there is one.
 
         Python would fork to change the user; forked from a test that has gRPC connections open, the child crashes.
