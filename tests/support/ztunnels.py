@@ -78,29 +78,45 @@ class Source(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Connection:
+    """An agent, how many calls are under way on it, and whether it takes no more."""
+
+    agent: NodeAgent
+    calls: int = 0
+    is_broken: bool = False
+
+
 class AgentSource:
-    """A real node agent; a connection that broke is not waited for, the next call makes a new one, as hyper does."""
+    """A real node agent; a connection that broke is not waited for, the next call makes a new one, as hyper does.
+
+    (gRPC would wait between two attempts to connect, by a back-off of its own that a ztunnel does not have.)
+    """
 
     def __init__(self, connect: Callable[[], NodeAgent], *, ttl_seconds: int = 86_400) -> None:
         self._connect = connect
         self._ttl_seconds = ttl_seconds
-        self._agent: NodeAgent | None = None
+        self._connection: _Connection | None = None
 
     async def fetch(self, identity: str) -> WorkloadCertificate:
-        agent = self._agent
-        if agent is None:
-            agent = self._agent = self._connect()
+        if self._connection is None or self._connection.is_broken:
+            self._connection = _Connection(self._connect())
+        connection = self._connection
+        connection.calls += 1
         try:
-            return await agent.fetch(identity, self._ttl_seconds)
+            return await connection.agent.fetch(identity, self._ttl_seconds)
         except CertificateRefused as refused:
-            if refused.code is grpc.StatusCode.UNAVAILABLE and not refused.request_id and self._agent is agent:
-                self._agent = None  # nobody answered; gRPC's own back-off between connections is not ztunnel's
-                await agent.close()
+            if refused.code is grpc.StatusCode.UNAVAILABLE and not refused.request_id:  # nobody answered
+                connection.is_broken = True
             raise
+        finally:
+            connection.calls -= 1
+            if connection.is_broken and not connection.calls:  # closing it would cancel the others' calls
+                await connection.agent.close()
 
     async def close(self) -> None:
-        if self._agent is not None:
-            await self._agent.close()
+        if self._connection is not None:
+            await self._connection.agent.close()
 
 
 @dataclass
