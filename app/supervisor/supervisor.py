@@ -42,6 +42,7 @@ _WORKER_MODULE = "app.bootstrap.decision_process"
 # How long the workers wait for an authority that neither serves nor refuses.
 _AUTHORITY_HEAD_START_SECONDS = 8.0
 _COMMAND_SECONDS = 20.0
+_OPEN_FILES = 65_536
 _LISTENERS = {
     Role.AUTHORITY: ("ca", "ca_mtls", "api", "link"),
     Role.DECISION: ("check", "check_mtls"),
@@ -77,6 +78,7 @@ class Supervisor:
         """
         # For every child too: a core file would hold keys, and what is written is nobody else's to read.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _allow_open_files()
         os.umask(0o077)
         with lock_state_directory(self._settings.state_dir), PortGuard() as guard:
             self._take_ports(guard)
@@ -353,6 +355,12 @@ async def _tell(keeper: Keeper | None, command: str, arguments: Mapping[str, Any
     if keeper is None or keeper.current is None:
         raise AppError(ErrorCode.FAILED_PRECONDITION, "no authority runs here")
     return await keeper.current.command(command, arguments, timeout_seconds=_COMMAND_SECONDS)
+
+
+def _allow_open_files() -> None:
+    """Enough for all our bounds on connections, where the system allows it: the usual 1,024 are a thousand nodes."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, _OPEN_FILES)), most))
 
 
 def _note(keeper: Keeper) -> str:
