@@ -184,6 +184,20 @@ class StorageLimits:
     gather_seconds: float = 0.005  # pause between two commits while units queue up; a lone unit never waits
     max_queued_reads: int = 1_000
     change_poll_seconds: float = 0.3  # PostgreSQL: how soon a change by another replica is noticed
+    stall_seconds: float = 2.0  # a commit that takes longer: intents are refused at once instead of queueing behind it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalLimits:
+    """Bounds of the replica's journal (`ledger.mode: available`)."""
+
+    max_entries: int = 1_000_000
+    max_bytes: int = 1_073_741_824
+    segment_bytes: int = 16_777_216  # a file is ended when it has reached this
+    patience_seconds: float = 2.0  # a database that takes longer to store an entry counts as away
+    probe_seconds: float = 1.0  # how often a database that is away is tried again
+    drain_batch_entries: int = 500
+    drain_seconds: float = 10.0  # for one batch of the drain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,5 +272,6 @@ class Limits:
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
+    journal: JournalLimits = field(default_factory=JournalLimits)
     administration: AdministrationLimits = field(default_factory=AdministrationLimits)
     process: ProcessLimits = field(default_factory=ProcessLimits)

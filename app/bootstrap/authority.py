@@ -28,7 +28,7 @@ from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
-from app.bootstrap.child import Assignment, Report, Service
+from app.bootstrap.child import Assignment, Report, Service, is_fine
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation, open_foundation
 from app.bootstrap.issuing import (
@@ -40,6 +40,7 @@ from app.bootstrap.issuing import (
     show_clock,
     with_client_roots,
 )
+from app.bootstrap.ledger import OpenLedger, open_ledger
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
 from app.errors import AppError, ErrorCode
@@ -94,6 +95,7 @@ class _Core:
     publisher: SnapshotPublisher
     issuer: Issuer
     readiness: Readiness
+    ledger: OpenLedger
     listener_certificates: ListenerCertificates
     worker_certificates: WorkerCertificates
     ca: CertificatePorts
@@ -116,12 +118,13 @@ class AuthorityProcess(Service):
         metrics.LOOP_LAG.set(loop_lag_seconds)
         metrics.SNAPSHOT_PUBLISHED.set(number)
         show_clock(self.core.issuer, self.core.rest.converge)
+        self.core.ledger.count()
         reasons = {
             **self.core.readiness.reasons(),
             "snapshot": "ok" if number >= 0 else "no snapshot was published yet",
         }
         return Report(
-            ready=all(reason == "ok" for reason in reasons.values()),
+            ready=all(map(is_fine, reasons.values())),
             reasons=reasons,
             numbers={"snapshot": number, "issuing": self.core.issuer.jobs_in_flight},
             facts={"snapshotPublicKey": self.core.rest.snapshot_public_key},
@@ -162,8 +165,9 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
     settings, clock = assignment.settings, SystemClock()
     async with AsyncExitStack() as stack:
         foundation = await open_foundation(settings, clock, stack)
+        ledger = await open_ledger(settings, foundation.database, clock, stack)
         placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
-        core = _build_core(settings, foundation, placement, clock)
+        core = _build_core(settings, foundation, placement, ledger, clock)
         await core.known_authorities.refresh()
         await core.rest.converge.refresh()
         await _load_keys(core, settings, clock)
@@ -178,6 +182,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 core.known_authorities.run(),
                 core.rest.converge.run(),
                 *_follow_keys(core, settings, clock),
+                core.ledger.run(),
                 _hint(foundation.database, core.publisher),
                 foundation.authorities.authorities.run(),
                 foundation.authorities.chores.run(),
@@ -215,14 +220,16 @@ def _follow_keys(core: _Core, settings: Settings, clock: SystemClock) -> list[Co
     return [follow_certified_keys(keys, core.certificates, clock=clock, limit=limit)]
 
 
-def _build_core(settings: Settings, foundation: Foundation, placement: Placement, clock: SystemClock) -> _Core:
+def _build_core(
+    settings: Settings, foundation: Foundation, placement: Placement, ledger: OpenLedger, clock: SystemClock
+) -> _Core:
     """The use cases over what was opened."""
     limits, database, parts = settings.limits, foundation.database, foundation.authorities
     trust_domain, authorities = TrustDomain.parse(settings.trust_domain), parts.authorities
     known, certificates = KnownAuthorities(database), CertificateIndex(database)
     converge = ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits)
     issuing = issuing_rules(settings, clock, known, converge)
-    issuer = Issuer(authorities.issuing, database, clock=clock, limits=limits.certificate, rules=issuing)
+    issuer = Issuer(authorities.issuing, ledger.ledger, clock=clock, limits=limits.certificate, rules=issuing)
     authorities.follow(issuer.replace_state)
     refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
     rules = AccessRules(
@@ -237,7 +244,8 @@ def _build_core(settings: Settings, foundation: Foundation, placement: Placement
     return _Core(
         publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities),
         issuer=issuer,
-        readiness=Readiness(issuer, foundation.keeper, database, placements, clock_guard=issuing.clock_guard),
+        readiness=Readiness(issuer, foundation.keeper, database, placements, ledger, clock_guard=issuing.clock_guard),
+        ledger=ledger,
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),

@@ -26,6 +26,7 @@ import uvloop
 from app.errors import AppError, ErrorCode
 from app.limits import ProcessLimits
 from app.settings import Settings, load_settings
+from app.telemetry.exposition import reserve_metrics_space
 from app.telemetry.logging import configure_logging
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a child says in each heartbeat; `reasons` says of each part what keeps it from being ready, or "ok"."""
+    """What a child says in each heartbeat; `reasons` says of each part what keeps it from being ready, or `is_fine`."""
 
     ready: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +87,7 @@ def run_child(compose: Compose) -> int:
     )
     logging = assignment.settings.logging
     configure_logging(output=logging.format, level=logging.level, process=assignment.name)
+    reserve_metrics_space()
     child = _Child(assignment, output)
     return uvloop.run(child.run(compose))
 
@@ -104,8 +106,13 @@ class _Drain:
     max_seconds: float
 
 
+def is_fine(reason: str) -> bool:
+    """Whether a reason of a report says that nothing is missing: "ok", or "ok: " and what one should know."""
+    return reason == "ok" or reason.startswith("ok: ")
+
+
 def _is_complete(message: Mapping[str, Any]) -> bool:
-    return all(reason == "ok" for reason in message["reasons"].values())
+    return all(is_fine(reason) for reason in message["reasons"].values())
 
 
 class _Child:

@@ -73,7 +73,7 @@ async def open_placement(
     view = InventoryView(
         store,
         refresh_seconds=limits.inventory_refresh_seconds,
-        max_age_seconds=limits.inventory_max_age_seconds,
+        max_age_seconds=settings.inventory_max_age_seconds,
         ban_max_age_seconds=limits.ban_max_age_seconds,
     )
     servers = {

@@ -11,6 +11,8 @@ from app.authority.authority_ports import KeyKeeper
 from app.authority.clock_guard import ClockGuard
 from app.authority.issue_certificate import Issuer
 from app.authority.placements import Placements
+from app.bootstrap.child import is_fine
+from app.bootstrap.ledger import OpenLedger
 from app.errors import AppError, ErrorCode
 from app.rpc.server import GrpcServer
 from app.storage.database import Database
@@ -31,6 +33,7 @@ class Readiness:
         keeper: KeyKeeper,
         database: Database,
         placements: Placements,
+        ledger: OpenLedger,
         *,
         clock_guard: ClockGuard,
     ) -> None:
@@ -38,13 +41,14 @@ class Readiness:
         self._keeper = keeper
         self._database = database
         self._placements = placements
+        self._ledger = ledger
         self._clock_guard = clock_guard
         self._reasons: dict[str, str] = {"start": "was not checked yet"}
         self._is_stopped = False
         self._servers: tuple[GrpcServer, ...] = ()
 
     def reasons(self) -> Mapping[str, str]:
-        """What keeps the authority from being ready, or "ok", part by part."""
+        """What keeps the authority from being ready, or that nothing does (`is_fine`), part by part."""
         return self._reasons
 
     async def run(self, *servers: GrpcServer) -> None:
@@ -57,9 +61,10 @@ class Readiness:
         served = False
         while True:
             self._reasons = await self._check()
-            if self._database.health().fatal:
-                raise AppError(ErrorCode.UNAVAILABLE, f"the database must be opened anew: {self._reasons['database']}")
-            serves = not self._is_stopped and all(reason == "ok" for reason in self._reasons.values())
+            for health in (self._database.health(), self._ledger.journal_health()):
+                if health.fatal:
+                    raise AppError(ErrorCode.UNAVAILABLE, f"only a restart helps: {health.reason}")
+            serves = not self._is_stopped and all(map(is_fine, self._reasons.values()))
             if serves != served:
                 served = serves
                 await self._tell(serves)
@@ -76,12 +81,25 @@ class Readiness:
             await server.health.set_all(serves)
 
     async def _check(self) -> dict[str, str]:
+        signer, database = await asyncio.gather(self._sign(), self._ask_database())
         return {
-            "signer": await self._sign(),
-            "database": await self._ask_database(),
+            "signer": signer,
+            "database": self._bridged(database),
             "inventory": self._ask_inventory(),
             "clock": "ok" if self._clock_guard.is_right else "the clock was moved; nothing is issued until it is right",
         }
+
+    def _bridged(self, database: str) -> str:
+        """What the journal makes of a database that is away."""
+        standing, journal = self._ledger.standing(), self._ledger.journal_health()
+        if standing is None:
+            return database
+        if not journal.ok:
+            return f"the journal takes no entries: {journal.reason}"
+        if standing.away_since is not None:
+            return f"ok: {standing}" if standing.may_record else f"{standing}: nothing is recorded any more"
+        # Away, and no certificate was asked for yet that would have shown it to the ledger.
+        return "ok" if database == "ok" else f"ok: {database}; the journal stands in for it"
 
     async def _sign(self) -> str:
         try:

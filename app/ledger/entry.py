@@ -10,9 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class EntryKind(StrEnum):
@@ -43,13 +45,36 @@ class LedgerEntry:
         """The canonical bytes: JSON with sorted keys, no white space, UTF-8, time in UTC with microseconds."""
         value = {
             "kind": self.kind.value,
-            "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "time": self.time.strftime(_TIME),
             "actor": self.actor,
             "subject": self.subject,
             "requestId": self.request_id,
             "detail": dict(self.detail),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The entry whose canonical bytes these are.
+
+        Raises:
+            ValueError: when they are not canonical bytes of an entry.
+        """
+        try:
+            value = json.loads(data)
+            entry = cls(
+                kind=EntryKind(value["kind"]),
+                time=datetime.strptime(value["time"], _TIME).replace(tzinfo=UTC),
+                actor=value["actor"],
+                subject=value["subject"],
+                request_id=value["requestId"],
+                detail=value["detail"],
+            )
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a ledger entry: {error!r}") from error
+        if entry.to_bytes() != data:
+            raise ValueError("not the canonical bytes of a ledger entry")
+        return entry
 
 
 def leaf_hash(data: bytes) -> bytes:

@@ -32,6 +32,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """What does not go together, each as a sentence that names the settings."""
     yield from _bounds(settings.limits, "limits")
     yield from _certificate(settings)
+    yield from _ledger(settings)
     yield from _processes(settings)
     yield from _ports(settings)
     yield from _exposure(settings)
@@ -69,6 +70,20 @@ def _certificate(settings: Settings) -> Iterator[str]:
         yield (
             f"limits.certificate.min_ttl_seconds: must be at least twice backdate_seconds "
             f"({2 * limits.backdate_seconds}), or a ztunnel would renew in a tight loop"
+        )
+
+
+def _ledger(settings: Settings) -> Iterator[str]:
+    is_available = settings.ledger.mode.value == "available"
+    if is_available and settings.role.value != "decision" and settings.database_url.startswith("sqlite"):
+        yield (
+            "ledger.mode: available bridges the absence of a database server; set database.url to PostgreSQL, "
+            "or leave the mode strict: a SQLite file is on this host and is not away without it"
+        )
+    if is_available and settings.limits.journal.patience_seconds >= settings.limits.ca_grpc.rpc_budget_seconds / 2:
+        yield (
+            "limits.journal.patience_seconds: must be less than half of limits.ca_grpc.rpc_budget_seconds "
+            f"({settings.limits.ca_grpc.rpc_budget_seconds / 2}), or no call outlasts the moment the database goes away"
         )
 
 

@@ -131,6 +131,24 @@ class DatabaseSettings(_Section):
     migrate: bool = True  # bring the schema up to date at the start; off: refuse to start on an older one
 
 
+class LedgerMode(StrEnum):
+    """When an entry of the ledger counts as recorded."""
+
+    STRICT = "strict"
+    AVAILABLE = "available"
+
+
+class LedgerSettings(_Section):
+    """When a certificate may be answered: `strict`, its record is in the database; `available`, or in the journal here.
+
+    The journal is `journal` in the state directory unless `journal_dir` puts it on a disk of its own.
+    """
+
+    mode: LedgerMode = LedgerMode.STRICT
+    max_away_seconds: float = Field(default=3_600.0, gt=0, le=86_400.0)
+    journal_dir: Path | None = None
+
+
 class KeysSettings(_Section):
     """The passphrase that keys at rest are sealed under; neither: `passphrase` in the state directory."""
 
@@ -224,6 +242,7 @@ class Settings(BaseSettings):
     ca: CaSettings = CaSettings()
     authorities: AuthoritiesSettings = AuthoritiesSettings()
     database: DatabaseSettings = DatabaseSettings()
+    ledger: LedgerSettings = LedgerSettings()
     keys: KeysSettings = KeysSettings()
     listen: ListenSettings = ListenSettings()
     tls: TlsSettings = TlsSettings()
@@ -285,6 +304,17 @@ class Settings(BaseSettings):
                 "link": LinkSettings(url=link_url, token=SecretStr(token), public_key=public_key),
             }
         )
+
+    @property
+    def journal_dir(self) -> Path:
+        """Where the journal of `ledger.mode: available` is."""
+        return (self.ledger.journal_dir or self.state_dir / "journal").expanduser().absolute()
+
+    @property
+    def inventory_max_age_seconds(self) -> float:
+        """How old placement data from the database may be: in mode `available` as long as the database may be away."""
+        bound = self.limits.certificate.inventory_max_age_seconds
+        return max(bound, self.ledger.max_away_seconds) if self.ledger.mode is LedgerMode.AVAILABLE else bound
 
     @property
     def run_dir(self) -> Path:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.authority.authority_ports import StoredAuthority
 from app.authority.ports import InventoryContents, SnapshotDelta
 from app.errors import AppError, ErrorCode
-from app.ledger.entry import LedgerEntry
+from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import StorageLimits
 from app.storage import authority_rows
 from app.storage.changes import Changes
@@ -143,8 +143,30 @@ class Database:
     # Ledger
 
     async def append(self, entry: LedgerEntry) -> None:
-        """See `app.authority.ports.Ledger.append`."""
-        await self._ledger.submit(entries=(PreparedEntry.prepare(entry),))
+        """See `app.authority.ports.Ledger.append`.
+
+        An intent is refused at once while a commit hangs: nothing has happened yet that would need a record.
+        """
+        if entry.kind is EntryKind.CERTIFICATE_INTENT:
+            self.refuse_when_stalled()
+        await self.store((PreparedEntry.prepare(entry),))
+
+    async def store(self, entries: Sequence[PreparedEntry]) -> None:
+        """Store entries that have their uid already; one that is stored is left alone, so that this may be repeated.
+
+        Raises:
+            AppError: `UNAVAILABLE` when they are not certain to be stored; as `Ledger.append`.
+        """
+        await self._ledger.submit(entries=entries)
+
+    def refuse_when_stalled(self) -> None:
+        """Let nobody queue up behind a commit that hangs.
+
+        Raises:
+            AppError: `UNAVAILABLE` when one does.
+        """
+        if self._ledger.is_stalled:
+            raise AppError(ErrorCode.UNAVAILABLE, "the database does not answer; try again")
 
     async def read_ledger(self, first: int, limit: int) -> tuple[tuple[int, bytes, bytes], ...]:
         """Entries by index: (index, canonical bytes, leaf hash), in order, from `first` on."""

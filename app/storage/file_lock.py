@@ -1,4 +1,4 @@
-"""One process per SQLite file, enforced by an advisory lock beside it.
+"""One process per SQLite file and per journal, enforced by an advisory lock beside it.
 
 SQLite before 3.51.3 can corrupt a WAL database when a checkpoint of one connection meets a write of another.
 We therefore write through one connection of one process, and refuse to be the second process.
@@ -16,8 +16,11 @@ from app.errors import AppError, ErrorCode
 class FileLock:
     """An exclusive lock that the kernel releases when its holder dies."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, what: str = "database", rule: str = "SQLite file") -> None:
+        """Prepare; `what` is in use and one `rule` serves one process, in the words of the refusal."""
         self._path = path
+        self._what = what
+        self._rule = rule
         self._descriptor = -1
 
     def acquire(self) -> None:
@@ -39,8 +42,8 @@ class FileLock:
             os.close(descriptor)
             raise AppError(
                 ErrorCode.FAILED_PRECONDITION,
-                f"the database is in use by another process (pid {holder}, lock {self._path}): "
-                "stop it first; one SQLite file serves one authority process",
+                f"the {self._what} is in use by another process (pid {holder}, lock {self._path}): "
+                f"stop it first; one {self._rule} serves one authority process",
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

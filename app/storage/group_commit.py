@@ -6,8 +6,10 @@ for a few milliseconds before the next commit, so that more of them share it: a 
 signature does, and it takes the GIL from the event loop. Each unit runs in a SAVEPOINT: one that fails takes nobody
 with it. Futures resolve after COMMIT returned, never before.
 
-When a commit fails, nobody in it is told that it succeeded, also where it perhaps did. After a failed flush of
-SQLite nothing more is written by this process at all (see `failures.damage_of`).
+When a commit fails, nobody in it is told that it succeeded, unless it can be seen: where the connection was lost
+during COMMIT, the entries are looked for once by their uid, and found ones mean that the whole transaction holds. It
+is never sent a second time. After a failed flush of SQLite nothing more is written by this process at all
+(see `failures.damage_of`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from app.limits import StorageLimits
 from app.storage.counters import advance
 from app.storage.failures import Damage, as_app_error, damage_of, describe
 from app.storage.health import HEALTHY, StorageHealth
-from app.storage.ledger_rows import PreparedEntry, store_entries
+from app.storage.ledger_rows import PreparedEntry, has_entries, store_entries
 from app.storage.transaction import SqlTransaction
 
 _log = structlog.get_logger(__name__)
@@ -71,6 +73,7 @@ class GroupCommit:
         self._queue: deque[Unit] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"storage-{name}", daemon=True)
         self.health = HEALTHY
         self.figures = CommitFigures()
@@ -85,6 +88,12 @@ class GroupCommit:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the commit under way takes so long that nobody should queue up behind it who need not."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > self._limits.stall_seconds
 
     def submit(self, *, work: Work | None = None, entries: Sequence[PreparedEntry] = ()) -> asyncio.Future[Any]:
         """Queue a unit; call it on an event loop.
@@ -108,12 +117,14 @@ class GroupCommit:
     def _run(self) -> None:
         while (batch := self._take()) is not None:
             try:
+                self._busy_since = time.monotonic()
                 self._commit(batch)
             except Exception as error:  # noqa: BLE001 - a dead writer would leave every later caller waiting
                 _log.error("storage_writer_stumbled", error=repr(error))
             finally:
+                self._busy_since = None
                 crowded = bool(self._queue)  # asked before the answers, which make a lone caller come back
-                _answer(batch)
+                answer(batch)
             if crowded:
                 self._gather()
 
@@ -137,23 +148,40 @@ class GroupCommit:
 
     def _commit(self, batch: list[Unit]) -> None:
         if self.health.fatal:
-            _fail(batch, AppError(ErrorCode.UNAVAILABLE, self.health.reason))
+            fail(batch, AppError(ErrorCode.UNAVAILABLE, self.health.reason))
             return
         committing = False
+        entries: list[PreparedEntry] = []
         try:
             with self._engine.connect() as connection, _whole_transaction(connection) as transaction:
-                if not batch:
+                if not any(unit.work or unit.entries for unit in batch):
                     advance(connection, "ledger", 0)  # a write that changes nothing, to see whether one is possible
-                entries: list[PreparedEntry] = []
                 for unit in batch:
                     entries.extend(_run_unit(connection, unit))
                 store_entries(connection, entries)
                 committing = True
                 transaction.commit()
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a commit meets
-            self._give_up(batch, error, committing=committing)
-            return
+            if not (committing and self._was_committed(entries, error)):
+                try:
+                    self._give_up(batch, error, committing=committing)
+                finally:  # also when that stumbles: only what is known to be committed may look like it
+                    fail(batch, AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error)))
+                return
         self._succeeded(batch)
+
+    def _was_committed(self, entries: Sequence[PreparedEntry], error: Exception) -> bool:
+        """Whether a COMMIT whose answer was lost has happened all the same. Not finding it proves nothing."""
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        if not entries or not (lost or self._engine.dialect.name == "postgresql"):
+            return False
+        try:
+            with self._engine.connect() as connection:
+                found = has_entries(connection, entries)
+        except SQLAlchemyError:
+            return False
+        _log.warning("storage_commit_outcome_read", entries=len(entries), committed=found, error=repr(error))
+        return found
 
     def _succeeded(self, batch: list[Unit]) -> None:
         self.figures.commits += 1
@@ -177,7 +205,7 @@ class GroupCommit:
         if fatal:
             reason = "a flush of the database failed; restart Gatehouse and check the disk before trusting it"
         self.health = StorageHealth(ok=False, reason=reason, fatal=fatal)
-        _fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
+        fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
         _log.error("storage_commit_failed", units=len(batch), fatal=fatal, diagnosis=outward.diagnosis)
 
 
@@ -226,13 +254,14 @@ def _run_unit(connection: Connection, unit: Unit) -> Sequence[PreparedEntry]:
     return transaction.entries
 
 
-def _fail(batch: list[Unit], error: AppError) -> None:
+def fail(batch: list[Unit], error: AppError) -> None:
+    """Give every unit that has no failure of its own this one."""
     for unit in batch:
         if unit.error is None:
             unit.error = error
 
 
-def _answer(batch: list[Unit]) -> None:
+def answer(batch: list[Unit]) -> None:
     """Resolve the futures, with one wake-up for each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Unit]] = {}
     for unit in batch:

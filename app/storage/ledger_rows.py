@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from app.ledger.entry import EntryKind, LedgerEntry, leaf_hash
 from app.storage.counters import advance
 from app.storage.tables import certificates, ledger
+from app.storage.upsert import chunks
 
 
 def new_uid() -> bytes:
@@ -44,7 +45,9 @@ class PreparedEntry:
 
 
 def store_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> None:
-    """Number and store entries in the connection's transaction."""
+    """Number and store entries in the connection's transaction; one that is stored already (by uid) is left alone."""
+    known = _known_uids(connection, entries)
+    entries = [prepared for prepared in entries if prepared.uid not in known]
     if not entries:
         return
     first = advance(connection, "ledger", len(entries)) - len(entries)
@@ -66,6 +69,20 @@ def store_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> N
     issued = [_certificate_row(prepared) for prepared in entries if prepared.entry.kind is EntryKind.CERTIFICATE_ISSUED]
     if issued:
         connection.execute(insert(certificates), issued)
+
+
+def has_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> bool:
+    """Whether every one of the entries is stored."""
+    return len(_known_uids(connection, entries)) == len({prepared.uid for prepared in entries})
+
+
+def _known_uids(connection: Connection, entries: Sequence[PreparedEntry]) -> set[bytes]:
+    known: set[bytes] = set()
+    for some in chunks(prepared.uid for prepared in entries):
+        known.update(
+            bytes(uid) for uid in connection.execute(select(ledger.c.uid).where(ledger.c.uid.in_(some))).scalars()
+        )
+    return known
 
 
 def _certificate_row(prepared: PreparedEntry) -> dict[str, Any]:

@@ -60,4 +60,6 @@ def create_probes_app(
 def _lines(states: Mapping[str, Any], verbose: bool) -> bytes:
     if not verbose:
         return b"ok\n"
-    return "".join(f"[{'+' if state == 'ok' else '-'}] {name}: {state}\n" for name, state in states.items()).encode()
+    return "".join(
+        f"[{'+' if state.partition(':')[0] == 'ok' else '-'}] {name}: {state}\n" for name, state in states.items()
+    ).encode()

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 import app
+from app.bootstrap.child import is_fine
 from app.errors import AppError, ErrorCode
 
 _log = structlog.get_logger(__name__)
@@ -139,7 +140,7 @@ class Process:
     @property
     def is_complete(self) -> bool:
         """Whether it is ready and nothing of it is still missing, so that it can stand in for another."""
-        return self.is_ready and all(reason == "ok" for reason in self.heartbeat.reasons.values())
+        return self.is_ready and all(map(is_fine, self.heartbeat.reasons.values()))
 
     async def wait_until_complete(self) -> bool:
         """Until it is complete; False when it ended first."""

@@ -23,6 +23,7 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app.bootstrap.child import is_fine
 from app.errors import AppError, ErrorCode
 from app.serving.binding import TcpEndpoint
 from app.serving.http import HttpServer
@@ -41,6 +42,7 @@ _WORKER_MODULE = "app.bootstrap.decision_process"
 # How long the workers wait for an authority that neither serves nor refuses.
 _AUTHORITY_HEAD_START_SECONDS = 8.0
 _COMMAND_SECONDS = 20.0
+_OPEN_FILES = 65_536
 _LISTENERS = {
     Role.AUTHORITY: ("ca", "ca_mtls", "api", "link"),
     Role.DECISION: ("check", "check_mtls"),
@@ -76,6 +78,7 @@ class Supervisor:
         """
         # For every child too: a core file would hold keys, and what is written is nobody else's to read.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _allow_open_files()
         os.umask(0o077)
         with lock_state_directory(self._settings.state_dir), PortGuard() as guard:
             self._take_ports(guard)
@@ -236,11 +239,11 @@ class Supervisor:
         return states
 
     def details(self) -> dict[str, str]:
-        """For each process, "ok" or what keeps it from being ready."""
+        """For each process, "ok", perhaps with what one should know, or what keeps it from being ready."""
         states = {}
         for keeper in self._keepers():
             if keeper.current is not None:
-                states[f"process {keeper.current.name}"] = "ok" if keeper.is_ready else _why(keeper)
+                states[f"process {keeper.current.name}"] = _note(keeper) if keeper.is_ready else _why(keeper)
         return states
 
     def status(self) -> dict[str, Any]:
@@ -354,11 +357,23 @@ async def _tell(keeper: Keeper | None, command: str, arguments: Mapping[str, Any
     return await keeper.current.command(command, arguments, timeout_seconds=_COMMAND_SECONDS)
 
 
+def _allow_open_files() -> None:
+    """Enough for all our bounds on connections, where the system allows it: the usual 1,024 are a thousand nodes."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, _OPEN_FILES)), most))
+
+
+def _note(keeper: Keeper) -> str:
+    """What a process that is ready wants to be known: "ok: ..."."""
+    assert keeper.current is not None
+    return next((reason for reason in keeper.current.heartbeat.reasons.values() if reason != "ok"), "ok")
+
+
 def _why(keeper: Keeper) -> str:
     process = keeper.current
     if process is None or not process.is_alive:
         return "restarting"
-    missing = [f"{name}: {reason}" for name, reason in process.heartbeat.reasons.items() if reason != "ok"]
+    missing = [f"{name}: {reason}" for name, reason in process.heartbeat.reasons.items() if not is_fine(reason)]
     return "; ".join(missing) or "not ready"
 
 

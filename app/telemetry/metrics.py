@@ -123,6 +123,24 @@ GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )
 
+# The ledger.
+LEDGER_MODE = Gauge(
+    "gatehouse_ledger_mode",
+    "1 for the mode that the ledger of this authority works in.",
+    ["mode"],
+    multiprocess_mode="livemax",
+)
+JOURNAL_ENTRIES = Gauge(
+    "gatehouse_journal_entries", "Ledger entries that wait in the journal.", multiprocess_mode="livemax"
+)
+JOURNAL_BYTES = Gauge("gatehouse_journal_bytes", "Bytes that wait in the journal.", multiprocess_mode="livemax")
+DATABASE_AWAY_SECONDS = Gauge(
+    "gatehouse_database_away_seconds",
+    "Seconds since the journal stands in for the database; 0 while it does not.",
+    multiprocess_mode="livemax",
+)
+JOURNAL_DRAINED = Counter("gatehouse_journal_drained", "Ledger entries moved from the journal into the database.")
+
 # Administration.
 SNAPSHOT_PUBLISHED = Gauge(
     "gatehouse_snapshot_published_number", "Number of the newest published snapshot.", multiprocess_mode="max"

@@ -22,6 +22,7 @@ SECTIONS = {
     "envoy": "through the real Envoy, beside no filter and Envoy's native RBAC",
     "certificates": "certificates: parsing, linting and signing alone",
     "certificate_rpc": "CreateCertificate, the whole RPC with the durable ledger",
+    "restart_storm": "a mesh that restarts at once, and one whose authority has lost its database",
 }
 SECTION_SECONDS = 240.0
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,8 +40,8 @@ class PostgresServer:
 
     def __init__(self, directory: Path, binaries: Path, account: dict[str, Any]) -> None:
         self.directory = directory
-        self._binaries = binaries
-        self._account = account
+        self.binaries = binaries
+        self.account = account
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,23 +51,25 @@ class PostgresServer:
     def initialise(self) -> None:
         """Make the cluster."""
         result = subprocess.run(
-            [self._binaries / "initdb", "-D", "data", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+            [self.binaries / "initdb", "-D", "data", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
             cwd=self.directory,
             capture_output=True,
             text=True,
             check=False,
             env=_environment(),
-            **self._account,
+            **self.account,
         )
         if result.returncode:
             raise RuntimeError(f"initdb failed: {result.stderr or result.stdout}")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        become, account = self.as_account()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(self._binaries / "postgres", "-D", "data", "-k", self.directory),
+                    *become,
+                    *(self.binaries / "postgres", "-D", "data", "-k", self.directory),
                     *("-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_connections=100"),
                 ],
                 cwd=self.directory,
@@ -75,7 +78,7 @@ class PostgresServer:
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,
-                **self._account,
+                **account,
             )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -97,6 +100,39 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def pause(self) -> None:
+        """Stop every process of the server as if its host hung: connections stay open, nothing is answered."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def as_account(self) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """How a command runs under the account: by a program where there is one.
+
+        Python would fork to change the user; forked from a test that has gRPC connections open, the child crashes.
+        """
+        if not self.account or shutil.which("setpriv") is None:
+            return (), self.account
+        user, group = self.account["user"], self.account["group"]
+        return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"), {}
+
+    def _pids(self) -> list[int]:
+        """The postmaster first, so that it starts no more, then its children."""
+        assert self._process is not None
+        parent = self._process.pid
+        found = [parent]
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                text = status.read_text()
+                if int(text.rpartition(")")[2].split()[1]) == parent:
+                    found.append(int(text.partition(" ")[0]))
+        return found
 
     def create_database(self) -> str:
         """A new empty database; returns its SQLAlchemy URL."""
@@ -193,6 +229,25 @@ def shared_server() -> PostgresServer | None:
     server.start()
     atexit.register(server.stop)
     return server
+
+
+@contextlib.contextmanager
+def another_server() -> Iterator[PostgresServer]:
+    """A server of its own for a test that stops or kills it; skips when there is none."""
+    shared = shared_server()
+    if shared is None:
+        pytest.skip(MISSING)
+    directory = _temporary_directory()
+    if os.geteuid() == 0:
+        os.chown(directory, shared.account["user"], shared.account["group"])
+    server = PostgresServer(directory, shared.binaries, shared.account)
+    try:
+        server.initialise()
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

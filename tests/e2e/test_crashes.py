@@ -1,0 +1,159 @@
+"""R1a: whoever is killed at whatever moment, every certificate that a client holds is on record, once.
+
+CI kills a few times, `make torture` twenty times each. What was signed perhaps and received by nobody is an intent
+without a certificate, and can be listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.databases import database_url
+from tests.support.gatehouse import Gatehouse, merged
+from tests.support.issuing_load import issuing_load, read_record
+from tests.support.nodes import Nodes, roots_of
+from tests.support.postgres import postgres_server, postgres_url
+
+__all__ = ["database_url", "postgres_server", "postgres_url"]
+
+pytestmark = pytest.mark.e2e
+
+NODES = 4
+KILLS, TORTURE_KILLS = 2, 20
+READY_SECONDS = 5.0  # of the bar; measured by torture, on a machine that does nothing else
+PATIENCE_SECONDS = 60.0
+Kill = Callable[[Gatehouse], Awaitable[None]]
+
+
+def authority(directory: Path, nodes: Nodes, database_url: str, **settings: Any) -> Gatehouse:
+    base = {"role": "authority", "database": {"url": database_url}}
+    return Gatehouse(directory, **merged(merged(base, nodes.settings), settings))
+
+
+async def pid_of_authority(gatehouse: Gatehouse) -> int:
+    return int((await gatehouse.processes())["authority"]["pid"])
+
+
+async def kill_authority(gatehouse: Gatehouse) -> None:
+    """The process with the database and the key; its supervisor starts another one."""
+    os.kill(await pid_of_authority(gatehouse), signal.SIGKILL)
+
+
+async def kill_everything(gatehouse: Gatehouse) -> None:
+    """All processes of the host at once; somebody starts Gatehouse anew, on the same ports."""
+    child = await pid_of_authority(gatehouse)
+    assert gatehouse.process is not None
+    for pid in (gatehouse.process.pid, child):
+        os.kill(pid, signal.SIGKILL)
+    await gatehouse.process.wait()
+    ports = {name: {"port": int(address.rpartition(":")[2])} for name, address in gatehouse.addresses.items()}
+    gatehouse.settings = merged(gatehouse.settings, {"listen": ports})
+    await gatehouse.start()
+
+
+async def until_another_serves(gatehouse: Gatehouse, old: int) -> float:
+    """Seconds until another authority process is ready."""
+    started = time.monotonic()
+    await gatehouse.wait_until_ready(within=PATIENCE_SECONDS)
+    await gatehouse.until(lambda children: children["authority"]["pid"] != old and children["authority"]["ready"])
+    return time.monotonic() - started
+
+
+async def kill_under_load(tmp_path: Path, database_url: str, kill: Kill, *, kills: int, clients: int) -> list[float]:
+    """Kill again and again while clients ask; returns how long each way back took."""
+    nodes, chance, seconds = Nodes(tmp_path, count=NODES, identities=8), random.Random(20261123), []
+    async with authority(tmp_path, nodes, database_url) as gatehouse:
+        roots = await nodes.introduce(gatehouse)
+        async with issuing_load(
+            lambda number: nodes.agent(gatehouse.addresses["ca"], roots, number % NODES),
+            lambda number: nodes.identities(number % NODES),
+            clients=clients,
+        ) as load:
+            for _ in range(kills):
+                await load.until(20)
+                await asyncio.sleep(chance.uniform(0.0, 0.3))
+                old = await pid_of_authority(gatehouse)
+                await kill(gatehouse)
+                seconds.append(await until_another_serves(gatehouse, old))
+            await load.until(20)
+    started = time.monotonic()
+    record = read_record(database_url)
+    assert time.monotonic() - started < READY_SECONDS
+    record.account_for(load.received)
+    assert len(load.received.serials) >= 20 * (kills + 1)
+    return seconds
+
+
+@pytest.mark.parametrize("kill", [kill_authority, kill_everything])
+async def test_a_kill_loses_no_certificate_that_anybody_received(tmp_path: Path, database_url: str, kill: Kill) -> None:
+    """R1a, few kills."""
+    assert KILLS == len(await kill_under_load(tmp_path, database_url, kill, kills=KILLS, clients=32))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kill", [kill_authority, kill_everything])
+async def test_twenty_kills_lose_no_certificate(tmp_path: Path, database_url: str, kill: Kill) -> None:
+    """R1a, in full: 20/20, and ready again within five seconds each time."""
+    seconds = await kill_under_load(tmp_path, database_url, kill, kills=TORTURE_KILLS, clients=256)
+    assert [] == [round(one, 1) for one in seconds if one >= READY_SECONDS]
+
+
+@asynccontextmanager
+async def replicas(tmp_path: Path, nodes: Nodes, url: str, **settings: Any) -> AsyncIterator[list[Gatehouse]]:
+    """Two authorities with state directories of their own, one database and one passphrase, started at once."""
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("correct horse battery staple correct horse\n")
+    passphrase.chmod(0o600)
+    shared = merged({"keys": {"passphrase_file": str(passphrase)}}, settings)
+    made = [authority(tmp_path / name, nodes, url, **shared) for name in ("one", "two")]
+    try:
+        await asyncio.gather(*(replica.__aenter__() for replica in made))
+        yield made
+    finally:
+        await asyncio.gather(*(replica.kill() for replica in made))
+
+
+async def kill_replicas_in_turn(tmp_path: Path, url: str, *, rounds: int, clients: int) -> None:
+    nodes, chance = Nodes(tmp_path, count=NODES, identities=8), random.Random(20261124)
+    async with replicas(tmp_path, nodes, url) as both:
+        roots = await nodes.introduce(both[0])
+        async with await both[1].admin() as client:
+            assert roots == await roots_of(client)  # the first start of two at once made one root
+
+        def connect(number: int) -> Any:
+            return nodes.agent(both[number % 2].addresses["ca"], roots, number % NODES)
+
+        async with issuing_load(connect, lambda number: nodes.identities(number % NODES), clients=clients) as load:
+            for turn in range(rounds):
+                await load.until(20)
+                await asyncio.sleep(chance.uniform(0.0, 0.3))
+                killed = both[turn % 2]
+                old = await pid_of_authority(killed)
+                await kill_authority(killed)
+                await until_another_serves(killed, old)
+            await load.until(20)
+    record = read_record(url)
+    record.account_for(load.received)
+
+
+@pytest.mark.postgres
+async def test_killing_each_replica_in_turn_loses_no_certificate(tmp_path: Path, postgres_url: str) -> None:
+    """Two replicas on one PostgreSQL, started at the same moment on an empty database, clients on both."""
+    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2, clients=32)
+
+
+@pytest.mark.postgres
+@pytest.mark.torture
+async def test_forty_kills_of_replicas_lose_no_certificate(tmp_path: Path, postgres_url: str) -> None:
+    """The same, twenty times each."""
+    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2 * TORTURE_KILLS, clients=128)
