@@ -66,7 +66,7 @@ class ApiServer:
         """
         try:
             # It takes a second or two, for which nobody else should have to wait.
-            await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.rest")
+            await asyncio.to_thread(_load_client)
         except ImportError as error:
             raise AppError(ErrorCode.FAILED_PRECONDITION, NOT_INSTALLED, diagnosis=str(error)) from None
         return cls(access, limits)
@@ -190,14 +190,20 @@ class ApiServer:
                 await session.close()
 
 
+def _load_client() -> tuple[Any, Any]:
+    """What makes configurations, and what reads them from where they are."""
+    configuration = importlib.import_module("kubernetes.aio.client.configuration")
+    return configuration.Configuration, importlib.import_module("kubernetes.aio.config")
+
+
 async def _configure(access: ApiServerAccess) -> Any:
     """The client's configuration.
 
     Raises:
         ApiServerError: when it cannot be read, or does not keep tokens and answers private.
     """
-    client, config = (importlib.import_module(f"kubernetes.aio.{name}") for name in ("client", "config"))
-    configuration = client.Configuration()
+    make, config = _load_client()
+    configuration = make()
     try:
         if access.in_cluster:
             config.load_incluster_config(client_configuration=configuration)

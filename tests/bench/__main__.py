@@ -21,6 +21,7 @@ SECTIONS = {
     "check": "Check through gRPC; the worst latency during a snapshot swap; balance over workers",
     "envoy": "through the real Envoy, beside no filter and Envoy's native RBAC",
     "certificates": "certificates: parsing, linting and signing alone",
+    "inventory": "the pods of a large cluster: until they are known, memory, one event",
     "certificate_rpc": "CreateCertificate, the whole RPC with the durable ledger",
     "restart_storm": "a mesh that restarts at once, and one whose authority has lost its database",
 }

@@ -165,7 +165,7 @@ async def test_an_answer_that_is_too_long_is_no_answer(api: KubeApi, tmp_path: P
 
 async def test_without_the_client_library_the_operator_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra: most of Gatehouse needs no Kubernetes."""
-    monkeypatch.setitem(sys.modules, "kubernetes.aio.client.rest", None)
+    monkeypatch.setitem(sys.modules, "kubernetes.aio.config", None)
     with pytest.raises(AppError) as caught:
         await ApiServer.open(ApiServerAccess(in_cluster=True), LIMITS)
 
