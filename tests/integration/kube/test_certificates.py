@@ -71,7 +71,7 @@ def ztunnel_in(api: KubeApi, node: str = "node-a") -> None:
 async def ask(world: World, token: str, *, cluster: str = "") -> list[str]:
     request = CertificateRequest(csr_pem=make_csr(names=()), impersonated=CART)
     credentials = Credentials(authorization=(f"Bearer {token}",), cluster_id=cluster, peer="10.0.0.9:1")
-    return await world.create(request, credentials, "r-1")
+    return (await world.create(request, credentials, "r-1")).chain
 
 
 async def refusal(world: World, token: str, *, cluster: str = "") -> AppError:
