@@ -3,7 +3,8 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN scripts/build-wheel /out
-RUN scripts/install-wheel /out /opt/gatehouse
+# With the client of Kubernetes: most images run there.
+RUN scripts/install-wheel /out /opt/gatehouse kubernetes
 # An empty folder for the owner of the state directory to be.
 WORKDIR /state
 

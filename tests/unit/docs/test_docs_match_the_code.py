@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from app.cli.main import app
+from app.kube.published_keys import JWKS
 from app.limits import Limits, PolicyLimits
 from app.policy.document import parse_document
 from app.policy.validate import errors_of, validate
@@ -24,6 +25,7 @@ from app.settings import load_settings
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+KUBERNETES_OWN = {"v1", "apps/v1", "rbac.authorization.k8s.io/v1"}  # manifests for kubectl, not for us
 ROWS = re.findall(r"^\| `(\w+)` \| `([\w/.]+)` \|$", (DOCS / "flows.md").read_text(), re.MULTILINE)
 
 
@@ -128,6 +130,28 @@ def test_the_documented_commands_were_found() -> None:
     assert {"README.md", "ztunnel.md"} <= {page for page, _ in _documented_commands()}
 
 
+def _kubernetes_manifests() -> list[dict[str, Any]]:
+    text = (DOCS / "guides" / "kubernetes.md").read_text()
+    found: list[dict[str, Any]] = []
+    for block in re.findall(r"(?:^(?: {4}.*|\s*)\n)+", text, re.MULTILINE):
+        if "\n    ---\n" in block:
+            found += yaml.safe_load_all(textwrap.dedent(block))
+    return found
+
+
+def test_the_manifests_let_gatehouse_do_what_it_asks_for_and_no_more() -> None:
+    """Every path that the adapter asks for is in the ClusterRole, and nothing in it writes."""
+    manifests = _kubernetes_manifests()
+    [role] = [value for value in manifests if value["kind"] == "ClusterRole"]
+    allowed = {(kind, verb) for rule in role["rules"] for kind in rule.get("resources", ()) for verb in rule["verbs"]}
+
+    assert {("pods", "get"), ("pods", "list"), ("pods", "watch"), ("tokenreviews", "create")} == allowed
+    assert [[JWKS]] == [rule["nonResourceURLs"] for rule in role["rules"] if "nonResourceURLs" in rule]
+    assert {"Namespace", "ServiceAccount", "ClusterRoleBinding", "Deployment", "Service"} < {
+        value["kind"] for value in manifests
+    }
+
+
 def _yaml_examples() -> list[tuple[str, Any]]:
     """Every indented block that is one YAML mapping, with its page."""
     found = []
@@ -147,7 +171,7 @@ def _examples_with(*keys: str) -> list[dict[str, Any]]:
 
 def test_the_documents_in_the_guides_are_valid() -> None:
     """What a guide shows can be applied."""
-    documents = _examples_with("apiVersion", "kind")
+    documents = [value for value in _examples_with("apiVersion", "kind") if value["apiVersion"] not in KUBERNETES_OWN]
     limits = PolicyLimits()
     wrong = [error for value in documents for error in errors_of(validate(parse_document(value, limits), limits))]
 
@@ -157,8 +181,8 @@ def test_the_documents_in_the_guides_are_valid() -> None:
 
 def test_the_settings_in_the_guides_are_accepted(tmp_path: Path) -> None:
     """What a guide shows can be started with."""
-    examples = _examples_with("listen", "tokens")
-    assert examples
+    examples = [*_examples_with("listen", "tokens"), *_examples_with("clusters")]
+    assert len(examples) >= 3
 
     for number, value in enumerate(examples):
         file = tmp_path / f"{number}.yaml"
