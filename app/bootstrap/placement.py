@@ -29,7 +29,7 @@ from app.tokens.token_issuers import TokenIssuers
 if TYPE_CHECKING:
     from app.bootstrap.kubernetes import ClusterServer
 
-_FIGURES_SECONDS = 5.0
+_FIGURES_SECONDS = 1.0
 _Work = Callable[[], Coroutine[Any, Any, None]]
 
 
