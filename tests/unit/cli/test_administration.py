@@ -294,3 +294,41 @@ def test_a_reset_gives_the_local_context_the_new_token(run, tmp_path, monkeypatc
         file.contexts["local"].token,
         file.contexts["other"].token,
     )
+
+
+def test_inventory_of_a_cluster_with_a_lease(run, live, tmp_path):
+    """Pushed with a promise, renewed, ended; the sources show each cluster with its age."""
+    path = tmp_path / "inventory.yaml"
+    path.write_text(yaml.safe_dump({**INVENTORY, "services": []}), encoding="utf-8")
+    applied = run("inventory", "apply", str(path), "--replace", "--cluster", "east", "--lease", "2m")
+    renewed = run("inventory", "renew", "--lease", "1h", "--cluster", "east")
+    table = run("inventory", "sources")
+    sources = json.loads(run("inventory", "sources", "-o", "json").out)
+    status = run("status")
+    ended = run("inventory", "renew", "--lease", "none", "--cluster", "east")
+    bad = run("inventory", "renew", "--lease", "soon")
+    unknown = run("inventory", "renew", "--lease", "2m", "--cluster", "nowhere")
+
+    assert (0, "leased until 2026-11-23T12:02:00Z") == (applied.code, applied.out.splitlines()[-1]), applied.err
+    assert "the inventory of east is leased until 2026-11-23T13:00:00Z\n" == renewed.out
+    assert ["CLUSTER", "SOURCE", "USABLE", "AGE"] == table.out.splitlines()[0].split()[:4]
+    assert [("Kubernetes", "database"), ("east", "database")] == [(one["cluster"], one["kind"]) for one in sources]
+    assert "east" in status.out
+    assert "no lease" in ended.out
+    assert 2 == bad.code
+    assert (0, "") != (unknown.code, unknown.err)
+    assert "nowhere" in unknown.err
+
+
+def test_ca_explain_of_another_cluster(run, live, tmp_path):
+    """The answer names the cluster and where its placement comes from."""
+    path = tmp_path / "inventory.yaml"
+    path.write_text(yaml.safe_dump({**INVENTORY, "services": []}), encoding="utf-8")
+    run("inventory", "apply", str(path), "--cluster", "east")
+    asked = ("ca", "explain", "--caller", "node-1", "--identity", "spiffe://cluster.local/ns/shop/sa/web")
+    here, there = run(*asked), run(*asked, "--cluster", "e")
+
+    assert "refused" in here.out
+    assert "granted" in there.out
+    assert "east" in there.out
+    assert "from database, version 1, read 0 s ago" in there.out
