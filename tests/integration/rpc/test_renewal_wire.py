@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from app.keys.local_signer import LocalSigner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -24,7 +25,6 @@ from app.authority.issue_certificate import IssuingState
 from app.demo.node_agent import CREATE_CERTIFICATE, WorkloadCertificate, csr_pem, read_chain
 from app.errors import AppError
 from app.identity.inventory import Node
-from app.keys.local_signer import LocalSigner
 from app.ledger.entry import EntryKind
 from app.limits import CertificateLimits, Limits
 from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
