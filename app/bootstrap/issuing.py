@@ -24,7 +24,7 @@ from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
 from app.authority.request_guards import RequestGuards
 from app.authority.serving_certificates import ListenerCertificate, ListenerCertificates
-from app.ca.lifetimes import LifetimeRule, Lifetimes
+from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.errors import AppError, ErrorCode
 from app.limits import Limits
@@ -70,7 +70,7 @@ def issuing_rules(
         AppError: `INVALID` when lifetimes contradict each other or the file of blocked keys cannot be read.
     """
     ca, limits = settings.ca, settings.limits.certificate
-    lifetimes = Lifetimes(
+    lifetimes = WorkloadLifetimes(
         WorkloadProfile.from_limits(limits),
         [
             LifetimeRule(

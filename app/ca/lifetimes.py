@@ -41,7 +41,7 @@ class LifetimeRule:
         return f"{self.namespace or '*'}/{self.service_account or '*'}"
 
 
-class Lifetimes:
+class WorkloadLifetimes:
     """The lifetimes of one authority: the profile of all, and the rules on top."""
 
     def __init__(

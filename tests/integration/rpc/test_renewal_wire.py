@@ -15,7 +15,6 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from app.keys.local_signer import LocalSigner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -31,6 +30,7 @@ from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificat
 from tests.support.ca import CART, NODE, UNAVAILABLE, Served, make_world, serve
 from tests.support.certificates import make_pki
 from tests.support.client_certificates import ClientShape, MadeCertificate, make_client_certificate
+from tests.support.key_keeper import AnythingSigner
 
 PAY = "spiffe://cluster.local/ns/shop/sa/pay"
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -307,7 +307,7 @@ async def test_renewals_in_a_loop_are_cut_down() -> None:
 def _replace_root(served: Served) -> None:
     """Another root and issuing authority from now on; the one before is gone from the bundle."""
     pki = make_pki(now=served.world.clock.now())
-    signer = LocalSigner(pki.issuing_key)
+    signer = AnythingSigner(pki.issuing_key)
     served.world.issuer.replace_state(IssuingState.of(pki.authority, signer, pki.bundle))
 
 
