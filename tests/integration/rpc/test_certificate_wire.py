@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import json
 import time
@@ -29,6 +30,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
+from app.authority.issue_certificate import IssuingRules, IssuingState
+from app.authority.key_guard import KeyGuard, OnSharedKey
+from app.ca.bundle import TrustBundle
 from app.demo.node_agent import CREATE_CERTIFICATE, CertificateRefused, csr_pem
 from app.ledger.entry import EntryKind
 from app.limits import CertificateLimits, Limits
@@ -38,8 +42,21 @@ from app.tokens.jwks_authenticator import Issuer as TokenIssuer
 from app.tokens.jwks_authenticator import JwksAuthenticator
 from app.tokens.token_issuers import TokenIssuers
 from tests.support import der_writer
-from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, ZTUNNEL_UID, Served, World, make_world, serve
-from tests.support.certificates import istio_agent_csr, make_csr, make_pki, pem_csr, spki
+from tests.support.bad_keys import BAD_KEYS
+from tests.support.ca import (
+    CART,
+    ELSEWHERE,
+    NODE,
+    UNAVAILABLE,
+    ZTUNNEL_UID,
+    ManualClock,
+    Served,
+    World,
+    make_world,
+    serve,
+)
+from tests.support.certificates import TRUST_DOMAIN, istio_agent_csr, make_csr, make_pki, pem_csr, spki
+from tests.support.key_keeper import AnythingSigner
 
 OPAQUE = "request authenticate failure"
 ZTUNNEL = "spiffe://cluster.local/ns/istio-system/sa/ztunnel"
@@ -434,7 +451,6 @@ CSRS: dict[str, Callable[[], str]] = {
             spki(ec.generate_private_key(ec.SECP256R1())), algorithm=der_writer.sequence(der_writer.OID_ECDSA_SHA1)
         )
     ),
-    "028-rsa-1024": lambda: make_csr(rsa.generate_private_key(public_exponent=65537, key_size=1024), names=(CART,)),
     "040-ca": lambda: make_csr(names=(CART,), extensions=((x509.BasicConstraints(ca=True, path_length=None), True),)),
     "041-cert-sign": lambda: make_csr(
         names=(CART,),
@@ -453,6 +469,81 @@ CSRS: dict[str, Callable[[], str]] = {
     "045-another-name": lambda: make_csr(names=("spiffe://cluster.local/ns/shop/sa/pay",)),
     "046-many-names": lambda: make_csr(names=tuple(f"spiffe://td/{n}" for n in range(100))),
 }
+
+
+@pytest.mark.parametrize("name", BAD_KEYS)
+async def test_case_028_to_038_a_bad_key_is_invalid(either: Served, name: str) -> None:
+    """Wrong size, exponent, modulus, curve or type: INVALID_ARGUMENT, and no certificate."""
+    got = await refused(either, body(pem_csr(der_writer.unsigned_csr(BAD_KEYS[name]()))), next_is_good=False)
+
+    assert got.code is INVALID
+    assert got.label in {"csr_malformed", "csr_invalid"}
+
+
+async def test_case_039_an_authoritys_key_is_never_certified(either: Served) -> None:
+    """Whoever holds it: the issuing key and the root's."""
+    pki = either.world.pki
+    for key in (pki.issuing_key, pki.root_key):
+        got = await refused(either, body(make_csr(key, names=(CART,))), next_is_good=False)
+        assert (got.code, got.label) == (INVALID, "key_blocked")
+
+
+async def test_case_039_a_blocked_key_is_never_certified() -> None:
+    """A key that is known to have leaked, by the list of its hashes."""
+    leaked = ec.generate_private_key(ec.SECP256R1())
+    blocked = frozenset({hashlib.sha256(spki(leaked)).digest()})
+
+    def issuing(limits: CertificateLimits, clock: ManualClock) -> IssuingRules:
+        return replace(IssuingRules.from_limits(limits, clock), keys=KeyGuard(blocked=blocked))
+
+    async with serve(make_world(issuing=issuing)) as served:
+        for door in (served, await served.with_certificate()):
+            got = await refused(door, body(make_csr(leaked, names=(CART,))))
+            assert (got.code, got.label) == (INVALID, "key_blocked")
+
+
+async def test_case_039_another_workloads_key_is_refused(either: Served) -> None:
+    """Refused by default; its own key it may use again."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pay = "spiffe://cluster.local/ns/shop/sa/pay"
+    async with either.agent() as agent:
+        await agent.create_certificate(csr_pem(key, pay), 3600, impersonate=pay)
+        await agent.create_certificate(csr_pem(key, pay), 3600, impersonate=pay)
+    got = await refused(either, body(make_csr(key, names=(CART,))))
+
+    assert (got.code, got.label) == (INVALID, "key_shared")
+
+
+async def test_case_039_a_shared_key_may_be_a_warning_only() -> None:
+    """Then it is counted and on record."""
+
+    def issuing(limits: CertificateLimits, clock: ManualClock) -> IssuingRules:
+        return replace(IssuingRules.from_limits(limits, clock), keys=KeyGuard(on_shared=OnSharedKey.WARN))
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with serve(make_world(issuing=issuing)) as served, served.agent() as agent:
+        for identity in ("spiffe://cluster.local/ns/shop/sa/pay", CART):
+            await agent.create_certificate(csr_pem(key, identity), 3600, impersonate=identity)
+
+    shared = [entry.detail.get("keyShared", False) for entry in served.world.ledger.of(EntryKind.CERTIFICATE_ISSUED)]
+    assert shared == [False, True]
+    assert served.world.observer.shared_keys == 1
+
+
+async def test_one_key_asked_for_two_workloads_at_once_is_certified_for_one() -> None:
+    """Claimed before it is signed, so no race lets both through."""
+    key, world = ec.generate_private_key(ec.SECP256R1()), make_world()
+    async with serve(world) as served, served.agent() as agent:
+        answers = await asyncio.gather(
+            *(
+                agent.create_certificate(csr_pem(key, identity), 3600, impersonate=identity)
+                for identity in ("spiffe://cluster.local/ns/shop/sa/pay", CART)
+            ),
+            return_exceptions=True,
+        )
+
+    assert sorted(type(answer).__name__ for answer in answers) == ["CertificateRefused", "list"]
+    assert len(world.ledger.of(EntryKind.CERTIFICATE_INTENT)) == 1
 
 
 @pytest.mark.parametrize("name", CSRS)
@@ -561,6 +652,31 @@ async def test_case_052_a_certificate_never_outlives_its_issuer() -> None:
     record = served.world.ledger.of(EntryKind.CERTIFICATE_ISSUED)[-1]
     assert got.leaf.not_valid_after_utc < pki.authority.not_after
     assert record.detail["ttlClamp"] == "issuer"
+
+
+async def test_case_053_an_issuer_about_to_expire_issues_nothing() -> None:
+    """FAILED_PRECONDITION on both ports with less than an hour left; nothing on record, and the reason is named."""
+    world = make_world()
+    async with serve(world) as served:
+        doors = (served, await served.with_certificate())
+        pki = make_pki(now=world.clock.now(), issuing_lifetime=timedelta(minutes=59))
+        bundle = TrustBundle.of(TRUST_DOMAIN, (world.pki.root, pki.root))
+        world.issuer.replace_state(IssuingState.of(pki.authority, AnythingSigner(pki.issuing_key), bundle))
+        for door in doors:
+            got = await refused(door, body(), next_is_good=False)
+            assert (got.code, got.label) == (grpc.StatusCode.FAILED_PRECONDITION, "issuer_expiring")
+
+
+async def test_a_clamp_is_told_in_the_trailing_metadata(either: Served) -> None:
+    """Why, and how much was granted; nothing when everything was."""
+    told = []
+    async with either.raw_channel() as channel:
+        for ttl in (91 * 86_400, 3600):
+            call = channel.unary_unary(CREATE_CERTIFICATE)(body(ttl=ttl), metadata=either.metadata())
+            await call
+            told.append(dict(await call.trailing_metadata()).get("x-gatehouse-ttl-clamped"))
+
+    assert told == ["maximum; granted=7776000", None]
 
 
 # 54 to 71: whose identity.
