@@ -196,4 +196,4 @@ def _check(rule: LifetimeRule, profile: WorkloadProfile) -> None:
 
 
 def _invalid(reason: str) -> AppError:
-    return AppError(ErrorCode.INVALID, f"certificate lifetimes: {reason}")
+    return AppError(ErrorCode.INVALID, reason)
