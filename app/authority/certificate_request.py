@@ -76,6 +76,7 @@ class Attempt:
     identity: str = ""
     check: str = ""
     advice: str = ""
+    cert_signer: str = ""  # the signer that the request names, where it names one
     is_early: bool | None = None
     is_worth_a_line: bool = True  # whether a refusal is logged, besides being counted and remembered
 

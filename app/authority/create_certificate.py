@@ -106,6 +106,7 @@ class CreateCertificate:
         self._guards.admit_identity(caller, attempt)
 
         attempt.step = CertificateStep.CSR
+        attempt.cert_signer = shown(request.cert_signer)
         if request.cert_signer and self._rules.refuse_cert_signer:
             raise AppError(
                 ErrorCode.INVALID,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -19,13 +19,13 @@ _FOLLOW_SECONDS = 5.0
 _LOOK_BACK = timedelta(seconds=40)
 
 
-async def load_certified_keys(keys: KeyGuard, records: CertificateRecords, *, clock: Clock, limit: int) -> None:
+async def load_certified_keys(keys: KeyGuard, records: CertificateRecords, *, now: datetime, limit: int) -> None:
     """Learn the newest `limit` keys of unexpired certificates.
 
     Raises:
         AppError: `UNAVAILABLE` when the database cannot be asked.
     """
-    for key in await records.certified_keys(now=clock.now(), since=None, limit=limit):
+    for key in await records.certified_keys(now=now, since=None, limit=limit):
         keys.learn(key)
 
 

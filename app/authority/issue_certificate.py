@@ -26,7 +26,7 @@ from app.ca.bundle import TrustBundle
 from app.ca.csr import Csr
 from app.ca.issuance import RANDOM_SERIAL_BYTES, IssuedSvid, PreparedSvid, assemble, prepare, serial_number
 from app.ca.key_policy import key_hash
-from app.ca.lifetimes import Lifetimes
+from app.ca.lifetimes import WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
@@ -91,7 +91,7 @@ def _never() -> datetime | None:
 class IssuingRules:
     """What every certificate is issued under. `converge_by` is the deadline of a mesh that converges, or None."""
 
-    lifetimes: Lifetimes
+    lifetimes: WorkloadLifetimes
     keys: KeyGuard
     clock_guard: ClockGuard
     converge_by: Callable[[], datetime | None] = _never
@@ -104,7 +104,7 @@ class IssuingRules:
             AppError: `INVALID` when the limits contradict each other.
         """
         return cls(
-            lifetimes=Lifetimes(WorkloadProfile.from_limits(limits)),
+            lifetimes=WorkloadLifetimes(WorkloadProfile.from_limits(limits)),
             keys=KeyGuard(max_keys=limits.max_tracked_keys),
             clock_guard=ClockGuard(clock, max_drift_seconds=limits.max_clock_drift_seconds),
         )

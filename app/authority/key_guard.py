@@ -102,13 +102,11 @@ class KeyGuard:
         return is_shared
 
     def learn(self, key: CertifiedKey) -> None:
-        """Remember a key that is certified already; the first of two holders stays its holder."""
+        """Remember a key that is certified already; of two certificates for it the one that lives longer counts."""
         prefix, until = key.key_hash[:_PREFIX_BYTES], key.not_after.timestamp()
-        holder = _short(key.holder)
         known = self._holders.pop(prefix, None)
-        if known is not None and known[0] != holder and known[1] >= until:
-            holder, until = known
-        self._holders[prefix] = (holder, until)
+        fresh = (_short(key.holder), until)
+        self._holders[prefix] = known if known is not None and known[1] >= until else fresh
         if len(self._holders) > self._max_keys:
             del self._holders[next(iter(self._holders))]
 

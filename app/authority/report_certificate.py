@@ -110,4 +110,5 @@ class ReportCertificate:
             ttl_spread=grant.spread_seconds,
             seconds=round(seconds, 6),
             **({"key_shared": True} if issued.key_is_shared else {}),
+            **({"cert_signer": attempt.cert_signer} if attempt.cert_signer else {}),
         )

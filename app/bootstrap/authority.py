@@ -209,7 +209,7 @@ async def _serve_certificates(stack: AsyncExitStack, core: _Core, settings: Sett
 
 async def _load_keys(core: _Core, settings: Settings, clock: SystemClock) -> None:
     keys, limit = core.issuer.rules.keys, settings.limits.certificate.max_tracked_keys
-    await load_certified_keys(keys, core.certificates, clock=clock, limit=limit)
+    await load_certified_keys(keys, core.certificates, now=clock.now(), limit=limit)
 
 
 def _follow_keys(core: _Core, settings: Settings, clock: SystemClock) -> list[Coroutine[Any, Any, None]]:

@@ -24,10 +24,10 @@ from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
 from app.authority.request_guards import RequestGuards
 from app.authority.serving_certificates import ListenerCertificate, ListenerCertificates
-from app.ca.lifetimes import LifetimeRule, Lifetimes
+from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.errors import AppError, ErrorCode
-from app.limits import Limits
+from app.limits import CertificateLimits, Limits
 from app.rpc.call import RpcObserver
 from app.rpc.certificates import certificate_methods
 from app.rpc.server import GrpcServer
@@ -70,21 +70,6 @@ def issuing_rules(
         AppError: `INVALID` when lifetimes contradict each other or the file of blocked keys cannot be read.
     """
     ca, limits = settings.ca, settings.limits.certificate
-    lifetimes = Lifetimes(
-        WorkloadProfile.from_limits(limits),
-        [
-            LifetimeRule(
-                namespace=rule.namespace,
-                service_account=rule.service_account,
-                default_seconds=rule.default,
-                minimum_seconds=rule.minimum,
-                maximum_seconds=rule.maximum,
-            )
-            for rule in ca.lifetimes
-        ],
-        refuse_over_long=ca.over_long is OverLong.REFUSE,
-        spread_fraction=ca.spread_fraction if ca.spread_renewals else 0.0,
-    )
     keys = KeyGuard(
         blocked=blocked_keys(ca),
         authority_keys=known.keys,
@@ -92,10 +77,34 @@ def issuing_rules(
         max_keys=limits.max_tracked_keys,
     )
     return IssuingRules(
-        lifetimes=lifetimes,
+        lifetimes=workload_lifetimes(ca, limits),
         keys=keys,
         clock_guard=ClockGuard(clock, max_drift_seconds=limits.max_clock_drift_seconds),
         converge_by=converge.deadline,
+    )
+
+
+def workload_lifetimes(settings: IssuingSettings, limits: CertificateLimits) -> WorkloadLifetimes:
+    """The lifetimes that the settings and the limits give.
+
+    Raises:
+        AppError: `INVALID` when they contradict each other.
+    """
+    rules = [
+        LifetimeRule(
+            namespace=rule.namespace,
+            service_account=rule.service_account,
+            default_seconds=rule.default,
+            minimum_seconds=rule.minimum,
+            maximum_seconds=rule.maximum,
+        )
+        for rule in settings.lifetimes
+    ]
+    return WorkloadLifetimes(
+        WorkloadProfile.from_limits(limits),
+        rules,
+        refuse_over_long=settings.over_long is OverLong.REFUSE,
+        spread_fraction=settings.spread_fraction if settings.spread_renewals else 0.0,
     )
 
 

@@ -107,7 +107,11 @@ def check_key_not_blocked(csr: Csr, blocked_keys: AbstractSet[bytes]) -> None:
         AppError: `INVALID` when the CSR's key is among them.
     """
     if key_hash(csr.public_key_der) in blocked_keys:
-        raise _invalid("its key must not be used for a workload")
+        raise AppError(
+            ErrorCode.INVALID,
+            "the CSR is not acceptable: its key must not be used for a workload",
+            diagnosis="key_blocked: it is the key of a certificate authority or on the list of blocked keys",
+        )
 
 
 def _public_key(request: x509.CertificateSigningRequest) -> object:

@@ -41,7 +41,7 @@ class LifetimeRule:
         return f"{self.namespace or '*'}/{self.service_account or '*'}"
 
 
-class Lifetimes:
+class WorkloadLifetimes:
     """The lifetimes of one authority: the profile of all, and the rules on top."""
 
     def __init__(
@@ -196,4 +196,4 @@ def _check(rule: LifetimeRule, profile: WorkloadProfile) -> None:
 
 
 def _invalid(reason: str) -> AppError:
-    return AppError(ErrorCode.INVALID, f"certificate lifetimes: {reason}")
+    return AppError(ErrorCode.INVALID, reason)

@@ -83,6 +83,24 @@ def _require_both_directions(
         raise ValueError("the certificate is not for server and client authentication")
 
 
+def _require_signing(_policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("an authority of the path may not sign certificates")
+
+
+def _any_authority() -> verification.ExtensionPolicy:
+    """What an authority must have for the verifiers of the mesh, and no more.
+
+    Many roots and intermediates that companies made long ago lack key identifiers or an authority key identifier.
+    rustls, BoringSSL and OpenSSL take them all the same, so a check that did not would refuse what works.
+    """
+    return (
+        verification.ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, verification.Criticality.CRITICAL, None)
+        .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_signing)
+    )
+
+
 class PathChecker:
     """Validates the paths of what one authority issues, for both TLS directions, against one bundle.
 
@@ -131,7 +149,7 @@ class PathChecker:
             .time(now)
             .max_chain_depth(len(intermediates))
             .extension_policies(
-                ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
+                ca_policy=_any_authority(),
                 ee_policy=leaf_policy,
             )
             .build_client_verifier()

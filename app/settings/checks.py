@@ -71,6 +71,12 @@ def _certificate(settings: Settings) -> Iterator[str]:
             f"limits.certificate.min_ttl_seconds: must be at least twice backdate_seconds "
             f"({2 * limits.backdate_seconds}), or a ztunnel would renew in a tight loop"
         )
+    for rule in settings.ca.lifetimes:
+        who = f"ca.lifetimes: {rule.namespace or '*'}/{rule.service_account or '*'}"
+        if min(rule.given) < 2 * limits.backdate_seconds:
+            yield f"{who}: nothing may be below twice backdate_seconds, or a ztunnel would renew in a tight loop"
+        if max(rule.given) > limits.max_ttl_seconds:
+            yield f"{who}: is beyond what holds for all; raise limits.certificate.max_ttl_seconds first"
 
 
 def _ledger(settings: Settings) -> Iterator[str]:

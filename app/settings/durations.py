@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_PART = re.compile(r"(\d{1,9})([dhms])")
+_PART = re.compile(r"([0-9]{1,9})([dhms])")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 _MAX_SECONDS = 2**31
 

@@ -48,7 +48,14 @@ class LifetimeSettings(BaseModel):
     def _must_say_something(self) -> Self:
         if self.default is None and self.minimum is None and self.maximum is None:
             raise ValueError("needs at least one of default, minimum and maximum")
+        if self.given != tuple(sorted(self.given)):
+            raise ValueError("minimum, default and maximum must be in ascending order")
         return self
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Those of minimum, default and maximum that are set."""
+        return tuple(value for value in (self.minimum, self.default, self.maximum) if value is not None)
 
 
 class IssuingSettings(BaseModel):

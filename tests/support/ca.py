@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
+import grpc.aio
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,7 +38,7 @@ from app.authority.request_guards import RequestGuards
 from app.authority.serving_certificates import ListenerCertificates
 from app.bootstrap.issuing import with_client_roots
 from app.ca.profile import TtlGrant
-from app.demo.node_agent import NodeAgent
+from app.demo.node_agent import NodeAgent, WorkloadCertificate
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node, Workload
 from app.ledger.entry import EntryKind, LedgerEntry
@@ -345,6 +347,7 @@ class Served:
     listener: ListenerCertificates
     mtls_server: GrpcServer
     mtls_port: int
+    certificate: WorkloadCertificate | None = None  # the caller's; then raw calls go to the port of mutual TLS
 
     @property
     def address(self) -> str:
@@ -357,6 +360,25 @@ class Served:
     @property
     def roots_pem(self) -> bytes:
         return self.world.pki.bundle.pem.encode()
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """What a raw call sends: a good token, or nothing beside its certificate."""
+        return [] if self.certificate else [("authorization", f"Bearer {self.world.node_token()}")]
+
+    @asynccontextmanager
+    async def raw_channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel for raw calls, to the port that the caller's credential is for."""
+        own = self.certificate
+        credentials = grpc.ssl_channel_credentials(
+            self.roots_pem, own.key_pem if own else None, own.chain_pem if own else None
+        )
+        async with grpc.aio.secure_channel(self.mtls_address if own else self.address, credentials) as channel:
+            yield channel
+
+    async def with_certificate(self, identity: str = CART) -> Served:
+        """The same, called with a certificate that a node agent has just got."""
+        async with self.agent() as agent:
+            return replace(self, certificate=await agent.fetch(identity))
 
     def agent(self, token: str | None = None, **options: Any) -> NodeAgent:
         """A node agent, with the good node token unless told otherwise."""

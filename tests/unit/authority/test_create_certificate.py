@@ -306,6 +306,19 @@ async def test_one_node_cannot_ask_without_end_and_the_clock_gives_back() -> Non
     assert error.code is ErrorCode.RATE_LIMITED
 
 
+async def test_the_wall_clock_neither_fills_nor_empties_a_bucket() -> None:
+    """Bounds run on monotonic time: a jump forward is no rest, and one back locks nobody out."""
+    world = make_world(limits=CertificateLimits(node_burst=1, node_rate_per_second=0.1, identity_burst=100))
+    await world.create(request(), credentials(world), "r-1")
+    world.clock.jump(seconds=200)
+    ahead = await refusal(world, request())
+    world.clock.jump(seconds=-400)
+    world.clock.advance(seconds=11)
+    await world.create(request(), credentials(world), "r-2")
+
+    assert ahead.code is ErrorCode.RATE_LIMITED
+
+
 async def test_a_storm_of_refusals_is_a_few_log_lines_but_every_one_is_counted() -> None:
     """The log is bounded, the counter and the memory of the newest are complete, and the gap is said."""
     limits = CertificateLimits(

@@ -20,6 +20,7 @@ from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
 from app.limits import CertificateLimits
 from tests.support import der_writer as der
+from tests.support.bad_keys import BAD_KEYS
 from tests.support.certificates import IDENTITY, LIMITS, istio_agent_csr, make_csr, make_pki, pem_csr, spki
 
 ROOMY = CertificateLimits(max_csr_bytes=1_000_000)
@@ -279,6 +280,30 @@ def test_case_038_ed25519_is_refused_too() -> None:
     key = ed25519.Ed25519PrivateKey.generate().public_key()
     encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert "unsupported" in reason(pem_csr(der.unsigned_csr(encoded)))
+
+
+@pytest.mark.parametrize("name", BAD_KEYS)
+def test_case_028_to_038_refusing_a_key_costs_less_than_50_milliseconds(name: str) -> None:
+    """The best of a few, in CPU time: a key is no lever to keep the authority busy."""
+    pem, costs = pem_csr(der.unsigned_csr(BAD_KEYS[name]())), []
+    for _ in range(3):
+        start = time.process_time()
+        with pytest.raises(AppError):
+            parse_csr(pem, LIMITS)
+        costs.append(time.process_time() - start)
+
+    assert min(costs) < 0.05
+
+
+def test_case_028_to_038_accepting_the_dearest_key_costs_less_than_50_milliseconds() -> None:
+    """RSA-4096 goes through every check."""
+    pem, costs = make_csr(rsa.generate_private_key(65537, 4096)), []
+    for _ in range(3):
+        start = time.process_time()
+        parse_csr(pem, LIMITS)
+        costs.append(time.process_time() - start)
+
+    assert min(costs) < 0.05
 
 
 def test_case_039_a_blocked_key() -> None:

@@ -1,4 +1,4 @@
-"""Lifetimes by namespace and account, spreading, and convergence by a deadline."""
+"""WorkloadLifetimes by namespace and account, spreading, and convergence by a deadline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ca.lifetimes import LifetimeRule, Lifetimes, go_duration, renewal_delay_seconds, share_of
+from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes, go_duration, renewal_delay_seconds, share_of
 from app.ca.profile import Clamp, TtlGrant
 from app.errors import AppError, ErrorCode
 from tests.support.certificates import NOW, PROFILE
@@ -18,7 +18,7 @@ DAY = 24 * HOUR
 YEAR = timedelta(days=365)
 
 
-def grant(lifetimes: Lifetimes, requested: int, **changes: object) -> TtlGrant:
+def grant(lifetimes: WorkloadLifetimes, requested: int, **changes: object) -> TtlGrant:
     """A grant for shop/cart unless told otherwise."""
     arguments: dict[str, object] = {
         "namespace": "shop",
@@ -32,7 +32,7 @@ def grant(lifetimes: Lifetimes, requested: int, **changes: object) -> TtlGrant:
 
 def test_without_rules_the_profile_holds() -> None:
     """Default, clamp and nothing else."""
-    lifetimes = Lifetimes(PROFILE)
+    lifetimes = WorkloadLifetimes(PROFILE)
 
     assert TtlGrant(seconds=DAY) == grant(lifetimes, 0)
     assert TtlGrant(seconds=90 * DAY, clamp=Clamp.MAXIMUM) == grant(lifetimes, 91 * DAY)
@@ -57,13 +57,13 @@ def test_the_most_specific_rule_wins(namespace: str, account: str, maximum: int)
     ]
 
     for order in (rules, rules[::-1]):
-        got = grant(Lifetimes(PROFILE, order), DAY, namespace=namespace, service_account=account)
+        got = grant(WorkloadLifetimes(PROFILE, order), DAY, namespace=namespace, service_account=account)
         assert TtlGrant(seconds=maximum, clamp=Clamp.MAXIMUM) == got
 
 
 def test_each_value_comes_from_the_most_specific_rule_that_has_it() -> None:
     """A rule that only says a default leaves the maximum to the rule above it."""
-    lifetimes = Lifetimes(
+    lifetimes = WorkloadLifetimes(
         PROFILE,
         [
             LifetimeRule(namespace="shop", maximum_seconds=2 * HOUR),
@@ -78,7 +78,7 @@ def test_each_value_comes_from_the_most_specific_rule_that_has_it() -> None:
 
 def test_a_value_that_nobody_wrote_moves_out_of_the_way_of_a_more_specific_rule() -> None:
     """A minimum for a namespace gives way to a smaller maximum for one account of it, and the other way round."""
-    lifetimes = Lifetimes(
+    lifetimes = WorkloadLifetimes(
         PROFILE,
         [
             LifetimeRule(namespace="shop", minimum_seconds=2 * HOUR, maximum_seconds=3 * HOUR),
@@ -93,7 +93,7 @@ def test_a_value_that_nobody_wrote_moves_out_of_the_way_of_a_more_specific_rule(
 
 def test_a_minimum_of_a_rule_is_refused_below() -> None:
     """A payment service that renews every few minutes is stopped by its own rule."""
-    lifetimes = Lifetimes(PROFILE, [LifetimeRule(namespace="shop", minimum_seconds=HOUR)])
+    lifetimes = WorkloadLifetimes(PROFILE, [LifetimeRule(namespace="shop", minimum_seconds=HOUR)])
     with pytest.raises(AppError) as caught:
         grant(lifetimes, HOUR - 1)
     assert caught.value.code is ErrorCode.INVALID
@@ -104,10 +104,10 @@ def test_over_long_requests_are_refused_in_istiods_words_where_that_is_wished() 
     """Operators search for this sentence; clamping is the default."""
     rules = [LifetimeRule(namespace="shop", maximum_seconds=2 * HOUR)]
     with pytest.raises(AppError) as caught:
-        grant(Lifetimes(PROFILE, rules, refuse_over_long=True), 3 * HOUR)
+        grant(WorkloadLifetimes(PROFILE, rules, refuse_over_long=True), 3 * HOUR)
     assert caught.value.code is ErrorCode.INVALID
     assert caught.value.detail == "requested TTL 3h0m0s is greater than the max allowed TTL 2h0m0s"
-    assert TtlGrant(seconds=2 * HOUR, clamp=Clamp.MAXIMUM) == grant(Lifetimes(PROFILE, rules), 3 * HOUR)
+    assert TtlGrant(seconds=2 * HOUR, clamp=Clamp.MAXIMUM) == grant(WorkloadLifetimes(PROFILE, rules), 3 * HOUR)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45s"), (300, "5m0s"), (7_265, "2h1m5s"), (90 * DAY, "2160h0m0s")])
@@ -131,7 +131,7 @@ def test_durations_as_go_prints_them(seconds: int, text: str) -> None:
 def test_a_rule_that_cannot_hold_is_refused_at_the_start(rule: LifetimeRule) -> None:
     """Empty, contradictory, in the range of the hot loop, or beyond what holds for all."""
     with pytest.raises(AppError) as caught:
-        Lifetimes(PROFILE, [rule])
+        WorkloadLifetimes(PROFILE, [rule])
     assert caught.value.code is ErrorCode.INVALID
 
 
@@ -139,7 +139,7 @@ def test_two_rules_for_the_same_workloads_are_refused() -> None:
     """Which one would win nobody could say."""
     rules = [LifetimeRule(namespace="a", maximum_seconds=HOUR), LifetimeRule(namespace="a", minimum_seconds=HOUR)]
     with pytest.raises(AppError, match="two rules for a/\\*"):
-        Lifetimes(PROFILE, rules)
+        WorkloadLifetimes(PROFILE, rules)
 
 
 # Spreading.
@@ -147,7 +147,7 @@ def test_two_rules_for_the_same_workloads_are_refused() -> None:
 
 def test_spreading_takes_up_to_a_tenth_always_the_same_for_node_and_identity() -> None:
     """Nothing is remembered: the same pair always gets the same share, another pair another one."""
-    lifetimes = Lifetimes(PROFILE, spread_fraction=0.1)
+    lifetimes = WorkloadLifetimes(PROFILE, spread_fraction=0.1)
     cuts = [grant(lifetimes, DAY, spread_by=f"node-{node}").spread_seconds for node in range(2_000)]
 
     assert cuts == [grant(lifetimes, DAY, spread_by=f"node-{node}").spread_seconds for node in range(2_000)]
@@ -158,7 +158,7 @@ def test_spreading_takes_up_to_a_tenth_always_the_same_for_node_and_identity() -
 
 def test_spreading_is_no_clamp_and_is_off_without_somebody_to_spread_by() -> None:
     """Clients are not told of a clamp; our own listeners' certificates are not spread."""
-    lifetimes = Lifetimes(PROFILE, spread_fraction=0.1)
+    lifetimes = WorkloadLifetimes(PROFILE, spread_fraction=0.1)
     got = grant(lifetimes, DAY)
 
     assert not got.clamped
@@ -169,7 +169,7 @@ def test_spreading_is_no_clamp_and_is_off_without_somebody_to_spread_by() -> Non
 @given(st.text(min_size=1, max_size=40), st.integers(300, 4_000))
 def test_spreading_never_goes_below_the_minimum(spread_by: str, requested: int) -> None:
     """Whatever the share: the half-life hot loop stays out of reach."""
-    got = grant(Lifetimes(PROFILE, spread_fraction=0.5), requested, spread_by=spread_by)
+    got = grant(WorkloadLifetimes(PROFILE, spread_fraction=0.5), requested, spread_by=spread_by)
 
     assert PROFILE.min_ttl_seconds <= got.seconds <= requested
 
@@ -178,10 +178,10 @@ def test_spreading_never_goes_below_the_minimum(spread_by: str, requested: int) 
 def test_a_spread_that_would_take_too_much_is_refused(fraction: float) -> None:
     """At most half of a lifetime."""
     with pytest.raises(AppError, match="spread fraction"):
-        Lifetimes(PROFILE, spread_fraction=fraction)
+        WorkloadLifetimes(PROFILE, spread_fraction=fraction)
 
 
-def _renewals(lifetimes: Lifetimes, *, certificates: int, until: float) -> list[float]:
+def _renewals(lifetimes: WorkloadLifetimes, *, certificates: int, until: float) -> list[float]:
     """When certificates that were all made at second 0 are renewed, as ztunnel renews: at half, without jitter."""
     moments = []
     for number in range(certificates):
@@ -208,8 +208,8 @@ def test_bar_r10b_renewals_are_spread_after_three_periods() -> None:
     Without spreading all come at the same moment, which shows that the measure can fail.
     """
     period = DAY / 2
-    spread = _renewals(Lifetimes(PROFILE, spread_fraction=0.1), certificates=2_000, until=5 * period)
-    alone = _renewals(Lifetimes(PROFILE), certificates=50, until=5 * period)
+    spread = _renewals(WorkloadLifetimes(PROFILE, spread_fraction=0.1), certificates=2_000, until=5 * period)
+    alone = _renewals(WorkloadLifetimes(PROFILE), certificates=50, until=5 * period)
 
     assert _peak_over_mean(spread, 3 * period, 4 * period) <= 3
     assert _peak_over_mean(alone, 3 * period, 4 * period) == 24
@@ -230,7 +230,7 @@ def test_shares_are_even() -> None:
 @given(st.integers(1, 3 * DAY), st.sampled_from([0, 600, HOUR, DAY, 90 * DAY]))
 def test_a_certificate_made_while_the_mesh_converges_is_renewed_before_the_deadline(left: int, requested: int) -> None:
     """Unless not even the shortest lifetime renews so soon; and never below the minimum."""
-    got = grant(Lifetimes(PROFILE, spread_fraction=0.1), requested, converge_by=NOW + timedelta(seconds=left))
+    got = grant(WorkloadLifetimes(PROFILE, spread_fraction=0.1), requested, converge_by=NOW + timedelta(seconds=left))
     renewed_after = renewal_delay_seconds(got.seconds, PROFILE.backdate_seconds)
     soonest = renewal_delay_seconds(PROFILE.min_ttl_seconds, PROFILE.backdate_seconds)
 
@@ -242,22 +242,22 @@ def test_a_certificate_made_while_the_mesh_converges_is_renewed_before_the_deadl
 def test_convergence_says_that_it_clamped() -> None:
     """What is short for this reason names it; what would be renewed in time anyway is left alone."""
     deadline = NOW + timedelta(hours=2)
-    got = grant(Lifetimes(PROFILE), DAY, converge_by=deadline)
+    got = grant(WorkloadLifetimes(PROFILE), DAY, converge_by=deadline)
 
     assert got == TtlGrant(seconds=int(1.8 * 2 * HOUR) + 121, clamp=Clamp.CONVERGENCE)
-    assert TtlGrant(seconds=HOUR) == grant(Lifetimes(PROFILE), HOUR, converge_by=deadline)
+    assert TtlGrant(seconds=HOUR) == grant(WorkloadLifetimes(PROFILE), HOUR, converge_by=deadline)
 
 
 def test_a_deadline_that_has_passed_changes_nothing() -> None:
     """It ends by itself."""
-    assert TtlGrant(seconds=DAY) == grant(Lifetimes(PROFILE), DAY, converge_by=NOW)
+    assert TtlGrant(seconds=DAY) == grant(WorkloadLifetimes(PROFILE), DAY, converge_by=NOW)
 
 
 def test_renewals_do_not_storm_towards_the_deadline() -> None:
     """One certificate over two hours of convergence is renewed a handful of times, not in a loop."""
     deadline, moment, renewals = NOW + timedelta(hours=2), NOW, 0
     while moment < deadline:
-        got = grant(Lifetimes(PROFILE), DAY, now=moment, converge_by=deadline)
+        got = grant(WorkloadLifetimes(PROFILE), DAY, now=moment, converge_by=deadline)
         moment += timedelta(seconds=renewal_delay_seconds(got.seconds, PROFILE.backdate_seconds))
         renewals += 1
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from app.ca.authority import Authority
+from app.ca.authority_lint import authority_key_usage
 from app.ca.bundle import TrustBundle
 from app.ca.issuance import IssuedSvid
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
+from app.ca.signing import AuthorityPrivateKey
 from app.errors import AppError, ErrorCode
 from tests.support.certificates import IDENTITY, NOW, TRUST_DOMAIN, Pki, make_csr, make_pki
 
@@ -148,6 +151,60 @@ def test_a_certificate_for_one_direction_is_found(pki: Pki, purposes: tuple[x509
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
     narrow = replace(good, certificate=builder.sign(pki.issuing_key, hashes.SHA256()))
     assert "path validation" in diagnosis(PathChecker(pki.authority, pki.bundle), narrow)
+
+
+# Chains that others made
+
+
+def made_elsewhere(depth: int, *, rsa_bits: int = 0, plain: bool = False) -> Pki:
+    """A root and `depth` authorities below it; `plain` ones have no key identifiers, as old company roots do."""
+    keys: list[AuthorityPrivateKey] = [
+        rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        for _ in range(depth + 1)
+    ]
+    chain: list[x509.Certificate] = []
+    for level, key in enumerate(keys):
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"level {level}")])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(chain[-1].subject if chain else name)
+            .public_key(key.public_key())
+            .serial_number(1_000 + level)
+            .not_valid_before(NOW - timedelta(days=1))
+            .not_valid_after(NOW + timedelta(days=365))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(authority_key_usage(), critical=True)
+        )
+        if not plain:
+            builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        chain.append(builder.sign(keys[max(level - 1, 0)], hashes.SHA256()))
+    root, *below = chain
+    issuing, *above = [*below[::-1], root]
+    return Pki(
+        root_key=keys[0],
+        issuing_key=keys[-1],
+        root=root,
+        authority=Authority.of(issuing, tuple(above), TRUST_DOMAIN, authority_id="elsewhere"),
+        bundle=TrustBundle.of(TRUST_DOMAIN, (root, make_pki().root)),
+    )
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["with identifiers", "without"])
+@pytest.mark.parametrize("rsa_bits", [0, 2048], ids=["EC", "RSA"])
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
+def test_chains_of_any_length_under_several_roots(depth: int, rsa_bits: int, *, plain: bool) -> None:
+    """A root that issues itself, and up to four authorities below it: answered as ztunnel reads it, and believed."""
+    pki = made_elsewhere(depth, rsa_bits=rsa_bits, plain=plain)
+    issued = pki.issue(make_csr())
+    chain = cert_chain(issued, pki.authority, pki.bundle)
+    checker = PathChecker(pki.authority, pki.bundle)
+
+    assert [1] * (depth + 1) + [2] == [element.count("BEGIN CERTIFICATE") for element in chain]
+    check_as_ztunnel(chain, str(IDENTITY))
+    for _ in range(2):
+        checker.check(issued, now=NOW)
+    assert "path validation" in diagnosis(PathChecker(pki.authority, make_pki().bundle), issued)
 
 
 # An independent implementation: OpenSSL, as Python's ssl module has it
