@@ -74,7 +74,7 @@ async def open_placement(
         store,
         refresh_seconds=limits.inventory_refresh_seconds,
         max_age_seconds=settings.inventory_max_age_seconds,
-        ban_max_age_seconds=limits.ban_max_age_seconds,
+        ban_max_age_seconds=max(limits.ban_max_age_seconds, settings.inventory_max_age_seconds),
     )
     servers = {
         cluster.name: await _open_server(cluster, settings, stack)
