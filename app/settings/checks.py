@@ -80,16 +80,24 @@ def _certificate(settings: Settings) -> Iterator[str]:
 
 
 def _ledger(settings: Settings) -> Iterator[str]:
-    is_available = settings.ledger.mode.value == "available"
-    if is_available and settings.role.value != "decision" and settings.database_url.startswith("sqlite"):
+    if settings.ledger.mode.value != "available" or settings.role.value == "decision":
+        return
+    limits, away = settings.limits, settings.ledger.max_away_seconds
+    if settings.database_url.startswith("sqlite"):
         yield (
             "ledger.mode: available bridges the absence of a database server; set database.url to PostgreSQL, "
             "or leave the mode strict: a SQLite file is on this host and is not away without it"
         )
-    if is_available and settings.limits.journal.patience_seconds >= settings.limits.ca_grpc.rpc_budget_seconds / 2:
+    # A lease is renewed when a third of it has passed, so two thirds are what is certain to be left.
+    if away > limits.authority.lease_seconds * (2 / 3):
+        yield (
+            f"limits.authority.lease_seconds: must be at least {away * 1.5:.0f}, one and a half times "
+            "ledger.max_away_seconds, or this replica stops to issue before the database may be away no longer"
+        )
+    if limits.journal.patience_seconds >= limits.ca_grpc.rpc_budget_seconds / 2:
         yield (
             "limits.journal.patience_seconds: must be less than half of limits.ca_grpc.rpc_budget_seconds "
-            f"({settings.limits.ca_grpc.rpc_budget_seconds / 2}), or no call outlasts the moment the database goes away"
+            f"({limits.ca_grpc.rpc_budget_seconds / 2}), or no call outlasts the moment the database goes away"
         )
 
 

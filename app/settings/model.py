@@ -145,7 +145,7 @@ class LedgerSettings(_Section):
     """
 
     mode: LedgerMode = LedgerMode.STRICT
-    max_away_seconds: float = Field(default=3_600.0, gt=0, le=86_400.0)
+    max_away_seconds: float = Field(default=1_800.0, gt=0, le=86_400.0)
     journal_dir: Path | None = None
 
 

@@ -148,7 +148,7 @@ async def test_available_issuing_goes_on_without_the_database(tmp_path: Path, se
     assert {"OK"} == set(run.load.received.codes), run.load.received.messages
 
 
-@pytest.mark.parametrize("kill", [kill_authority, kill_everything])
+@pytest.mark.parametrize("kill", [kill_authority, pytest.param(kill_everything, marks=pytest.mark.torture)])
 async def test_available_a_kill_while_the_database_is_away_loses_nothing(
     tmp_path: Path, server: PostgresServer, kill: Any
 ) -> None:

@@ -26,6 +26,7 @@ UNHURRIED = {
     "node_burst": 1_000_000,
     "identity_rate_per_second": 1e6,
     "identity_burst": 1_000_000,
+    "early_renewals": 1_000_000,
 }
 
 

@@ -66,7 +66,7 @@ def _be_careless() -> None:
 
 
 async def _serve(folder: Path, kind: str) -> None:
-    limits = CertificateLimits(node_burst=100_000, identity_burst=100_000)
+    limits = CertificateLimits(node_burst=100_000, identity_burst=100_000, early_renewals=100_000)
     async with _ledger(folder, kind) as ledger:
         world = make_world(durable=ledger, limits=limits)
         server = GrpcServer(certificate_methods(world.create), Limits().ca_grpc)

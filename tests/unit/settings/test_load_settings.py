@@ -152,6 +152,36 @@ def test_case_125_a_broken_file_is_refused_in_one_line(name: str, tmp_path: Path
     assert "\n" not in refusal.value.detail
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ledger: {mode: available}", "bridges the absence of a database server"),
+        ("ledger: {mode: sometimes}", "ledger.mode"),
+        ("ledger: {max_away_seconds: 0}", "ledger.max_away_seconds"),
+        (
+            "ledger: {mode: available, max_away_seconds: 3000}\ndatabase: {url: 'postgresql://x/y'}",
+            "limits.authority.lease_seconds: must be at least 4500",
+        ),
+        (
+            "ledger: {mode: available}\ndatabase: {url: 'postgresql://x/y'}\nlimits: {journal: {patience_seconds: 5}}",
+            "limits.journal.patience_seconds",
+        ),
+    ],
+)
+def test_a_ledger_that_cannot_keep_its_promise_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    """Mode `available` needs a database that can be away, and other bounds that let it last."""
+    with pytest.raises(AppError) as refusal:
+        load_settings(_write(tmp_path, text), {})
+    assert says in refusal.value.detail
+
+
+def test_in_mode_available_placement_stays_fresh_for_as_long_as_the_database_may_be_away(tmp_path: Path) -> None:
+    """Otherwise issuing would end after a minute all the same; mode strict keeps the shorter bound."""
+    available = "ledger: {mode: available}\ndatabase: {url: 'postgresql://x/y'}"
+    assert 1_800 == load_settings(_write(tmp_path, available), {}).inventory_max_age_seconds
+    assert 60 == load_settings(environ={}).inventory_max_age_seconds
+
+
 BROKEN_ENVIRONMENTS = {
     "GATEHOUSE_STATEDIR": ("x", "did you mean GATEHOUSE_STATE_DIR?"),
     "GATEHOUSE_LIMITS__CERTIFICATE__MAX_TTL": ("1", "did you mean GATEHOUSE_LIMITS__CERTIFICATE__MAX_TTL_SECONDS?"),
