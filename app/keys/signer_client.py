@@ -65,16 +65,16 @@ class SignerClient:
         settings: SignerSettings,
         limits: SignerLimits,
         *,
-        passphrase: int | None = None,
+        secrets: Sequence[int] = (),
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; `passphrase` is a descriptor of an open file with it, unless the settings name a file.
+        """Prepare; `secrets` are descriptors of what the settings name no file for: first passphrase, then PIN.
 
-        The descriptor stays open as long as the client: each new signer reads it from its beginning.
+        They stay open as long as the client, and are read by each new signer from the beginning.
         """
         self._settings = settings
         self._limits = limits
-        self._passphrase = passphrase
+        self._secrets = tuple(secrets)
         self._on_restart = on_restart
         self._child: SignerChild | None = None
         self._ended = asyncio.Event()
@@ -302,8 +302,7 @@ class SignerClient:
         child = SignerChild(environment, on_end=self._on_end)
         try:
             async with asyncio.timeout(self._limits.start_seconds):
-                descriptors = () if self._passphrase is None else (self._passphrase,)
-                (user,) = await child.ask(Kind.START, [self._settings.to_bytes()], descriptors)
+                (user,) = await child.ask(Kind.START, [self._settings.to_bytes()], self._secrets)
         except BaseException as error:
             child.kill()
             await child.close(within_seconds=0.1)
@@ -336,6 +335,8 @@ class SignerClient:
                 child = await self._launch()
             except AppError as error:
                 _log.error("signer_not_started", reason=error.detail, diagnosis=error.diagnosis)
+                if error.code is ErrorCode.PERMISSION_DENIED:
+                    await asyncio.Event().wait()  # a PIN that is wrong now would lock the token: an operator must look
                 pause = _longer(pause)
                 continue
             for known in tuple(self._known.values()):

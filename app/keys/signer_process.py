@@ -24,12 +24,12 @@ from app.keys.passphrase import (
     parse_passphrase,
     read_passphrase_file,
 )
-from app.keys.private_file import Reader
+from app.keys.private_file import Reader, read_secret_file
 from app.keys.process_hygiene import forbid_core_dumps
 from app.keys.sandbox import become, close_inherited, enter
 from app.keys.sealing import ScryptCost, Sealer
 from app.keys.signer_desk import SignerDesk
-from app.keys.signer_settings import SignerSettings
+from app.keys.signer_settings import SignerSettings, TokenSettings
 from app.keys.signer_wire import FrameReader, Kind, Message, encode, encode_error
 
 _READ_BYTES = 262_144
@@ -96,8 +96,7 @@ def _start(settings: SignerSettings, descriptors: list[int]) -> KeyRing:
         del os.environ[name]
     reader = Reader.this_process()
     passphrase = _passphrase(settings, descriptors)
-    pin = _read_pin(settings)
-    token = _open_token(settings, pin)
+    token = _open_token(settings.token, descriptors)
     become(settings.user)
     enter(allow_sockets=settings.token is not None and settings.token.allow_sockets)
     return KeyRing(
@@ -116,22 +115,31 @@ def _passphrase(settings: SignerSettings, descriptors: list[int]) -> Passphrase:
         if settings.create_passphrase and not file.exists():
             return create_passphrase_file(file)
         return read_passphrase_file(file)
+    return parse_passphrase(_take_secret(descriptors, "passphrase"), source="keys.passphrase")
+
+
+def _take_secret(descriptors: list[int], what: str) -> bytes:
+    """What is in the next descriptor, from its beginning: the same open file serves each new start."""
     if not descriptors:
-        raise AppError(ErrorCode.FAILED_PRECONDITION, "the signer was given no passphrase")
+        raise AppError(ErrorCode.FAILED_PRECONDITION, f"the signer was given no {what}")
     descriptor = descriptors.pop(0)
     try:
-        # From its beginning: the same open file serves each new start.
-        return parse_passphrase(os.pread(descriptor, MAX_PASSPHRASE_BYTES + 3, 0), source="keys.passphrase")
+        return os.pread(descriptor, MAX_PASSPHRASE_BYTES + 3, 0)
     finally:
         os.close(descriptor)
 
 
-def _read_pin(settings: SignerSettings) -> str:
-    return ""
+def _open_token(settings: TokenSettings | None, descriptors: list[int]) -> KeyToken | None:
+    """The PKCS#11 token, logged in to; its PIN is read while this is still the first user."""
+    if settings is None:
+        return None
+    from app.keys.pkcs11_token import Pkcs11Token  # an extra: only where a token is configured
 
-
-def _open_token(settings: SignerSettings, pin: str) -> KeyToken | None:
-    return None
+    if settings.pin_file:
+        pin = read_secret_file(Path(settings.pin_file), what="the PIN file", max_bytes=MAX_PASSPHRASE_BYTES)
+    else:
+        pin = _take_secret(descriptors, "PIN")
+    return Pkcs11Token(settings.module, settings.token_label, pin.rstrip(b"\r\n").decode())
 
 
 if __name__ == "__main__":

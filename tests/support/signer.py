@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.authority.authority_ports import StoredAuthority
+from cryptography import x509
+
+from app.authority.authority_ports import AuthorityState, StoredAuthority
+from app.authority.make_authorities import AuthorityMaker
+from app.authority.ports import Signer
 from app.ca.authority import Authority
 from app.ca.csr import parse_csr
 from app.ca.issuance import PreparedSvid, prepare
 from app.ca.profile import TtlGrant, max_workload_lifetime
-from app.keys.authorities import OpenAuthorities, open_authorities
 from app.keys.signer_client import SignerClient
 from app.keys.signer_settings import SignerSettings
-from app.ledger.entry import LedgerEntry
 from app.limits import SignerLimits
 from tests.support.certificates import IDENTITY, LIMITS, PROFILE, TRUST_DOMAIN, make_csr, serial
 
 CHEAP_SETTINGS = SignerSettings(trust_domain=str(TRUST_DOMAIN), scrypt_log2_n=4)
+MAX_LIFETIME = max_workload_lifetime(LIMITS)
 CSR = parse_csr(make_csr(), LIMITS)
 
 
@@ -40,7 +44,9 @@ async def signer_client(
 ) -> AsyncIterator[SignerClient]:
     """A started client, ended when the body ends."""
     descriptor = None if settings.passphrase_file else secret_file(passphrase)
-    client = SignerClient(settings, limits or SignerLimits(), passphrase=descriptor, on_restart=on_restart)
+    client = SignerClient(
+        settings, limits or SignerLimits(), secrets=() if descriptor is None else (descriptor,), on_restart=on_restart
+    )
     try:
         await client.start()
         yield client
@@ -50,35 +56,25 @@ async def signer_client(
             os.close(descriptor)
 
 
-class FewAuthorities:
-    """Implements as much of `AuthorityStore` as a start needs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a signer made: the stored rows, and the issuing authority with its signer."""
 
-    def __init__(self) -> None:
-        self.stored: tuple[StoredAuthority, ...] = ()
-
-    async def list_authorities(self) -> tuple[StoredAuthority, ...]:
-        return self.stored
-
-    async def add_authorities(self, authorities: tuple[StoredAuthority, ...], entry: LedgerEntry) -> None:
-        self.stored = tuple(authorities)
-
-    async def get_sealed_key(self, name: str) -> bytes | None:
-        raise NotImplementedError
-
-    async def put_sealed_key(self, name: str, sealed: bytes) -> bytes:
-        raise NotImplementedError
+    rows: tuple[StoredAuthority, StoredAuthority]
+    active: Authority
+    signer: Signer
 
 
-async def fresh_authorities(client: SignerClient, store: FewAuthorities | None = None) -> OpenAuthorities:
+def _read(row: StoredAuthority) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(row.certificate_pem.encode())
+
+
+async def fresh_authorities(client: SignerClient) -> Made:
     """A root and an issuing authority, made and opened by the signer."""
-    return await open_authorities(
-        store or FewAuthorities(),
-        client,
-        trust_domain=TRUST_DOMAIN,
-        now=datetime.now(UTC),
-        max_lifetime=max_workload_lifetime(LIMITS),
-        create=True,
-    )
+    maker = AuthorityMaker(client, trust_domain=TRUST_DOMAIN, max_lifetime=MAX_LIFETIME)
+    root, issuing = rows = await maker.root_and_issuing(AuthorityState.ACTIVE, datetime.now(UTC))
+    active = Authority.of(_read(issuing), (_read(root),), TRUST_DOMAIN, authority_id=issuing.id)
+    return Made(rows=rows, active=active, signer=client.signer(issuing.id))
 
 
 def prepared_now(authority: Authority, number: int = 7) -> PreparedSvid:
