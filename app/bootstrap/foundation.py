@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from app.authority.authority_ports import KeyKeeper
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
-from app.bootstrap.signer import start_signer
+from app.bootstrap.signer import check_profiles, start_signer
 from app.bootstrap.state import ensure_database_folder, mark_as_set_up
 from app.errors import AppError, ErrorCode
 from app.keys.process_hygiene import forbid_core_dumps
@@ -51,7 +51,7 @@ async def open_foundation(
     foundation = Foundation(
         database=database,
         keeper=keeper,
-        authorities=await open_authority_parts(settings, database, keeper, clock, stack),
+        authorities=await _open_authorities(settings, database, keeper, clock, stack),
         snapshot_key=await _open_snapshot_key(database, keeper),
         token_issuer=await BuiltinIssuer.open(
             database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
@@ -73,6 +73,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
         raise
     stack.push_async_callback(asyncio.to_thread, database.close)
     return database
+
+
+async def _open_authorities(
+    settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock, stack: AsyncExitStack
+) -> AuthorityParts:
+    parts = await open_authority_parts(settings, database, keeper, clock, stack)
+    check_profiles(parts.authorities.issuing.authority, settings, now=clock.now())
+    return parts
 
 
 async def _open_snapshot_key(database: Database, keeper: KeyKeeper) -> ManifestSigningKey:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from datetime import datetime
 
 from app.bootstrap.secrets import PASSPHRASE, PIN, take_secrets
 from app.bootstrap.state import is_first_run, passphrase_file
+from app.ca.authority import Authority
+from app.ca.profile import WorkloadProfile, max_workload_lifetime
+from app.ca.self_check import profile_findings
+from app.errors import AppError, ErrorCode
 from app.keys.signer_client import SignerClient
 from app.keys.signer_settings import SignerSettings, TokenSettings
 from app.settings import Settings
@@ -33,6 +38,24 @@ def signer_settings(settings: Settings, secrets: Mapping[str, int]) -> SignerSet
         environment=keys.pkcs11.environment if token is not None else (),
         token=token,
     )
+
+
+def check_profiles(authority: Authority, settings: Settings, *, now: datetime) -> None:
+    """Build and lint every profile of ours under the active authority, before anything is issued.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` when any of them makes findings; the diagnosis has them all.
+    """
+    limits = settings.limits.certificate
+    findings = profile_findings(
+        authority, WorkloadProfile.from_limits(limits), max_lifetime=max_workload_lifetime(limits), now=now
+    )
+    if findings:
+        raise AppError(
+            ErrorCode.FAILED_PRECONDITION,
+            f"nothing is issued, because a certificate would not be as it must: {findings[0]}",
+            diagnosis="; ".join(findings),
+        )
 
 
 async def start_signer(settings: Settings, secrets: Mapping[str, int], stack: AsyncExitStack) -> SignerClient:

@@ -17,7 +17,6 @@ from typing import Any
 
 import grpc
 import pytest
-from app.keys.local_signer import LocalSigner
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -27,6 +26,7 @@ from app.limits import CertificateLimits, Limits, StorageLimits
 from app.storage.database import Database
 from tests.support.ca import CART, Served, World, make_world, serve
 from tests.support.certificates import make_csr
+from tests.support.key_keeper import AnythingSigner
 
 # A twentieth of what is shipped, so that a hang costs a test half a second and not ten.
 BUDGET_SECONDS = 0.5
@@ -40,7 +40,7 @@ IN_TIME = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 class NotingSigner:
     """Signs, and notes what was signed."""
 
-    signer: LocalSigner
+    signer: AnythingSigner
     signed: list[str] = field(default_factory=list)
 
     async def sign(self, tbs: bytes) -> bytes:
@@ -90,7 +90,7 @@ async def issuing(database_url: str) -> AsyncIterator[Issuing]:
 
 
 def _noting(world: World) -> NotingSigner:
-    signer = NotingSigner(LocalSigner(world.pki.issuing_key))
+    signer = NotingSigner(AnythingSigner(world.pki.issuing_key))
     world.issuer.replace_state(IssuingState.of(world.pki.authority, signer, world.pki.bundle))
     return signer
 
