@@ -214,6 +214,18 @@ class AdministrationLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignerLimits:
+    """Bounds of what the authority process asks of its signer."""
+
+    max_batch: int = 256  # certificates in one message
+    max_waiting: int = 4_096  # certificates that wait for the signer
+    max_attempts: int = 3  # signers that are asked about one certificate, when they end under it
+    request_seconds: float = 5.0  # until an unanswered question is given up and the signer replaced
+    start_seconds: float = 15.0
+    reopen_seconds: float = 1.0  # between two tries to open a key that is away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
     """Bounds of starting, watching and draining processes."""
 
@@ -275,3 +287,4 @@ class Limits:
     journal: JournalLimits = field(default_factory=JournalLimits)
     administration: AdministrationLimits = field(default_factory=AdministrationLimits)
     process: ProcessLimits = field(default_factory=ProcessLimits)
+    signer: SignerLimits = field(default_factory=SignerLimits)

@@ -164,7 +164,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
     """
     settings, clock = assignment.settings, SystemClock()
     async with AsyncExitStack() as stack:
-        foundation = await open_foundation(settings, clock, stack)
+        foundation = await open_foundation(settings, clock, stack, secrets=assignment.extra.get("secrets"))
         ledger = await open_ledger(settings, foundation.database, clock, stack)
         placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
         core = _build_core(settings, foundation, placement, ledger, clock)

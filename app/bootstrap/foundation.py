@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from app.authority.authority_ports import KeyKeeper
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
-from app.bootstrap.state import ensure_database_folder, mark_as_set_up, obtain_passphrase
+from app.bootstrap.signer import check_profiles, start_signer
+from app.bootstrap.state import ensure_database_folder, mark_as_set_up
 from app.errors import AppError, ErrorCode
-from app.identity.spiffe import TrustDomain
-from app.keys.key_ring import KeyRing
-from app.keys.local_keeper import LocalKeyKeeper
 from app.keys.process_hygiene import forbid_core_dumps
-from app.keys.sealing import Sealer
 from app.link.signing import ManifestSigningKey
 from app.settings import Settings
 from app.storage.database import Database
@@ -35,8 +33,12 @@ class Foundation:
     token_issuer: BuiltinIssuer
 
 
-async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncExitStack) -> Foundation:
+async def open_foundation(
+    settings: Settings, clock: SystemClock, stack: AsyncExitStack, *, secrets: Mapping[str, int] | None = None
+) -> Foundation:
     """Open what is stored, or make it at the first run; `stack` closes it.
+
+    `secrets` are descriptors of what only the signer may read (`take_secrets`).
 
     Raises:
         AppError: `FAILED_PRECONDITION` when passphrase, database or authorities do not allow a start;
@@ -44,13 +46,12 @@ async def open_foundation(settings: Settings, clock: SystemClock, stack: AsyncEx
     """
     forbid_core_dumps()
     ensure_database_folder(settings)
-    sealer = Sealer(obtain_passphrase(settings))
-    keeper = LocalKeyKeeper(KeyRing(sealer, trust_domain=TrustDomain.parse(settings.trust_domain), now=clock.now))
+    keeper = await start_signer(settings, secrets or {}, stack)
     database = await _open_database(settings, stack)
     foundation = Foundation(
         database=database,
         keeper=keeper,
-        authorities=await open_authority_parts(settings, database, keeper, clock, stack),
+        authorities=await _open_authorities(settings, database, keeper, clock, stack),
         snapshot_key=await _open_snapshot_key(database, keeper),
         token_issuer=await BuiltinIssuer.open(
             database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
@@ -72,6 +73,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
         raise
     stack.push_async_callback(asyncio.to_thread, database.close)
     return database
+
+
+async def _open_authorities(
+    settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock, stack: AsyncExitStack
+) -> AuthorityParts:
+    parts = await open_authority_parts(settings, database, keeper, clock, stack)
+    check_profiles(parts.authorities.issuing.authority, settings, now=clock.now())
+    return parts
 
 
 async def _open_snapshot_key(database: Database, keeper: KeyKeeper) -> ManifestSigningKey:

@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 
 from app.errors import AppError, ErrorCode
-from app.keys.passphrase import Passphrase, create_passphrase_file, parse_passphrase, read_passphrase_file
 from app.settings import Settings
 
 _MARK = "initialized"
@@ -59,20 +58,6 @@ def replica_id(settings: Settings) -> str:
 def passphrase_file(settings: Settings) -> Path:
     """Where the passphrase is read from when it is not in the environment."""
     return settings.keys.passphrase_file or settings.state_dir / "passphrase"
-
-
-def obtain_passphrase(settings: Settings) -> Passphrase:
-    """The passphrase of this installation; made in the state directory at its first run.
-
-    Raises:
-        AppError: `FAILED_PRECONDITION` when it is missing, unsafe or too short.
-    """
-    if settings.keys.passphrase is not None:
-        return parse_passphrase(settings.keys.passphrase.get_secret_value(), source="keys.passphrase")
-    file = passphrase_file(settings)
-    if settings.keys.passphrase_file is None and is_first_run(settings) and not file.exists():
-        return create_passphrase_file(file)
-    return read_passphrase_file(file)
 
 
 def ensure_database_folder(settings: Settings) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import SecretStr
 
 from app.cli.context import LOCAL_CONTEXT, Context, context_path, read_contexts, write_context
 from app.settings import Role, Settings, load_settings
@@ -67,8 +68,34 @@ def _serve(settings: Settings, on_serving: OnServing | None = None) -> None:
     from app.supervisor.supervisor import Supervisor
     from app.telemetry.logging import configure_logging
 
+    settings = _with_passphrase(settings)
     configure_logging(output=settings.logging.format, level=settings.logging.level, process="supervisor")
     uvloop.run(Supervisor(settings, on_serving=on_serving).run())
+
+
+def _with_passphrase(settings: Settings) -> Settings:
+    """Ask for the passphrase at a terminal, where it is neither in the settings nor in its file.
+
+    At a first run nobody is asked: the file is made then.
+    """
+    import getpass
+    import sys
+
+    from app.bootstrap.state import is_first_run, passphrase_file
+
+    keys = settings.keys
+    is_asked_for = (
+        settings.role is not Role.DECISION
+        and keys.passphrase is None
+        and keys.passphrase_file is None
+        and not is_first_run(settings)
+        and not passphrase_file(settings).exists()
+        and sys.stdin.isatty()
+    )
+    if not is_asked_for:
+        return settings
+    given = getpass.getpass(f"Passphrase of the keys in {settings.state_dir}: ")
+    return settings.model_copy(update={"keys": keys.model_copy(update={"passphrase": SecretStr(given)})})
 
 
 async def _welcome(supervisor: Supervisor, settings: Settings) -> None:

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 
 from app.errors import AppError, ErrorCode
-from app.keys.private_file import open_private, read_private
+from app.keys.private_file import read_secret_file
 
 MIN_PASSPHRASE_BYTES = 12
 MAX_PASSPHRASE_BYTES = 4_096
@@ -64,11 +64,7 @@ def read_passphrase_file(path: Path) -> Passphrase:
     """
     if not path.exists():
         raise _refused(f"the passphrase file {path} does not exist; restore it, for the keys open with no other")
-    descriptor = open_private(path, what="the passphrase file")
-    try:
-        content = read_private(descriptor, path, what="the passphrase file", max_bytes=MAX_PASSPHRASE_BYTES + 2)
-    finally:
-        os.close(descriptor)
+    content = read_secret_file(path, what="the passphrase file", max_bytes=MAX_PASSPHRASE_BYTES + 2)
     return parse_passphrase(content, source=f"the passphrase in {path}")
 
 

@@ -62,6 +62,19 @@ def read_private(descriptor: int, path: Path, *, what: str, max_bytes: int, read
         raise _refused(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
+def read_secret_file(path: Path, *, what: str, max_bytes: int) -> bytes:
+    """The content of a file with a secret, at most `max_bytes` and one more.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` as `open_private` and `read_private`.
+    """
+    descriptor = open_private(path, what=what)
+    try:
+        return read_private(descriptor, path, what=what, max_bytes=max_bytes)
+    finally:
+        os.close(descriptor)
+
+
 def _check(status: os.stat_result, path: Path, what: str, reader: Reader) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _refused(f"{what} {path} is not a regular file")

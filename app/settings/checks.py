@@ -162,6 +162,13 @@ def _secrets(settings: Settings) -> Iterator[str]:
         value = getattr(settings, section)
         if getattr(value, name) is not None and getattr(value, f"{name}_file") is not None:
             yield f"{section}: {name} and {name}_file exclude each other"
+    token = settings.keys.pkcs11
+    if token.pin is not None and token.pin_file is not None:
+        yield "keys.pkcs11: pin and pin_file exclude each other"
+    if token.module is not None and not token.token_label:
+        yield "keys.pkcs11.token_label: must name the token, for example the label that its initialisation gave it"
+    if token.module is not None and token.pin is None and token.pin_file is None:
+        yield "keys.pkcs11.pin_file: a token needs its PIN; put it into a file of its own, mode 0600"
 
 
 def _addresses(settings: Settings) -> Iterator[str]:

@@ -78,6 +78,8 @@ def reveal(settings: Settings) -> dict[str, Any]:
     for section, name in (("database", "url"), ("keys", "passphrase"), ("link", "token")):
         secret = getattr(getattr(settings, section), name)
         values[section][name] = None if secret is None else secret.get_secret_value()
+    pin = settings.keys.pkcs11.pin
+    values["keys"]["pkcs11"]["pin"] = None if pin is None else pin.get_secret_value()
     return values
 
 

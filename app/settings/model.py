@@ -149,11 +149,25 @@ class LedgerSettings(_Section):
     journal_dir: Path | None = None
 
 
+class Pkcs11Settings(_Section):
+    """A PKCS#11 token (HSM) for the keys of authorities; off without a module."""
+
+    module: Path | None = None  # the library that speaks to the token
+    token_label: str = ""
+    pin: SecretStr | None = None
+    pin_file: Path | None = None
+    generate: bool = True  # new keys are made in the token; off: they are sealed, and only existing ones are used
+    allow_sockets: bool = False  # for modules that reach their token over the network or through a daemon
+    environment: tuple[str, ...] = ("SOFTHSM2_CONF",)  # names of variables that the module may see
+
+
 class KeysSettings(_Section):
     """The passphrase that keys at rest are sealed under; neither: `passphrase` in the state directory."""
 
     passphrase: SecretStr | None = None
     passphrase_file: Path | None = None
+    signer_user: str = "nobody"  # whom the signer process becomes where Gatehouse was started by root
+    pkcs11: Pkcs11Settings = Pkcs11Settings()
 
 
 class IssuerSettings(_Section):

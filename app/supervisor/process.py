@@ -48,6 +48,7 @@ class Program:
     assignment: Mapping[str, Any]
     metrics_directory: Path
     narrow_environment: bool = True
+    descriptors: tuple[int, ...] = ()  # open files that the child inherits, under the same numbers
 
     def environment(self) -> dict[str, str]:
         """The child's environment."""
@@ -106,6 +107,7 @@ class Process:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=program.environment(),
+            pass_fds=program.descriptors,
             start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor, which then drains the others
             limit=_MAX_LINE_BYTES,
         )

@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from app.bootstrap.child import is_fine
+from app.bootstrap.secrets import take_secrets
 from app.errors import AppError, ErrorCode
 from app.serving.binding import TcpEndpoint
 from app.serving.http import HttpServer
@@ -57,7 +58,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, *, on_serving: OnServing | None = None) -> None:
         """Prepare; `on_serving` is called once, when everything was started."""
-        self._settings = settings
+        # What only the signer may know goes to it in descriptors, past the memory of every other process.
+        self._settings, self._secrets = take_secrets(settings)
         self._on_serving = on_serving
         self._limits = settings.limits.process
         self._metrics_dir = settings.run_dir / "metrics"
@@ -132,13 +134,18 @@ class Supervisor:
             raise AppError(ErrorCode.FAILED_PRECONDITION, keeper.refusal)
 
     def _authority_program(self) -> Program:
-        extra = {"local_worker_token": self._link_token, "local_link_port": self._ports.get("local_link", 0)}
+        extra = {
+            "local_worker_token": self._link_token,
+            "local_link_port": self._ports.get("local_link", 0),
+            "secrets": self._secrets,
+        }
         return Program(
             name="authority",
             module=_AUTHORITY_MODULE,
             assignment={"settings": reveal(self._settings), "extra": extra},
             metrics_directory=self._metrics_dir,
             narrow_environment=False,
+            descriptors=tuple(self._secrets.values()),
         )
 
     async def _start_workers(self) -> None:

@@ -119,6 +119,8 @@ TOKEN_REVIEW_SECONDS = Histogram(
     "gatehouse_token_review_seconds", "Seconds of one TokenReview.", ["cluster"], buckets=_CERTIFICATE_SECONDS
 )
 
+SIGNER_RESTARTS = Counter("gatehouse_signer_restarts", "Times that the signer process ended and was replaced.")
+
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )

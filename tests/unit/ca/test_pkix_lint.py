@@ -13,12 +13,16 @@ from app.ca.serving_names import ServingNames
 from tests.support.certificates import NOW, Pki, make_csr, make_pki
 from tests.support.pkix_lint import pkix_findings
 
-CURVES = [ec.SECP256R1(), ec.SECP384R1()]
+ISSUERS = {
+    "P-256": {"curve": ec.SECP256R1()},
+    "P-384": {"curve": ec.SECP384R1()},
+    "RSA-2048": {"rsa_bits": 2048},
+}
 
 
-@pytest.fixture(scope="module", params=CURVES, ids=["P-256", "P-384"])
+@pytest.fixture(scope="module", params=ISSUERS.values(), ids=ISSUERS.keys())
 def pki(request: pytest.FixtureRequest) -> Pki:
-    return make_pki(curve=request.param)
+    return make_pki(**request.param)
 
 
 def test_authorities_have_no_findings(pki: Pki) -> None:
