@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,7 @@ from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
-
-
-class FixedClock:
-    """Time stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def advance(self, by: timedelta) -> None:
-        self.time += by
+from tests.support.authorities import FixedClock, make_kit
 
 
 class _Minter:
@@ -79,10 +67,16 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     clock = FixedClock()
     refusals = Refusals(max_kept=100)
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
+<<<<<<< HEAD
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
         administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
         inventory = InventoryView(database, now=clock.now)
         placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
+=======
+        administration = Administration(database, clock=clock, limits=limits)
+        inventory = InventoryView(database)
+        kit = await make_kit(database, clock=clock).open()
+>>>>>>> 58758fd (Rotate authorities step by step from the command line; test staging, refusals, two-person acts and replicas)
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
@@ -94,6 +88,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             placements=placements,
             workers=WorkerRegistry(),
+            authorities=kit.administration,
             trust=_Trust(),
             clock=clock,
             limits=limits,
