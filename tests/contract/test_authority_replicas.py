@@ -98,6 +98,20 @@ async def test_a_replica_without_the_database_serves_on_until_its_lease_ends(dat
     assert issuing == cut_off.authorities.issuing.authority.id
 
 
+async def test_a_replica_with_certificates_in_its_journal_is_waited_for(database: Database) -> None:
+    """It took the change over, but nobody else knows yet who holds what it issued before."""
+    one, other = await two(database)
+    unrecorded = [True]
+    other.authorities.wait_for(lambda: bool(unrecorded))
+    _, issuing = await one.rotate(AuthorityRole.ROOT)
+    one.clock.advance(MINUTE)
+    await other.authorities.refresh()
+    assert () == await tried(one, issuing)
+    unrecorded.clear()
+    await other.authorities.refresh()
+    assert "active" in await tried(one, issuing)
+
+
 async def test_of_two_replicas_that_change_at_once_one_is_told(database: Database) -> None:
     """Whatever they do is decided on an epoch that must still hold when it is stored."""
     one, other = await two(database)

@@ -67,16 +67,11 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     clock = FixedClock()
     refusals = Refusals(max_kept=100)
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
-<<<<<<< HEAD
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
         administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
         inventory = InventoryView(database, now=clock.now)
         placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
-=======
-        administration = Administration(database, clock=clock, limits=limits)
-        inventory = InventoryView(database)
         kit = await make_kit(database, clock=clock).open()
->>>>>>> 58758fd (Rotate authorities step by step from the command line; test staging, refusals, two-person acts and replicas)
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),

@@ -50,6 +50,9 @@ class FixedClock:
     def now(self) -> datetime:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
     def advance(self, by: timedelta) -> None:
         self.time += by
 
