@@ -86,6 +86,7 @@ class Authorities:
         self._in_force: InForce | None = None
         self._lease_ends: datetime | None = None
         self._reported_epoch: int | None = None
+        self._has_unrecorded: Callable[[], bool] = lambda: False
         self._followers: list[Callable[[IssuingState], None]] = []
         self._lock = asyncio.Lock()
 
@@ -119,6 +120,13 @@ class Authorities:
     def follow(self, take_over: Callable[[IssuingState], None]) -> None:
         """Call this with every state from now on."""
         self._followers.append(take_over)
+
+    def wait_for(self, has_unrecorded: Callable[[], bool]) -> None:
+        """Tell other replicas of a change only once every certificate from before is in the database.
+
+        `has_unrecorded` says whether some are still in a journal of this process, where no other replica sees them.
+        """
+        self._has_unrecorded = has_unrecorded
 
     async def open(self) -> InForce:
         """Take over what is stored.
@@ -282,6 +290,8 @@ class Authorities:
     async def _keep_lease(self, epoch: int, now: datetime) -> None:
         """Tell others what this replica took over, on a change and well before the lease ends."""
         lease, ends = self.rules.lease, self._lease_ends
+        if self._reported_epoch is not None and self._has_unrecorded():
+            epoch = self._reported_epoch
         if self._reported_epoch == epoch and ends is not None and ends - now > lease * (2 / 3):
             return
         replica = Replica(id=self._replica_id, epoch=epoch, seen_at=now)

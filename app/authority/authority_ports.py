@@ -33,7 +33,7 @@ class StoredAuthority:
     role: str
     state: str
     certificate_pem: str
-    sealed_key: bytes
+    sealed_key: bytes = field(repr=False)
     created_at: datetime
     epoch: int = 0
     chain_pem: str = ""

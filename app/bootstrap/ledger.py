@@ -28,6 +28,11 @@ class OpenLedger:
         """How it stands, in mode `available`."""
         return None if self.available is None else self.available.standing()
 
+    def has_unrecorded(self) -> bool:
+        """Whether the journal holds entries that the database has not got yet."""
+        standing = self.standing()
+        return standing is not None and standing.entries > 0
+
     def journal_health(self) -> StorageHealth:
         """Whether the journal takes entries; without one nothing is wrong with it."""
         return HEALTHY if self.available is None else self.available.journal_health

@@ -1,4 +1,4 @@
-"""`gatehouse ca`: why a certificate was refused, and whom to trust."""
+"""`gatehouse ca`: why a certificate was refused, whom to trust, and (`app.cli.authorities`) authorities over time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli import authorities
 from app.cli.client import connect
 from app.cli.converge import converge
 from app.cli.failures import UsageError
@@ -15,6 +16,7 @@ from app.cli.text import Format, Output, print_facts, print_table, print_value
 
 app = typer.Typer(name="ca", help="The certificate authority.", no_args_is_help=True)
 app.command("converge")(converge)
+authorities.register(app)
 _NODE_PROXY = "istio-system/ztunnel"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,7 @@ from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
-
-
-class FixedClock:
-    """Time stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def advance(self, by: timedelta) -> None:
-        self.time += by
+from tests.support.authorities import FixedClock, make_kit
 
 
 class _Minter:
@@ -83,6 +71,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
         administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
         inventory = InventoryView(database, now=clock.now)
         placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
+        kit = await make_kit(database, clock=clock).open()
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
@@ -94,6 +83,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             placements=placements,
             workers=WorkerRegistry(),
+            authorities=kit.administration,
             trust=_Trust(),
             clock=clock,
             limits=limits,

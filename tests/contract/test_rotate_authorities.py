@@ -1,0 +1,301 @@
+"""Rotations over a real database: what is staged, what waits for whom, what is refused, the way back."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from app.authority.actor import Actor, Role
+from app.authority.authority_ports import AuthorityRole
+from app.authority.authority_set import pem_of
+from app.authority.make_authorities import Lifetimes
+from app.ca.bundle import TrustBundle
+from app.ca.lifecycle import Step
+from app.errors import AppError, ErrorCode
+from app.identity.spiffe import TrustDomain
+from app.ledger.entry import EntryKind
+from app.storage.database import Database
+from tests.support.authorities import ALICE, DAY, Kit, believes, make_kit
+from tests.support.certificates import NOW, TRUST_DOMAIN, create_issuing, make_pki, serial
+
+SETTLE = timedelta(minutes=1)
+
+
+async def blocked(kit: Kit, step: Step, authority_id: str) -> str:
+    with pytest.raises(AppError) as caught:
+        await kit.do(step, authority_id)
+    assert ErrorCode.FAILED_PRECONDITION is caught.value.code
+    return caught.value.detail
+
+
+async def test_a_new_root_is_in_the_bundle_before_it_signs(database: Database) -> None:
+    """Prepared: both roots are given out, and the old authority signs on."""
+    kit = await make_kit(database).open()
+    before = kit.authorities.issuing.authority.id
+    root, issuing = await kit.rotate(AuthorityRole.ROOT)
+    assert (2, 2) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
+    assert before == kit.authorities.issuing.authority.id
+    states = await kit.states()
+    assert ("prepared", "prepared") == (states[root], states[issuing])
+    assert 2 == (await kit.issue()).chain[-1].count("BEGIN")
+
+
+async def test_activation_waits_until_everybody_has_the_root(database: Database) -> None:
+    """Refused with how many lack it and until when at most; allowed once they renewed."""
+    kit = await make_kit(database).open()
+    await kit.issue("node-a", "cart")
+    await kit.issue("node-b", "cart")
+    _, issuing = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(SETTLE)
+    assert "2 of 2 workloads" in (refusal := await blocked(kit, Step.ACTIVATE, issuing))
+    assert f"{NOW + DAY - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}" in refusal
+    await kit.issue("node-a", "cart")
+    assert "1 of 2 workloads" in await blocked(kit, Step.ACTIVATE, issuing)
+    shown = await kit.describe.one(issuing)
+    assert ["node-b"] == [node["node"] for node in shown["nodesWithout"]]
+    assert {"workloads": 2, "covered": 1} == {name: shown["coverage"][name] for name in ("workloads", "covered")}
+    await kit.issue("node-b", "cart")
+    assert "active" == (await kit.do(Step.ACTIVATE, issuing)).changes[issuing]
+    assert issuing == kit.authorities.issuing.authority.id
+
+
+async def test_activation_is_allowed_once_the_longest_life_has_passed(database: Database) -> None:
+    """A node that went away is not waited for longer than its certificate lives."""
+    kit = await make_kit(database).open()
+    await kit.issue()
+    _, issuing = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(DAY)
+    assert "active" == (await kit.do(Step.ACTIVATE, issuing)).changes[issuing]
+
+
+async def test_activation_waits_for_what_is_being_issued(database: Database) -> None:
+    """With nobody to cover it still waits until a certificate that was begun before is on record."""
+    kit = await make_kit(database).open()
+    _, issuing = await kit.rotate(AuthorityRole.ROOT)
+    assert "being issued" in await blocked(kit, Step.ACTIVATE, issuing)
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, issuing)
+
+
+async def test_a_root_is_not_removed_while_a_certificate_needs_it(database: Database) -> None:
+    """Not before its last certificate expired; then it leaves the bundle and its keys are gone."""
+    kit = await make_kit(database).open()
+    old = kit.authorities.issuing.authority.id
+    old_root = (await kit.rows())[old].root_id
+    leaf = await kit.issue()
+    root, issuing = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(SETTLE)
+    await kit.issue()
+    await kit.do(Step.ACTIVATE, issuing)
+    assert {old: "retiring", old_root: "retiring", root: "active", issuing: "active"} == await kit.states()
+    kit.clock.advance(SETTLE)
+    assert "valid until" in await blocked(kit, Step.REMOVE, old_root)
+    assert believes(leaf.chain, kit.authorities.current().bundle.pem, kit.clock.now())
+    kit.clock.advance(DAY)
+    await kit.do(Step.REMOVE, old_root)
+    assert {old: "retired", old_root: "retired", root: "active", issuing: "active"} == await kit.states()
+    assert [b"", b""] == [(await kit.rows())[one].sealed_key for one in (old, old_root)]
+    assert (3, 1) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
+
+
+async def test_the_way_back_while_the_old_one_is_retiring(database: Database) -> None:
+    """Activating it again makes the new one retire; certificates of both hold all the time."""
+    kit = await make_kit(database).open()
+    old = kit.authorities.issuing.authority.id
+    first = await kit.issue()
+    _, new = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(DAY)
+    await kit.do(Step.ACTIVATE, new)
+    second = await kit.issue()
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, old)
+    third = await kit.issue()
+    states = await kit.states()
+    assert ("active", "retiring") == (states[old], states[new])
+    assert old == kit.authorities.issuing.authority.id
+    for one in (second, third):
+        assert believes(one.chain, first.chain[-1] if one is third else second.chain[-1], kit.clock.now())
+    assert "valid until" in await blocked(kit, Step.REMOVE, new)
+
+
+async def test_an_intermediate_under_the_same_root_is_activated_at_once(database: Database) -> None:
+    """Everybody has the root: nobody is waited for."""
+    kit = await make_kit(database).open()
+    kit.clock.advance(SETTLE)
+    leaf = await kit.issue()
+    (new,) = await kit.rotate(AuthorityRole.ISSUING)
+    await kit.do(Step.ACTIVATE, new)
+    assert new == kit.authorities.issuing.authority.id
+    assert believes((await kit.issue()).chain, leaf.chain[-1], kit.clock.now())
+    assert 1 == kit.authorities.current().sequence
+
+
+async def test_an_authority_that_ends_soon_is_not_activated(database: Database) -> None:
+    """Three lives of the longest certificate must be left."""
+    kit = await make_kit(database, lifetimes=Lifetimes(issuing=2 * DAY)).open()
+    kit.clock.advance(SETTLE)
+    (new,) = await kit.rotate(AuthorityRole.ISSUING)
+    assert "3 times the longest life" in await blocked(kit, Step.ACTIVATE, new)
+
+
+async def test_case_53_an_authority_that_is_about_to_expire_issues_nothing(database: Database) -> None:
+    """With less than an hour left: FAILED_PRECONDITION, and nothing is recorded."""
+    kit = await make_kit(database, lifetimes=Lifetimes(issuing=2 * DAY)).open()
+    kit.clock.advance(2 * DAY - timedelta(minutes=59))
+    before = len(await database.read_ledger(0, 100))
+    with pytest.raises(AppError) as caught:
+        await kit.issue()
+    assert ErrorCode.FAILED_PRECONDITION is caught.value.code
+    assert "about to expire" in caught.value.detail
+    assert before == len(await database.read_ledger(0, 100))
+
+
+async def test_two_may_not_be_prepared_at_once(database: Database) -> None:
+    """Whoever asks twice finds the first; retired, there may be another."""
+    kit = await make_kit(database).open()
+    (first,) = await kit.rotate(AuthorityRole.ISSUING)
+    with pytest.raises(AppError) as caught:
+        await kit.rotate(AuthorityRole.ISSUING)
+    assert first in caught.value.detail
+    await kit.do(Step.RETIRE, first)
+    assert first not in await kit.rotate(AuthorityRole.ISSUING)
+
+
+async def test_a_tainted_authority_signs_nothing_and_its_root_stays(database: Database) -> None:
+    """A job of the old state that comes to sign later is sent to try again."""
+    kit = await make_kit(database).open()
+    old = kit.authorities.issuing.authority.id
+    signer = kit.authorities.issuing.signer
+    root = (await kit.rows())[old].root_id
+    _, new = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, new)
+    await kit.do(Step.TAINT, root)
+    states = await kit.states()
+    assert ("tainted", "tainted") == (states[old], states[root])
+    assert 2 == len(kit.authorities.current().bundle.roots)
+    with pytest.raises(AppError) as caught:
+        await signer.sign(b"anything")
+    assert ErrorCode.UNAVAILABLE is caught.value.code
+    assert "tainted" in await blocked(kit, Step.ACTIVATE, old)
+
+
+async def test_every_step_is_in_the_ledger_with_its_actor_and_states(database: Database) -> None:
+    """One entry for a transition, in the same commit."""
+    kit = await make_kit(database).open()
+    kit.clock.advance(SETTLE)
+    (new,) = await kit.rotate(AuthorityRole.ISSUING)
+    await kit.do(Step.ACTIVATE, new)
+    entries = [json.loads(data) for _, data, _ in await database.read_ledger(0, 100)]
+    transitions = [one for one in entries if one["kind"] == EntryKind.AUTHORITY_TRANSITION]
+    assert ["created", "issuing.prepared", "activate"] == [one["detail"]["transition"] for one in transitions]
+    last = transitions[-1]
+    assert ("admin:alice", new, "r-1") == (last["actor"], last["subject"], last["requestId"])
+    changed = {one["id"]: (one["before"], one["state"]) for one in last["detail"]["authorities"]}
+    assert ("prepared", "active") == changed[new]
+
+
+async def test_a_csr_goes_out_and_its_certificate_comes_back(database: Database) -> None:
+    """An offline parent with a root of its own: guided, and staged like any new root."""
+    kit = await make_kit(database).open()
+    outside = make_pki()
+    row = await kit.prepare.request_signature(ALICE)
+    request = x509.load_pem_x509_csr(row.csr_pem.encode())
+    signed = create_issuing(
+        request.public_key(), outside.root, outside.root_key, trust_domain=TRUST_DOMAIN, now=NOW, serial=serial(9)
+    )
+    pem = "".join(pem_of(one) for one in (signed, outside.root))
+    assert "not signed yet" in await blocked(kit, Step.ACTIVATE, row.id)
+    made = await kit.prepare.import_signed(ALICE, pem)
+    assert row.id == made[-1].id
+    assert 2 == len(kit.authorities.current().bundle.roots)
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, row.id)
+    issued = await kit.issue()
+    assert believes(issued.chain, pem_of(outside.root), kit.clock.now())
+    again = await make_kit(database, clock=kit.clock).open(create=False)
+    assert row.id == again.authorities.issuing.authority.id
+
+
+async def test_an_answer_to_nobodys_request_is_refused(database: Database) -> None:
+    """A certificate for another key, garbage, and one without its root."""
+    kit = await make_kit(database).open()
+    row = await kit.prepare.request_signature(ALICE)
+    outside = make_pki()
+    for pem in (pem_of(outside.root), "garbage", ""):
+        with pytest.raises(AppError) as caught:
+            await kit.prepare.import_signed(ALICE, pem)
+        assert caught.value.code in (ErrorCode.INVALID, ErrorCode.MALFORMED)
+    request = x509.load_pem_x509_csr(row.csr_pem.encode())
+    alone = create_issuing(
+        request.public_key(), outside.root, outside.root_key, trust_domain=TRUST_DOMAIN, now=NOW, serial=serial(9)
+    )
+    with pytest.raises(AppError) as caught:
+        await kit.prepare.import_signed(ALICE, pem_of(alone))
+    assert "root" in caught.value.detail
+
+
+async def test_roots_of_a_peer_are_trusted_at_once_and_leave_slowly(database: Database) -> None:
+    """New: in the bundle. Vanished: retiring, and out of it one longest life later by itself."""
+    kit = await make_kit(database).open()
+    one, two = make_pki(), make_pki()
+    assert await kit.peers.adopt("east", TrustBundle.of(TRUST_DOMAIN, (one.root, two.root)), actor="system")
+    assert 3 == len(kit.authorities.current().bundle.roots)
+    assert not await kit.peers.adopt("east", TrustBundle.of(TRUST_DOMAIN, (two.root, one.root)), actor="system")
+    assert await kit.peers.adopt("east", TrustBundle.of(TRUST_DOMAIN, (two.root,)), actor="system")
+    assert 3 == len(kit.authorities.current().bundle.roots)
+    kit.clock.advance(DAY - timedelta(seconds=1))
+    assert [] == await kit.chores.turn()
+    kit.clock.advance(SETTLE)
+    assert ["remove"] == [due.chore.value for due in await kit.chores.turn()]
+    assert 2 == len(kit.authorities.current().bundle.roots)
+    assert await kit.peers.adopt("east", TrustBundle.of(TRUST_DOMAIN, (one.root, two.root)), actor="system")
+    assert 3 == len(kit.authorities.current().bundle.roots)
+
+
+async def test_a_root_of_another_trust_domain_is_never_adopted(database: Database) -> None:
+    """Neither by what the bundle says nor by what the certificate says."""
+    kit = await make_kit(database).open()
+    foreign = make_pki(trust_domain=TrustDomain("elsewhere")).root
+    for bundle in (TrustBundle.of(TrustDomain("elsewhere"), (foreign,)), TrustBundle.of(TRUST_DOMAIN, (foreign,))):
+        with pytest.raises(AppError) as caught:
+            await kit.peers.adopt("evil", bundle, actor="system")
+        assert ErrorCode.INVALID is caught.value.code
+    assert 1 == len(kit.authorities.current().bundle.roots)
+
+
+async def test_an_expired_root_leaves_the_bundle_by_itself(database: Database) -> None:
+    """And the sequence says so."""
+    kit = await make_kit(database).open()
+    short = make_pki(root_lifetime=10 * DAY).root
+    await kit.peers.adopt("east", TrustBundle.of(TRUST_DOMAIN, (short,)), actor="system")
+    kit.clock.advance(11 * DAY)
+    assert await kit.authorities.refresh()
+    assert (3, 1) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
+
+
+async def test_a_worker_changes_no_authority(database: Database) -> None:
+    """Only administrators do."""
+    kit = await make_kit(database).open()
+    worker = Actor(name="edge", role=Role.WORKER, token_id="t-edge")
+    with pytest.raises(AppError) as caught:
+        await kit.do(Step.TAINT, kit.authorities.issuing.authority.id, actor=worker)
+    assert ErrorCode.PERMISSION_DENIED is caught.value.code
+
+
+async def test_an_intermediate_renews_itself_at_half_of_its_life(database: Database) -> None:
+    """Prepared, activated, and the old one's key forgotten when nothing can need it any more."""
+    kit = await make_kit(database, lifetimes=Lifetimes(issuing=20 * DAY)).open()
+    first = kit.authorities.issuing.authority.id
+    await kit.issue()
+    kit.clock.advance(9 * DAY)
+    assert [] == await kit.chores.turn()
+    kit.clock.advance(DAY)
+    assert ["prepare", "activate"] == [due.chore.value for due in await kit.chores.turn()]
+    assert first != kit.authorities.issuing.authority.id
+    kit.clock.advance(DAY + SETTLE)
+    assert ["remove"] == [due.chore.value for due in await kit.chores.turn()]
+    assert ("retired", b"") == ((row := (await kit.rows())[first]).state, row.sealed_key)
