@@ -49,6 +49,27 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """Bounds of one request to a server that the settings name: a peer's bundle, a parent."""
+
+    max_bytes: int = 1_048_576
+    max_header_bytes: int = 16_384
+    timeout_seconds: float = 10.0  # from resolving the name to the last byte
+    max_redirects: int = 3  # temporary ones on the same host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentLimits:
+    """Bounds of following a parent in files, a file drop, and the bundles of peers."""
+
+    poll_seconds: float = 1.0  # between two looks at files
+    settle_seconds: float = 10.0  # a set that does not hold together may be half-written for so long
+    retry_seconds: float = 30.0  # after a refusal or a failed fetch that may pass by itself
+    peer_refresh_min_seconds: float = 30.0  # whatever a peer hints
+    peer_refresh_max_seconds: float = 3_600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateLimits:
     """Bounds of what is asked of the certificate authority, and of what it gives."""
 
@@ -278,6 +299,8 @@ class Limits:
         )
     )
     http: HttpLimits = field(default_factory=HttpLimits)
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    parent: ParentLimits = field(default_factory=ParentLimits)
     certificate: CertificateLimits = field(default_factory=CertificateLimits)
     authority: AuthorityLimits = field(default_factory=AuthorityLimits)
     kubernetes: KubernetesLimits = field(default_factory=KubernetesLimits)

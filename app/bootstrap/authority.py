@@ -41,6 +41,7 @@ from app.bootstrap.issuing import (
     with_client_roots,
 )
 from app.bootstrap.ledger import OpenLedger, open_ledger
+from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
 from app.errors import AppError, ErrorCode
@@ -94,6 +95,7 @@ class _Core:
 
     publisher: SnapshotPublisher
     issuer: Issuer
+    followers: Followers
     readiness: Readiness
     ledger: OpenLedger
     listener_certificates: ListenerCertificates
@@ -187,6 +189,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 _hint(foundation.database, core.publisher),
                 foundation.authorities.authorities.run(),
                 foundation.authorities.chores.run(),
+                *core.followers.work(),
             )
         )
         await _listen(stack, process, assignment.extra)
@@ -240,11 +243,12 @@ def _build_core(
         refuse_cert_signer=refuses_cert_signer(settings),
     )
     placements = placement.placements
-    registry = WorkerRegistry()
+    registry, followers = WorkerRegistry(), build_followers(settings, parts, clock)
     administration = Administration(database, clock=clock, limits=limits, clusters=rules.clusters)
     return _Core(
         publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities),
         issuer=issuer,
+        followers=followers,
         readiness=Readiness(issuer, foundation.keeper, database, placements, ledger, clock_guard=issuing.clock_guard),
         ledger=ledger,
         listener_certificates=ListenerCertificates(
@@ -276,6 +280,9 @@ def _build_core(
             workers=registry,
             trust=authorities,
             authorities=parts.administration,
+            bundles=authorities,
+            peers=followers.peers.statuses,
+            bundle_refresh_hint_seconds=settings.ca.bundle.refresh_hint_seconds,
             clock=clock,
             limits=limits,
             snapshot_public_key=foundation.snapshot_key.public_text,

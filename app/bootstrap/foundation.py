@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from app.authority.authority_ports import KeyKeeper
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
+from app.bootstrap.parents import first_parent, upstream_of
 from app.bootstrap.signer import check_profiles, start_signer
-from app.bootstrap.state import ensure_database_folder, mark_as_set_up
+from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up
 from app.errors import AppError, ErrorCode
 from app.keys.process_hygiene import forbid_core_dumps
 from app.link.signing import ManifestSigningKey
@@ -78,7 +79,15 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
 async def _open_authorities(
     settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock, stack: AsyncExitStack
 ) -> AuthorityParts:
-    parts = await open_authority_parts(settings, database, keeper, clock, stack)
+    parts = await open_authority_parts(
+        settings,
+        database,
+        keeper,
+        clock,
+        stack,
+        parent=await first_parent(settings, clock) if is_first_run(settings) else None,
+        upstream=upstream_of(settings, clock),
+    )
     check_profiles(parts.authorities.issuing.authority, settings, now=clock.now())
     return parts
 

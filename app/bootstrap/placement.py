@@ -147,7 +147,7 @@ def _issuers(settings: Settings, builtin: BuiltinIssuer, servers: dict[str, Clus
             source = FileJwks(issuer.jwks_file, limits)
         else:
             assert issuer.jwks_url is not None
-            source = UrlJwks(issuer.jwks_url, limits, ca_file=issuer.ca_file)
+            source = UrlJwks(issuer.jwks_url, limits, ca_file=issuer.ca_file, allow_private=issuer.allow_private)
         cluster_id = clusters.resolve(issuer.cluster) or issuer.cluster
         trusted = Issuer(issuer=issuer.issuer, audiences=frozenset(issuer.audiences), cluster=cluster_id)
         authenticators.append(JwksAuthenticator(trusted, source, limits))

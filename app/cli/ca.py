@@ -56,6 +56,12 @@ def bundle(
     output_file: Annotated[
         Path | None, typer.Option("--file", help="Write it to a file instead of standard output.")
     ] = None,
+    configmap: Annotated[
+        bool, typer.Option("--configmap", help="Print the ConfigMap istio-ca-root-cert, for kubectl apply -f -.")
+    ] = False,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="The namespace of the ConfigMap.")
+    ] = "istio-system",
     output: Annotated[Format, typer.Option("--output", "-o", help="table prints the plain PEM.")] = Format.TABLE,
     context: ContextName = "",
 ) -> None:
@@ -67,10 +73,65 @@ def bundle(
             output_file.write_text(found["pem"], encoding="ascii")
         except OSError as error:
             raise UsageError(f"cannot write {output_file}: {error.strerror}") from None
+    elif configmap:
+        print_value(_configmap(found["pem"], namespace), Format.YAML if output is Format.TABLE else output)
     elif output is Format.TABLE:
         print(found["pem"], end="")
     else:
         print_value(found, output)
+
+
+@app.command("peers")
+def peers(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
+    """Show the peer clusters of this trust domain: their roots, how old what we know is, and what is held back."""
+    with connect(context) as api:
+        found = api.get("/v1/ca/peers")
+    if output is not Format.TABLE:
+        print_value(found, output)
+        return
+    print_table(
+        ("PEER", "STATE", "AGE", "SEQUENCE", "ROOTS", "RECEIVED BY", "HELD", "LAST ERROR"),
+        [
+            (
+                peer["name"],
+                peer["state"],
+                _age(peer["ageSeconds"]),
+                peer["sequence"],
+                _fingerprints(peer["roots"]),
+                ",".join(_coverage(root["coverage"]) for root in peer["roots"]),
+                _fingerprints(peer["held"]),
+                peer["error"],
+            )
+            for peer in found
+        ],
+    )
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def _coverage(coverage: dict[str, Any] | None) -> str:
+    return "-" if coverage is None else f"{coverage['covered']}/{coverage['workloads']}"
+
+
+def _fingerprints(roots: list[dict[str, Any]]) -> str:
+    return ",".join(root["sha256"][:16] for root in roots)
+
+
+def _configmap(pem: str, namespace: str) -> dict[str, Any]:
+    """What istiod would put into each namespace, for proxies that trust the authority's own TLS by it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "istio-ca-root-cert", "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {"root-cert.pem": pem},
+    }
 
 
 def _print_explanation(answer: dict[str, Any]) -> None:

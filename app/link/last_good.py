@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from app.decision.ports import SignedManifest
+from app.durable_files import sync_folder, write_durably
 from app.errors import AppError
 from app.link.signing import ManifestVerifier
 from app.policy.canonical import sha256_hex
@@ -61,13 +61,13 @@ class LastGoodFolder:
         self._parts.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in parts:
             write_durably(self._parts / part.ref.sha256, part.data)
-        _sync_folder(self._parts)
+        sync_folder(self._parts)
         saved = {
             "manifest": base64.b64encode(manifest.data).decode(),
             "signature": base64.b64encode(manifest.signature).decode(),
         }
         write_durably(self._folder / _MANIFEST, json.dumps(saved).encode())
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         named = {ref.sha256 for ref in manifest.manifest.parts}
         for path in self._parts.iterdir():
             if path.name not in named:
@@ -78,30 +78,3 @@ class LastGoodFolder:
         if len(data) != ref.size or sha256_hex(data) != ref.sha256:
             raise ValueError(f"part {ref.name} does not have the bytes that the manifest names")
         return Part(ref, data)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write aside, readable to nobody else, flush to the disk, rename over.
-
-    Raises:
-        OSError: when that cannot be done; what was there before is there still.
-    """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

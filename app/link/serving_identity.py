@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from app.durable_files import write_durably
 from app.errors import AppError, ErrorCode
-from app.link.last_good import write_durably
 
 _log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.errors import AppError
 from app.limits import HttpLimits
-from app.rest import authorities, converge, inventory, operations, policies, revisions, tokens
+from app.rest import authorities, converge, inventory, operations, policies, revisions, tokens, trust
 from app.rest.authority_shapes import AUTHORITY_REQUESTS
 from app.rest.edge import PUBLIC, Edge
 from app.rest.parameters import refuse_unknown_query
@@ -56,7 +56,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
         },
     )
     app.state.services = services
-    routers = (policies, revisions, inventory, tokens, operations, authorities, converge)
+    routers = (policies, revisions, inventory, tokens, operations, authorities, converge, trust)
     for router in (module.router for module in routers):
         app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # FastAPI's documented way

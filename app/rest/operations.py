@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse
 
 from app import __version__
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.rest.bodies import JSON, read_json
 from app.rest.parameters import Cluster
-from app.rest.schemas import StatusShape, TrustBundleShape
+from app.rest.schemas import StatusShape
 from app.rest.services import Services
 
 router = APIRouter(tags=["operations"])
@@ -88,19 +88,3 @@ async def explain_certificate(
         raise AppError(ErrorCode.INVALID, "The caller is a service account, written NAMESPACE/NAME.")
     asked = NodeCaller(namespace=namespace, service_account=account, pod_name=pod, pod_uid=pod_uid, node_name=node)
     return (await services.explain_certificate.by_caller(asked, identity, cluster=cluster)).to_json()
-
-
-@router.get("/v1/trust-bundle", response_model=TrustBundleShape)
-async def trust_bundle(services: Services) -> dict[str, Any]:
-    """The roots that hold now; public, and needs no token."""
-    return dict(services.trust.trust_bundle())
-
-
-@router.get(
-    "/v1/trust-bundle.pem",
-    response_class=Response,
-    responses={200: {"content": {"application/x-pem-file": {"schema": {"type": "string"}}}}},
-)
-async def trust_bundle_pem(services: Services) -> Response:
-    """The same as one PEM file, as istio-ca-root-cert wants it."""
-    return Response(services.trust.trust_bundle()["pem"], media_type="application/x-pem-file")

@@ -329,6 +329,14 @@ class ConvergenceShape(Shape):
     latest: list[LateRenewalShape] = []
 
 
+class SpiffeBundleShape(BaseModel):
+    """A trust bundle as SPIFFE writes it: a JWK set with one X.509 root in each key."""
+
+    keys: list[dict[str, Any]]
+    spiffe_sequence: int
+    spiffe_refresh_hint: int
+
+
 RollbackRequest.model_rebuild()
 
 # Read by hand (app.rest.bodies), so FastAPI does not know them; the OpenAPI document must.

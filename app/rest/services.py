@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,8 +11,10 @@ from fastapi import Depends, Request
 from app.authority.actor import Actor
 from app.authority.administration import Administration
 from app.authority.authority_administration import AuthorityAdministration
+from app.authority.authority_ports import BundleSource
 from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
+from app.authority.follow_peers import PeerStatus
 from app.authority.link_ports import TrustSource
 from app.authority.mint_tokens import MintTokens
 from app.authority.placements import Placements
@@ -36,6 +39,9 @@ class RestServices:
     trust: TrustSource
     clock: Clock
     limits: Limits
+    bundles: BundleSource
+    peers: Callable[[], Sequence[PeerStatus]] = tuple
+    bundle_refresh_hint_seconds: int = 300
     snapshot_public_key: str = ""  # what a worker on another host is configured with
 
 

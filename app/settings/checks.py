@@ -45,6 +45,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
         tuple(issuer.cluster for issuer in settings.tokens.issuers),
     )
     yield from _addresses(settings)
+    yield from _peers(settings)
     yield from _decision_role(settings)
 
 
@@ -200,6 +201,24 @@ def _is_private(url: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _peers(settings: Settings) -> Iterator[str]:
+    names: set[str] = set()
+    for index, peer in enumerate(settings.ca.peers):
+        if peer.name in names:
+            yield f"ca.peers.{index}.name: {peer.name!r} is there twice"
+        names.add(peer.name)
+        if peer.trust_domain not in ("", settings.trust_domain):
+            yield (
+                f"ca.peers.{index}.trust_domain: {peer.trust_domain!r} is not ours ({settings.trust_domain}); a root "
+                "of another trust domain is never taken into the bundle"
+            )
+        if peer.url and not _is_private(peer.url):
+            yield f"ca.peers.{index}.url: must start with https:// (plain http only to loopback), not {peer.url!r}"
+    url = settings.ca.parent.vault.url
+    if url and not _is_private(url):
+        yield f"ca.parent.vault.url: must start with https:// (plain http only to loopback), not {url!r}"
 
 
 def _decision_role(settings: Settings) -> Iterator[str]:

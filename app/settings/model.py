@@ -32,6 +32,7 @@ from app.limits import Limits
 from app.settings.clusters import ClusterSettings, InventorySettings, ServedCluster
 from app.settings.issuing import IssuingSettings
 from app.settings.keys import ENV_PREFIX, NESTED
+from app.settings.parents import BundleSettings, ParentSettings, PeerSettings
 from app.settings.section import Section as _Section
 
 
@@ -112,6 +113,9 @@ class CaSettings(IssuingSettings):
     # Under which names clients connect to ports 15012 and 15013; in Kubernetes add the service, such as
     # gatehouse.gatehouse-system.svc, or the istiod name that node proxies are configured with.
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    parent: ParentSettings = ParentSettings()
+    peers: tuple[PeerSettings, ...] = ()
+    bundle: BundleSettings = BundleSettings()
 
 
 class AuthoritiesSettings(_Section):
@@ -179,6 +183,7 @@ class IssuerSettings(_Section):
     jwks_file: Path | None = None
     jwks_url: str | None = None
     ca_file: Path | None = None  # the roots of the server behind jwks_url, where not the system's
+    allow_private: bool = True  # the server behind jwks_url may be in a private network, as API servers are
     cluster: str = ""
 
     @model_validator(mode="after")

@@ -118,6 +118,21 @@ TOKEN_REVIEWS = Counter(
 TOKEN_REVIEW_SECONDS = Histogram(
     "gatehouse_token_review_seconds", "Seconds of one TokenReview.", ["cluster"], buckets=_CERTIFICATE_SECONDS
 )
+PEER_BUNDLE_AGE = Gauge(
+    "gatehouse_peer_bundle_age_seconds",
+    "Seconds since the trust bundle of a peer was last had, at the last attempt.",
+    ["peer"],
+    multiprocess_mode="livemax",
+)
+PEER_BUNDLE_HELD = Gauge(
+    "gatehouse_peer_bundle_held",
+    "Whether a peer's trust bundle is held back, because it is not pinned or does not follow from the last.",
+    ["peer"],
+    multiprocess_mode="livemax",
+)
+PARENT_REFUSED = Gauge(
+    "gatehouse_parent_refused", "Whether what a parent gives is refused.", ["parent"], multiprocess_mode="livemax"
+)
 
 SIGNER_RESTARTS = Counter("gatehouse_signer_restarts", "Times that the signer process ended and was replaced.")
 

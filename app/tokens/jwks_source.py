@@ -1,22 +1,19 @@
 """Where key sets come from: a file, a URL, or this process.
 
-The URL is configuration, never part of a token. The request is bounded in bytes and in time, follows no redirect and
-heeds no proxy from the environment; plain HTTP is for loopback only.
+The URL is configuration, never part of a token; how it is asked is `app.fetch.client`'s business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
-import httpx2
-
 from app.errors import AppError, ErrorCode
-from app.limits import CertificateLimits
+from app.fetch.client import HttpClient
+from app.limits import CertificateLimits, FetchLimits
 
 
 class JwksSource(Protocol):
@@ -63,24 +60,27 @@ class FileJwks:
                 data = file.read(self._max_bytes + 1)
         except OSError as error:
             raise _unavailable(f"{self._path}: {error.strerror}") from None
-        return _bounded(data, self._max_bytes)
+        if len(data) > self._max_bytes:
+            raise _unavailable(f"the key set in {self._path} is longer than {self._max_bytes} bytes")
+        return data
 
 
 class UrlJwks:
     """A key set behind a URL; `ca_file` holds the roots of its server where they are not the system's."""
 
-    def __init__(self, url: str, limits: CertificateLimits, *, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, url: str, limits: CertificateLimits, *, ca_file: Path | None = None, allow_private: bool = True
+    ) -> None:
         """Check the URL.
 
+        The issuer of tokens is the API server of a cluster more often than not, and those live in private networks:
+        hence the default.
+
         Raises:
-            AppError: `INVALID` for anything but https, or http on loopback.
+            AppError: `INVALID` for what `HttpClient` does not ask, such as anything but https off loopback.
         """
-        parsed = httpx2.URL(url)
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
-            raise AppError(ErrorCode.INVALID, f"a JWKS URL must be https (http only on loopback), not {url!r}")
-        self._url = parsed
-        self._limits = limits
-        self._tls = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        bounds = FetchLimits(max_bytes=limits.jwks_max_bytes, timeout_seconds=limits.jwks_timeout_seconds)
+        self._client = HttpClient(url, bounds, allow_private=allow_private, ca_file=ca_file)
 
     async def fetch(self) -> bytes:
         """Ask the server.
@@ -89,42 +89,12 @@ class UrlJwks:
             AppError: `UNAVAILABLE`, whatever went wrong.
         """
         try:
-            async with asyncio.timeout(self._limits.jwks_timeout_seconds):
-                return await self._get()
-        except TimeoutError:
-            raise _unavailable(f"{self._url}: no answer in {self._limits.jwks_timeout_seconds:g} s") from None
-        except httpx2.HTTPError as error:
-            raise _unavailable(f"{self._url}: {type(error).__name__}") from None
-
-    async def _get(self) -> bytes:
-        async with (
-            httpx2.AsyncClient(
-                trust_env=False,
-                follow_redirects=False,
-                verify=self._tls,
-                timeout=self._limits.jwks_timeout_seconds,
-            ) as client,
-            client.stream("GET", self._url, headers={"accept": "application/json"}) as response,
-        ):
-            if response.status_code != httpx2.codes.OK:
-                raise _unavailable(f"{self._url}: status {response.status_code}")
-            data = b""
-            async for chunk in response.aiter_bytes():
-                data = _bounded(data + chunk, self._limits.jwks_max_bytes)
-            return data
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bounded(data: bytes, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
-        raise _unavailable(f"the key set is longer than {max_bytes} bytes")
-    return data
+            answer = await self._client.get(headers={"accept": "application/json"})
+        except AppError as error:
+            raise _unavailable(error.detail) from None
+        if answer.status != HTTPStatus.OK:
+            raise _unavailable(f"{self._client.url}: status {answer.status}")
+        return answer.body
 
 
 def _unavailable(reason: str) -> AppError:

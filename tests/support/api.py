@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
+from app.authority.authority_ports import PublishedBundle
 from app.authority.certificate_request import AccessRules
 from app.authority.clusters import Clusters
 from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
+from app.authority.follow_peers import PeerStatus
 from app.authority.inventory_view import InventoryView
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
 from app.authority.placements import Placements
 from app.authority.refusals import Refusals
 from app.authority.worker_registry import WorkerRegistry
+from app.ca.bundle import TrustBundle
 from app.identity.spiffe import TrustDomain
 from app.limits import Limits
 from app.rest.app import create_app
@@ -30,6 +34,7 @@ from app.serving.bounded import AsgiApp
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from tests.support.authorities import FixedClock, make_kit
+from tests.support.certificates import make_pki
 
 
 class _Minter:
@@ -40,9 +45,20 @@ class _Minter:
         return MintedToken(id=token_id, token=text, expires_at=now + lifetime)
 
 
-class _Trust:
+class MovableBundle:
+    """A bundle that a test replaces; implements `BundleSource` and `TrustSource`."""
+
+    def __init__(self, bundle: TrustBundle) -> None:
+        self.published = PublishedBundle(bundle=bundle, sequence=1, since=datetime(2026, 11, 23, tzinfo=UTC))
+
+    def replace(self, bundle: TrustBundle) -> None:
+        self.published = replace(self.published, bundle=bundle, sequence=self.published.sequence + 1)
+
+    def current(self) -> PublishedBundle:
+        return self.published
+
     def trust_bundle(self) -> dict[str, Any]:
-        return {"trustDomain": "cluster.local", "pem": "-----BEGIN CERTIFICATE-----\n"}
+        return {"trustDomain": str(self.published.bundle.trust_domain), "pem": self.published.bundle.pem}
 
 
 @dataclass
@@ -55,6 +71,17 @@ class Api:
     refusals: Refusals
     admin_token: str
     client: httpx2.AsyncClient
+    bundles: MovableBundle
+    peers: list[PeerStatus]
+
+    def know_authorities(self, *items: dict[str, Any]) -> None:
+        """Let the authorities that are described be these."""
+
+        class Described:
+            async def all(self) -> dict[str, Any]:
+                return {"items": list(items)}
+
+        object.__setattr__(self.services, "authorities", SimpleNamespace(describe=Described()))
 
     def anonymous(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app), base_url="http://api")
@@ -66,6 +93,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     limits = limits or Limits()
     clock = FixedClock()
     refusals = Refusals(max_kept=100)
+    bundles, peers = MovableBundle(make_pki().bundle), list[PeerStatus]()
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
         administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
@@ -84,7 +112,9 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             placements=placements,
             workers=WorkerRegistry(),
             authorities=kit.administration,
-            trust=_Trust(),
+            trust=bundles,
+            bundles=bundles,
+            peers=peers.copy,
             clock=clock,
             limits=limits,
         )
@@ -95,4 +125,4 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             base_url="http://api",
             headers={"authorization": f"Bearer {made.secret}"},
         ) as client:
-            yield Api(app, services, clock, refusals, made.secret, client)
+            yield Api(app, services, clock, refusals, made.secret, client, bundles, peers)

@@ -10,9 +10,11 @@ from datetime import timedelta
 import pytest
 import yaml
 
+from app.authority.follow_peers import PeerRoot, PeerStatus
 from app.authority.refusals import Refusal
 from app.cli.context import Context, read_contexts, write_context
 from app.errors import AppError
+from tests.support.certificates import make_pki
 
 INVENTORY = {
     "nodes": [{"name": "node-1"}],
@@ -131,6 +133,67 @@ def test_ca_bundle(run, live, tmp_path):
 
     assert printed.out.startswith("-----BEGIN CERTIFICATE-----")
     assert printed.out == (tmp_path / "roots.pem").read_text(encoding="ascii")
+
+
+def test_ca_bundle_as_a_configmap(run, live):
+    """As istiod writes it into each namespace; kubectl applies it."""
+    manifest = yaml.safe_load(run("ca", "bundle", "--configmap", "-n", "shop").out)
+
+    assert ("ConfigMap", "istio-ca-root-cert", "shop") == (
+        manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["namespace"],
+    )  # fmt: skip
+    assert {"root-cert.pem": run("ca", "bundle").out} == manifest["data"]
+
+
+def test_ca_peers(run, live):
+    """A line for each peer; the whole answer as JSON."""
+    root = PeerRoot.of("east", make_pki().root)
+    live.api.know_authorities(
+        {"id": root.authority, "state": "active", "coverage": {"workloads": 5, "covered": 3, "until": None}}
+    )
+    live.api.peers.append(
+        PeerStatus(
+            name="east", url="https://east.example/", state="held", roots=(root,), held=(root,),
+            fetched_at=live.api.clock.now() - timedelta(hours=3), error="not pinned",
+        )
+    )  # fmt: skip
+    table = run("ca", "peers")
+    (peer,) = json.loads(run("ca", "peers", "-o", "json").out)
+
+    header, line = table.out.splitlines()
+    assert header.split()[:3] == ["PEER", "STATE", "AGE"]
+    assert ["east", "held", "3h"] == line.split()[:3]
+    assert "3/5" in line
+    assert root.sha256 == peer["held"][0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--watch", "--once", "--token-file", "t"), "exclude each other"),
+        ((), "--token-file"),
+        (("--renew", "host:15013"), "--identity"),
+        (("--token-file", "t", "--ca", "host"), "HOST:PORT"),
+    ],
+)
+def test_cert_get_says_what_is_missing(run, tmp_path, arguments, sentence):
+    """Before a folder is made or anybody asked."""
+    outcome = run("cert", "get", str(tmp_path / "tls"), *arguments)
+
+    assert (2, True, False) == (outcome.code, sentence in outcome.err, (tmp_path / "tls").exists())
+
+
+def test_cert_get_fails_with_one_line_and_the_reason(run, tmp_path):
+    """Nothing listens there."""
+    (tmp_path / "token").write_text("a.b.c")
+    identity = "spiffe://cluster.local/ns/shop/sa/cart"
+    (tmp_path / "roots.pem").write_text(make_pki().bundle.pem)
+    outcome = run(
+        "cert", "get", str(tmp_path / "tls"), "--ca", "127.0.0.1:9", "--ca-file", str(tmp_path / "roots.pem"),
+        "--token-file", str(tmp_path / "token"), "--identity", identity,
+    )  # fmt: skip
+
+    assert (1, True) == (outcome.code, outcome.err.startswith("error: 127.0.0.1:9: "))
 
 
 def test_status(run, live):

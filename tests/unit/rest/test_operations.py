@@ -100,15 +100,6 @@ async def test_certificate_explanations(api):
     assert 422 == wrong.status_code
 
 
-async def test_the_trust_bundle(api):
-    """As JSON, and as the file that proxies want."""
-    bundle = await api.anonymous().get("/v1/trust-bundle")
-    pem = await api.anonymous().get("/v1/trust-bundle.pem")
-
-    assert "cluster.local" == bundle.json()["trustDomain"]
-    assert (bundle.json()["pem"], "application/x-pem-file") == (pem.text, pem.headers["content-type"])
-
-
 def test_the_committed_openapi_document_is_current():
     """scripts/generate-openapi was run after the last change of a route."""
     committed = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
@@ -128,7 +119,7 @@ def test_every_operation_is_described(path, operation):
     assert operation["description"]
     assert "application/problem+json" in operation["responses"]["4XX"]["content"]
     assert "422" not in operation["responses"]
-    is_public = path in {"/livez", "/v1/trust-bundle", "/v1/trust-bundle.pem"}
+    is_public = path in {"/livez", "/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle"}
     assert is_public == (operation.get("security") == [])
 
 

@@ -119,6 +119,38 @@ BROKEN_FILES = {
         "tokens: {issuers: [{name: k, issuer: 'https://k', jwks_url: 'http://127.0.0.1.example/keys'}]}",
         "plain http only to loopback",
     ),
+    "parent in files without a folder": ("ca: {parent: {kind: files}}", "kind files needs the directory"),
+    "two online parents": (
+        "ca: {parent: {kind: upstream, vault: {url: 'https://v'}, drop: {directory: /d}}}",
+        "exactly one of vault.url and drop.directory",
+    ),
+    "online parent without a login": (
+        "ca: {parent: {kind: upstream, vault: {url: 'https://v'}}}",
+        "vault.auth needs exactly one of",
+    ),
+    "AppRole without its secret": (
+        "ca: {parent: {kind: upstream, vault: {url: 'https://v', auth: {approle_role_id: r}}}}",
+        "needs approle_secret_id_file",
+    ),
+    "online parent over plain http": (
+        "ca: {parent: {kind: upstream, vault: {url: 'http://v', auth: {token_file: /t}}}}",
+        "ca.parent.vault.url: must start with https://",
+    ),
+    "peer that is not pinned": ("ca: {peers: [{name: e, url: 'https://e'}]}", "needs pins, or trust: https_web"),
+    "peer from nowhere": ("ca: {peers: [{name: e, trust: https_web}]}", "exactly one of url and file"),
+    "peer with a bad pin": ("ca: {peers: [{name: e, url: 'https://e', pins: [abc]}]}", "64 hexadecimal digits"),
+    "peer of another trust domain": (
+        "ca: {peers: [{name: e, url: 'https://e', trust: https_web, trust_domain: other.example}]}",
+        "ca.peers.0.trust_domain: 'other.example' is not ours (cluster.local)",
+    ),
+    "peer twice": (
+        "ca: {peers: [{name: e, url: 'https://e', trust: https_web}, {name: e, url: 'https://f', trust: https_web}]}",
+        "ca.peers.1.name: 'e' is there twice",
+    ),
+    "peer over plain http": (
+        "ca: {peers: [{name: e, url: 'http://e', trust: https_web}]}",
+        "ca.peers.0.url: must start with https://",
+    ),
     "link over plain http": (
         "{role: decision, link: {url: 'http://127.0.0.1.example:8081', token: t, public_key: k}}",
         "link.url: must start with https://",

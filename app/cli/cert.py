@@ -1,0 +1,15 @@
+"""`gatehouse cert`: certificates of workloads."""
+
+from __future__ import annotations
+
+import typer
+
+from app.cli import cert_get
+
+app = typer.Typer(name="cert", help="Certificates of workloads.", no_args_is_help=True)
+app.command("get")(cert_get.get)
+
+
+@app.callback()
+def _group() -> None:
+    """Certificates of workloads."""

@@ -1,0 +1,1 @@
+"""Where authorities and roots come from outside: a parent's files, an online parent, peers' bundles."""
