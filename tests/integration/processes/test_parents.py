@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
+import pytest
 from cryptography import x509
 
 from app.ca.bundle import TrustBundle
@@ -80,18 +82,41 @@ async def test_istiods_root_issues_and_a_change_of_its_files_takes_over_while_ru
     assert "no cRLSign" in gatehouse.log.read_text()
 
 
-async def test_files_that_cannot_be_used_stop_a_first_start_with_their_name(tmp_path: Path) -> None:
+def _remove_the_key(folder: Path) -> None:
+    (folder / "ca-key.pem").unlink()
+
+
+def _let_others_read_the_key(folder: Path) -> None:
+    (folder / "ca-key.pem").chmod(0o644)  # as Kubernetes mounts a Secret by default
+
+
+def _exchange_the_key(folder: Path) -> None:
+    (folder / "ca-key.pem").write_bytes(small_plugged_in().files["ca-key.pem"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_remove_the_key, "ca-key.pem is missing or empty"),
+        (_let_others_read_the_key, "chmod 600"),
+        (_exchange_the_key, "does not belong to its certificate"),
+    ],
+)
+async def test_files_that_cannot_be_used_stop_a_first_start_with_the_reason(
+    tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
     """No root of our own is made in their place."""
     own = istiods_own()
     folder = own.write(tmp_path / "cacerts")
-    (folder / "ca-key.pem").unlink()
+    spoil(folder)
     settings = {"parent": {"kind": "files", "directory": str(folder)}}
     gatehouse = Gatehouse(tmp_path / "gatehouse", workers=1, ca=settings)
     await gatehouse.start()
     assert gatehouse.process is not None
     try:
         async with asyncio.timeout(60):
-            while "ca-key.pem is missing or empty" not in gatehouse.log.read_text():
+            while sentence not in gatehouse.log.read_text():
+                assert gatehouse.process.returncode is None or sentence in gatehouse.log.read_text()
                 await asyncio.sleep(0.1)
     finally:
         await gatehouse.kill()
