@@ -99,6 +99,7 @@ class AuthenticateByCertificate:
             node_name=recorded.node,
             cluster=recorded.cluster,
             renewed_serial=certificate.serial,
+            renewed_holder=recorded.holder or certificate.serial,
         )
         attempt.caller, attempt.node = caller, caller.node_name
 

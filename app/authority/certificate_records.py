@@ -21,6 +21,7 @@ class RecordedCertificate:
     cluster: str
     purpose: str  # empty for a workload's, else what of ours it is for
     key_hash: str
+    holder: str  # who of that identity on the node holds it; empty for a node proxy, which holds one for all
     not_before: datetime | None
     not_after: datetime | None
 

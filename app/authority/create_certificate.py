@@ -151,7 +151,7 @@ def _ledger_detail(request: CertificateRequest, caller: TokenCaller, granted: Gr
         "cluster": cluster,
     }
     if caller.renewed_serial:
-        detail["renewalOf"] = caller.renewed_serial
+        detail |= {"renewalOf": caller.renewed_serial, "holder": caller.renewed_holder}
     if request.cert_signer:
         detail["certSigner"] = shown(request.cert_signer)
     return detail

@@ -47,7 +47,8 @@ class Ledger(Protocol):
 class TokenCaller:
     """Who a bearer token speaks for, as a Kubernetes bound service-account token says it.
 
-    A caller that renews with its current certificate has no token: then `renewed_serial` is that certificate's.
+    A caller that renews with its current certificate has no token: then `renewed_serial` is that certificate's, and
+    `renewed_holder` tells it from others of the same identity on the same node.
     """
 
     issuer: str
@@ -61,6 +62,7 @@ class TokenCaller:
     issued_at: datetime | None = None
     expires_at: datetime | None = None
     renewed_serial: str = ""
+    renewed_holder: str = ""
 
 
 class TokenAuthenticator(Protocol):

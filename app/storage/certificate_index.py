@@ -61,6 +61,7 @@ def _recorded(row: Row[Any]) -> RecordedCertificate:
         cluster=row.cluster,
         purpose=row.purpose,
         key_hash=row.key_hash,
+        holder=row.holder,
         not_before=row.not_before,
         not_after=row.not_after,
     )

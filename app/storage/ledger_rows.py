@@ -104,11 +104,13 @@ def _holder(entry: LedgerEntry) -> str:
     """Who else of the same identity on the same node may hold a certificate of its own.
 
     A node proxy asks for its node's workloads and has one certificate an identity; workloads that ask for themselves
-    have one each. Those of whom no pod is known are each taken for another, so that nobody is overlooked.
+    have one each, and stay who they are when they renew with it. Those of whom no pod is known are each taken for
+    another, so that nobody is overlooked.
     """
     if not entry.actor.startswith("workload:"):
         return ""
-    return str(entry.detail.get("callerPod") or entry.detail.get("serial", ""))
+    detail = entry.detail
+    return str(detail.get("holder") or detail.get("callerPod") or detail.get("serial", ""))
 
 
 def _time(text: object) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,6 +59,17 @@ async def test_a_certificate_is_found_by_its_serial_number(database: Database) -
     assert of_ours.purpose == "listener"
     assert await index.find_certificate("4a03") is None
     assert await index.find_certificate("' OR 1=1 --") is None
+
+
+async def test_a_renewal_stays_with_its_holder(database: Database) -> None:
+    """One of several pods of an account on a node is told from the others, also when it has no token any more."""
+    now, index = datetime.now(UTC), CertificateIndex(database)
+    workload = {"actor": "workload:shop/cart"}
+    await database.append(replace(issued("08", now=now, callerPod="cart-1"), **workload))
+    await database.append(replace(issued("09", now=now, callerPod="", renewalOf="08", holder="cart-1"), **workload))
+    holders = [found.holder for serial in ("08", "09") if (found := await index.find_certificate(serial))]
+
+    assert holders == ["cart-1", "cart-1"]
 
 
 async def test_keys_of_unexpired_workload_certificates_oldest_first(database: Database) -> None:

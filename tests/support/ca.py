@@ -132,9 +132,11 @@ class MemoryRecords:
 
 def _recorded(entry: LedgerEntry) -> RecordedCertificate:
     texts = {name: str(entry.detail.get(name, "")) for name in ("serial", "authority", "node", "cluster", "purpose")}
+    holder = str(entry.detail.get("holder") or entry.detail.get("callerPod", ""))
     return RecordedCertificate(
         identity=entry.subject,
         key_hash=str(entry.detail["keySha256"]),
+        holder=holder,
         not_before=datetime.fromisoformat(str(entry.detail["notBefore"])),
         not_after=datetime.fromisoformat(str(entry.detail["notAfter"])),
         **texts,

@@ -131,6 +131,7 @@ async def test_a_workload_renews_with_its_current_certificate(served: Served) ->
     assert record.detail["renewalOf"] == f"{own.leaf.serial_number:x}"
     assert (record.detail["node"], record.detail["cluster"]) == (NODE, "Kubernetes")
     assert record.detail["tokenId"] == ""
+    assert record.detail["holder"] == "ztunnel-x1"
 
 
 async def test_a_renewed_certificate_renews_again(served: Served) -> None:
