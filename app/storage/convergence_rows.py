@@ -61,7 +61,8 @@ class ConvergenceRows:
 
         def work(transaction: SqlTransaction) -> ConvergenceProgress:
             newest = _newest(now)
-            since = type_coerce(convergence.started_at - backdate, UtcTime)
+            # Certificates state whole seconds; one of the second of the start counts as issued after it.
+            since = type_coerce(convergence.started_at.replace(microsecond=0) - backdate, UtcTime)
             deadline = type_coerce(convergence.deadline, UtcTime)
             state = case(
                 (newest.c.not_before >= since, "renewed"), (newest.c.renews_at > deadline, "late"), else_="pending"

@@ -23,7 +23,7 @@ class SetClock:
     """Time stands still until it is moved."""
 
     def __init__(self) -> None:
-        self.time = datetime.now(UTC).replace(microsecond=0)
+        self.time = datetime.now(UTC).replace(microsecond=700_000)
 
     def now(self) -> datetime:
         return self.time
@@ -132,8 +132,8 @@ async def test_progress_counts_who_renewed_who_will_and_who_will_be_late(
     ):
         await database.append(entry)
     await converge.start(ALICE, by=start + timedelta(hours=2))
-    clock.time += timedelta(minutes=10)
     await database.append(issued("07", now=clock.now(), hours=2, node="renewed"))
+    clock.time += timedelta(minutes=10)
     progress = (await converge.status(ALICE)).progress
     shown = (await converge.status(ALICE)).to_json(clock.now())
 
@@ -143,7 +143,7 @@ async def test_progress_counts_who_renewed_who_will_and_who_will_be_late(
         ("late-2", "Kubernetes"),
         ("late-1", "Kubernetes"),
     ]
-    assert progress.latest[1].renews_at == before + timedelta(hours=12) - timedelta(minutes=1)
+    assert progress.latest[1].renews_at == before.replace(microsecond=0) + timedelta(hours=12) - timedelta(minutes=1)
     assert (shown["active"], shown["renewed"], shown["pending"], shown["late"]) == (True, 1, 1, 2)
     assert shown["secondsLeft"] == 6_600
 
