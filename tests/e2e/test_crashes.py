@@ -97,7 +97,7 @@ async def kill_under_load(tmp_path: Path, database_url: str, kill: Kill, *, kill
 @pytest.mark.parametrize("kill", [kill_authority, kill_everything])
 async def test_a_kill_loses_no_certificate_that_anybody_received(tmp_path: Path, database_url: str, kill: Kill) -> None:
     """R1a, few kills."""
-    assert KILLS == len(await kill_under_load(tmp_path, database_url, kill, kills=KILLS, clients=32))
+    assert KILLS == len(await kill_under_load(tmp_path, database_url, kill, kills=KILLS, clients=16))
 
 
 @pytest.mark.torture
@@ -149,7 +149,7 @@ async def kill_replicas_in_turn(tmp_path: Path, url: str, *, rounds: int, client
 @pytest.mark.postgres
 async def test_killing_each_replica_in_turn_loses_no_certificate(tmp_path: Path, postgres_url: str) -> None:
     """Two replicas on one PostgreSQL, started at the same moment on an empty database, clients on both."""
-    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2, clients=32)
+    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2, clients=16)
 
 
 @pytest.mark.postgres
