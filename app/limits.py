@@ -115,6 +115,7 @@ class AuthorityLimits:
     poll_seconds: float = 1.0  # how soon a change by another replica is taken over
     chore_seconds: float = 10.0  # between two looks at what is due by itself
     settle_seconds: float = 45.0  # until a certificate that was begun is surely on record: above max_job_seconds
+    propagation_seconds: float = 60.0  # until whoever got a certificate surely goes by the bundle beside it
     lease_seconds: float = 3_600.0  # how long a replica issues without a word from the database
     min_lives_left: int = 3  # of the longest certificate, that an issuing authority must have left to be activated
     retry_max_seconds: float = 3_600.0  # between two attempts to have a successor signed

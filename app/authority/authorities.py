@@ -64,6 +64,7 @@ class Authorities:
         *,
         clock: Clock,
         longest_life: timedelta,
+        backdate: timedelta = timedelta(0),
         limits: AuthorityLimits,
         replica_id: str = "local",
         observer: AuthorityObserver | None = None,
@@ -77,6 +78,8 @@ class Authorities:
             settle=timedelta(seconds=limits.settle_seconds),
             lease=timedelta(seconds=limits.lease_seconds),
             min_lives_left=limits.min_lives_left,
+            # A certificate begins in the past, by its backdate.
+            propagation=timedelta(seconds=limits.propagation_seconds) + backdate,
         )
         self.trust_domain = maker.trust_domain
         self._keeper = maker.keeper
@@ -182,7 +185,7 @@ class Authorities:
 
         def work(transaction: Transaction) -> tuple[AuthoritySet, Fleet]:
             known = AuthoritySet.read(transaction, self.trust_domain)
-            return known, read_fleet(transaction, known, now)
+            return known, read_fleet(transaction, known, self.rules, now)
 
         return await self.store.read(work)
 

@@ -191,9 +191,9 @@ class AuthorityChores:
             self._warn(root, "gatehouse ca rotate root, or put files under a new root in place", now)
 
     def _warn(self, member: Member, advice: str, now: datetime) -> None:
-        if member.not_after is None or member.not_before is None:
+        if member.not_after is None:
             return
-        passed = (now - member.not_before) / (member.not_after - member.not_before)
+        passed = member.share_passed(now)
         share = next((share for share in _WARN_SHARES if passed >= share), 0.0)
         if share <= self._warned.get(member.id, 0.0):
             return

@@ -17,7 +17,7 @@ from app.authority.authority_store import Holding
 from app.authority.store import Transaction
 from app.ca.authority import Authority
 from app.ca.bundle import TrustBundle
-from app.ca.lifecycle import IN_BUNDLE, Coverage, Fleet, Member
+from app.ca.lifecycle import IN_BUNDLE, Coverage, Fleet, Member, Rules
 from app.ca.pem import decode_blocks
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SCHEME, TrustDomain
@@ -166,6 +166,7 @@ class AuthoritySet:
             id=row.id,
             role=AuthorityRole(row.role),
             state=AuthorityState(row.state),
+            created_at=row.created_at,
             since=since,
             trusted_since=since if row.state == AuthorityState.PREPARED else row.created_at,
             not_before=max((one.not_valid_before_utc for one in chain), default=None),
@@ -176,10 +177,10 @@ class AuthoritySet:
         )
 
 
-def read_fleet(transaction: Transaction, known: AuthoritySet, now: datetime) -> Fleet:
+def read_fleet(transaction: Transaction, known: AuthoritySet, rules: Rules, now: datetime) -> Fleet:
     """Everything that steps are judged by, over one consistent state."""
     rows = transaction.authorities
-    ends, holdings, bundles = rows.last_ends(now), rows.holdings(now), rows.bundles()
+    ends, holdings, bundles = rows.last_ends(now), rows.holdings(now, now - rules.propagation), rows.bundles()
     return Fleet(
         members={row.id: known.member(row, ends) for row in known.rows},
         coverage={

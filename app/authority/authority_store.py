@@ -110,12 +110,17 @@ class AuthorityRows(Protocol):
         """Which roots each fingerprint that was ever published stands for."""
         ...
 
-    def holdings(self, now: datetime) -> tuple[Holding, ...]:
-        """The bundles that holders of unexpired workload certificates last got."""
+    def holdings(self, now: datetime, settled: datetime) -> tuple[Holding, ...]:
+        """The bundles that holders of unexpired workload certificates go by.
+
+        One that renewed after `settled` may still go by what it had before, and counts for both.
+        """
         ...
 
-    def nodes_without(self, bundles: Collection[str], now: datetime, limit: int) -> tuple[NodeHolding, ...]:
-        """Nodes with holders that last got none of these bundles, those with the most first."""
+    def nodes_without(
+        self, bundles: Collection[str], now: datetime, settled: datetime, limit: int
+    ) -> tuple[NodeHolding, ...]:
+        """Nodes with holders that may go by none of these bundles, those with the most first."""
         ...
 
     def last_ends(self, now: datetime) -> Mapping[str, datetime]:

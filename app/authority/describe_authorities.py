@@ -69,7 +69,10 @@ class DescribeAuthorities:
             if root is not None:
                 having = bundles_with(certificate_hash(root), transaction.authorities.bundles())
                 missing = transaction.authorities.nodes_without(
-                    having, picture.now, self._authorities.limits.max_listed_nodes
+                    having,
+                    picture.now,
+                    picture.now - self._authorities.rules.propagation,
+                    self._authorities.limits.max_listed_nodes,
                 )
             return picture, row, missing
 
@@ -88,7 +91,12 @@ class DescribeAuthorities:
     def _look(self, transaction: Transaction) -> _Picture:
         now = self._authorities.clock.now()
         known = AuthoritySet.read(transaction, self._authorities.trust_domain)
-        return _Picture(known, read_fleet(transaction, known, now), transaction.authorities.published(), now)
+        return _Picture(
+            known,
+            read_fleet(transaction, known, self._authorities.rules, now),
+            transaction.authorities.published(),
+            now,
+        )
 
     def _shown(self, row: StoredAuthority, picture: _Picture) -> dict[str, Any]:
         member = picture.fleet.members[row.id]

@@ -80,6 +80,7 @@ async def open_authority_parts(
         maker,
         clock=clock,
         longest_life=timedelta(seconds=settings.limits.certificate.max_ttl_seconds),
+        backdate=timedelta(seconds=settings.limits.certificate.backdate_seconds),
         limits=_limits(settings),
         replica_id=replica_id(settings),
         observer=observer,

@@ -57,7 +57,8 @@ _ROOTS = frozenset({AuthorityRole.ROOT, AuthorityRole.PEER})
 class Member:
     """An authority as its life sees it.
 
-    `not_after` is the end of the whole chain (None while its CSR is out); `since` when it came into its state;
+    `not_after` is the end of the whole chain (None while its CSR is out); `created_at` when it came here; `since` when
+    it came into its state;
     `trusted_since` when its root came into the bundle; `needed_until` the last end of what it signed.
     """
 
@@ -66,11 +67,19 @@ class Member:
     state: AuthorityState
     since: datetime
     trusted_since: datetime
+    created_at: datetime
     not_before: datetime | None = None
     not_after: datetime | None = None
     root_id: str = ""
     has_key: bool = False
     needed_until: datetime | None = None
+
+    def share_passed(self, now: datetime) -> float:
+        """How much of its life is over, from 0 to 1; a backdate is no life."""
+        if self.not_after is None or self.not_before is None:
+            return 0.0
+        begin = max(self.not_before, self.created_at)
+        return max(0.0, (now - begin) / (self.not_after - begin)) if self.not_after > begin else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +113,15 @@ class Rules:
     """What safe means here.
 
     `longest_life` is the longest life of a workload certificate; `settle` how long a certificate that is being
-    issued may take to be on record; `lease` how long a replica issues without hearing from the database.
+    issued may take to be on record; `lease` how long a replica issues without hearing from the database;
+    `propagation` how long after its certificate's begin a holder may still go by the bundle that it had before.
     """
 
     longest_life: timedelta
     settle: timedelta
     lease: timedelta
     min_lives_left: int = 3
+    propagation: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,7 +404,7 @@ def due_chore(
     ids of prepared authorities that were made without being asked: only those activate by themselves.
     """
     active = fleet.active()
-    if active is None or active.not_after is None or active.not_before is None:
+    if active is None:
         return None
     asked_of_nobody = frozenset(automatic)
     successors = [
@@ -404,8 +415,7 @@ def due_chore(
     for one in successors:
         if isinstance(judge(Step.ACTIVATE, one.id, fleet, rules, now), Allowed):
             return Due(Chore.ACTIVATE, one.id)
-    due = active.not_before + (active.not_after - active.not_before) * prepare_at
-    if not successors and can_prepare and now >= due:
+    if not successors and can_prepare and active.share_passed(now) >= prepare_at:
         return Due(Chore.PREPARE, active.root_id)
     return _removable(fleet, rules, now)
 

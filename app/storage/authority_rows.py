@@ -84,13 +84,15 @@ class SqlAuthorityRows:
         found = self._connection.execute(select(bundles.c.fingerprint, bundles.c.roots))
         return {row.fingerprint: frozenset(row.roots.split()) for row in found}
 
-    def holdings(self, now: datetime) -> tuple[Holding, ...]:
+    def holdings(self, now: datetime, settled: datetime) -> tuple[Holding, ...]:
         """Holders by the bundle that they last got."""
-        return coverage_rows.holdings(self._connection, now)
+        return coverage_rows.holdings(self._connection, now, settled)
 
-    def nodes_without(self, bundles: Collection[str], now: datetime, limit: int) -> tuple[NodeHolding, ...]:
+    def nodes_without(
+        self, bundles: Collection[str], now: datetime, settled: datetime, limit: int
+    ) -> tuple[NodeHolding, ...]:
         """Nodes that last got other bundles."""
-        return coverage_rows.nodes_without(self._connection, bundles, now, limit)
+        return coverage_rows.nodes_without(self._connection, bundles, now, settled, limit)
 
     def last_ends(self, now: datetime) -> Mapping[str, datetime]:
         """The last expiry of what each authority signed."""

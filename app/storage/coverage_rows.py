@@ -7,53 +7,70 @@ it is asked when a step is judged or somebody looks, and not for every certifica
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Subquery, func, select
+from sqlalchemy import Connection, Subquery, case, func, literal, select
 
 from app.authority.authority_store import Holding, NodeHolding
-from app.storage.tables import certificates
+from app.storage.tables import UtcTime, certificates
+
+_HOLDER = (certificates.c.identity, certificates.c.node, certificates.c.cluster, certificates.c.holder)
+_LONG_AGO = literal(datetime(1970, 1, 1, tzinfo=UTC), UtcTime)  # certificates of the first release: no begin is known
 
 
-def _newest(now: datetime) -> Subquery:
-    """The newest unexpired workload certificate of each holder.
+def _held(now: datetime, settled: datetime) -> Subquery:
+    """What each holder of an unexpired workload certificate may believe in: `holder` numbers them.
 
-    Certificates for our own doors are left out: those who hold them do not judge peers by the bundle beside them.
+    That is the bundle of the newest certificate that had the time to arrive (it begins at `settled` or before), and of
+    every newer one. Certificates for our own doors are left out: those who hold them do not judge peers by the bundle
+    beside them.
     """
     row = certificates.c
-    rank = func.row_number().over(
-        partition_by=(row.identity, row.node, row.cluster, row.holder),
-        order_by=(row.not_before.desc().nulls_last(), row.uid.desc()),
-    )
-    ranked = (
-        select(row.bundle, row.node, row.cluster, row.not_after, rank.label("rank"))
+    begin = func.coalesce(row.not_before, _LONG_AGO)
+    arrived = func.max(case((begin <= settled, begin))).over(partition_by=_HOLDER)
+    seen = (
+        select(*_HOLDER, row.bundle, row.not_after, begin.label("begin"), arrived.label("arrived"))
         .where(row.not_after > now, row.purpose == "")
         .subquery()
     )
-    return select(ranked).where(ranked.c.rank == 1).subquery()
+    return select(seen).where(seen.c.begin >= func.coalesce(seen.c.arrived, _LONG_AGO)).subquery()
 
 
-def holdings(connection: Connection, now: datetime) -> tuple[Holding, ...]:
+def holdings(connection: Connection, now: datetime, settled: datetime) -> tuple[Holding, ...]:
     """Holders by the bundle that they last got."""
-    newest = _newest(now).c
-    query = select(newest.bundle, func.count().label("holders"), func.max(newest.not_after).label("until")).group_by(
-        newest.bundle
+    held = _held(now, settled).c
+    each = (
+        select(
+            held.identity, held.node, held.cluster, held.holder, held.bundle, func.max(held.not_after).label("until")
+        )
+        .group_by(held.identity, held.node, held.cluster, held.holder, held.bundle)
+        .subquery()
+        .c
+    )
+    query = select(each.bundle, func.count().label("holders"), func.max(each.until).label("until")).group_by(
+        each.bundle
     )
     return tuple(Holding(bundle=row.bundle, holders=row.holders, until=row.until) for row in connection.execute(query))
 
 
 def nodes_without(
-    connection: Connection, bundles: Collection[str], now: datetime, limit: int
+    connection: Connection, bundles: Collection[str], now: datetime, settled: datetime, limit: int
 ) -> tuple[NodeHolding, ...]:
     """Nodes with holders that last got none of these bundles; those with the most first."""
-    newest = _newest(now).c
+    held = _held(now, settled).c
+    each = (
+        select(held.identity, held.node, held.cluster, held.holder, func.max(held.not_after).label("until"))
+        .where(held.bundle.not_in(bundles))
+        .group_by(held.identity, held.node, held.cluster, held.holder)
+        .subquery()
+        .c
+    )
     holders: Any = func.count().label("holders")
     query = (
-        select(newest.cluster, newest.node, holders, func.max(newest.not_after).label("until"))
-        .where(newest.bundle.not_in(bundles))
-        .group_by(newest.cluster, newest.node)
-        .order_by(holders.desc(), newest.cluster, newest.node)
+        select(each.cluster, each.node, holders, func.max(each.until).label("until"))
+        .group_by(each.cluster, each.node)
+        .order_by(holders.desc(), each.cluster, each.node)
         .limit(limit)
     )
     return tuple(

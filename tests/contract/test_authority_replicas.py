@@ -36,7 +36,7 @@ async def tried(kit: Kit, authority_id: str) -> tuple[str, ...]:
 
 async def test_a_rotation_begun_on_one_replica_is_followed_by_the_other(database: Database) -> None:
     """Bundle and signer, within a poll, without being told."""
-    one, other = await two(database, AuthorityLimits(poll_seconds=0.05, settle_seconds=0))
+    one, other = await two(database, AuthorityLimits(poll_seconds=0.05, settle_seconds=0, propagation_seconds=0))
     following = asyncio.create_task(other.authorities.run())
     try:
         _, issuing = await one.rotate(AuthorityRole.ROOT)

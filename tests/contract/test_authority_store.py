@@ -137,9 +137,9 @@ def issued(
     )
 
 
-async def holdings(database: Database, minutes: float = 1) -> dict[str, int]:
-    at = NOW + timedelta(minutes=minutes)
-    found = await database.read(lambda transaction: transaction.authorities.holdings(at))
+async def holdings(database: Database, minutes: float = 1, settled: float = 1_000) -> dict[str, int]:
+    at, arrived = NOW + timedelta(minutes=minutes), NOW + timedelta(minutes=settled)
+    found = await database.read(lambda transaction: transaction.authorities.holdings(at, arrived))
     return {holding.bundle: holding.holders for holding in found}
 
 
@@ -157,11 +157,30 @@ async def test_who_holds_which_bundle_goes_by_the_newest_certificate(database: D
     assert {"new": 1} == await holdings(database, minutes=61)
     (found,) = [
         one
-        for one in await database.read(lambda transaction: transaction.authorities.holdings(NOW))
+        for one in await database.read(lambda transaction: transaction.authorities.holdings(NOW, NOW + HOUR))
         if one.bundle == "new"
     ]
     end = (NOW + timedelta(minutes=90)).replace(microsecond=0)
     assert Holding(bundle="new", holders=1, until=end) == found
+
+
+async def test_who_renewed_a_moment_ago_counts_for_both_bundles(database: Database) -> None:
+    """It may not have taken the new one over yet; who has only a new certificate has only that bundle."""
+    for entry in (
+        issued("cart", "a", "oldest"),
+        issued("cart", "a", "old", minute=10),
+        issued("cart", "a", "new", minute=20),
+        issued("pay", "a", "new", minute=20),
+    ):
+        await database.append(entry)
+    assert {"old": 1, "new": 2} == await holdings(database, minutes=21, settled=19)
+    assert {"new": 2} == await holdings(database, minutes=21, settled=20)
+    found = await database.read(
+        lambda transaction: transaction.authorities.nodes_without(
+            ["new"], NOW + timedelta(minutes=21), NOW + timedelta(minutes=19), 10
+        )
+    )
+    assert [("a", 1)] == [(one.node, one.holders) for one in found]
 
 
 async def test_workloads_that_ask_for_themselves_hold_one_each(database: Database) -> None:
@@ -180,7 +199,7 @@ async def test_nodes_without_a_bundle_are_listed_and_bounded(database: Database)
     end = NOW.replace(microsecond=0) + HOUR
 
     async def without(limit: int, *bundles: str) -> tuple[NodeHolding, ...]:
-        return await database.read(lambda transaction: transaction.authorities.nodes_without(bundles, NOW, limit))
+        return await database.read(lambda transaction: transaction.authorities.nodes_without(bundles, NOW, NOW, limit))
 
     expected = [
         NodeHolding(cluster="Kubernetes", node="n1", holders=2, until=end),

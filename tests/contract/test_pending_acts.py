@@ -28,7 +28,7 @@ MINUTE = timedelta(minutes=1)
 @pytest.fixture(name="kit")
 async def _kit(database: Database) -> Kit:
     """A root that is prepared and that nobody has received."""
-    kit = await make_kit(database, limits=AuthorityLimits(max_open_acts=3)).open()
+    kit = await make_kit(database, limits=AuthorityLimits(max_open_acts=3, propagation_seconds=0)).open()
     await kit.add_tokens()
     await kit.issue()
     kit.clock.advance(MINUTE)

@@ -17,6 +17,7 @@ from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.ledger.entry import EntryKind
+from app.limits import CertificateLimits
 from app.storage.database import Database
 from tests.support.authorities import ALICE, DAY, Kit, believes, make_kit
 from tests.support.certificates import NOW, TRUST_DOMAIN, create_issuing, make_pki, serial
@@ -284,6 +285,17 @@ async def test_a_worker_changes_no_authority(database: Database) -> None:
     with pytest.raises(AppError) as caught:
         await kit.do(Step.TAINT, kit.authorities.issuing.authority.id, actor=worker)
     assert ErrorCode.PERMISSION_DENIED is caught.value.code
+
+
+async def test_a_backdate_is_no_life(database: Database) -> None:
+    """An authority of an hour is not half over when it begins, although its certificate says an hour ago."""
+    limits = CertificateLimits(max_ttl_seconds=300, default_ttl_seconds=300)
+    kit = await make_kit(database, certificate_limits=limits, lifetimes=Lifetimes(issuing=timedelta(hours=1))).open()
+    kit.clock.advance(timedelta(minutes=29))
+    assert [] == await kit.chores.turn()
+    kit.clock.advance(SETTLE)
+    assert ["prepare", "activate"] == [due.chore.value for due in await kit.chores.turn()]
+    assert [] == await kit.chores.turn()
 
 
 async def test_an_intermediate_renews_itself_at_half_of_its_life(database: Database) -> None:

@@ -237,6 +237,7 @@ class Mesh(RuleBasedStateMachine):
             state=state,
             since=self.now,
             trusted_since=self.now,
+            created_at=self.now,
             not_before=self.now,
             not_after=self.now + timedelta(days=365),
         )

@@ -169,7 +169,7 @@ def make_kit(
         maker,
         clock=clock,
         longest_life=timedelta(seconds=certificate_limits.max_ttl_seconds),
-        limits=limits or AuthorityLimits(),
+        limits=limits or AuthorityLimits(propagation_seconds=0),
         replica_id=replica_id,
     )
     acts = PendingActs(authorities)
