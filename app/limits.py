@@ -248,6 +248,18 @@ class SignerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineLimits:
+    """Bounds of quarantines, revocation lists, and questions about certificates."""
+
+    refresh_seconds: float = 10.0  # between two looks for certificates of who is in quarantine
+    max_revoked: int = 50_000  # certificates of one quarantine in a snapshot, of one issuer in a CRL
+    max_wait_seconds: float = 30.0  # of a request for a receipt, or for new certificates
+    crl_lifetime_seconds: int = 86_400  # from thisUpdate to nextUpdate
+    crl_renew_seconds: int = 43_200  # a CRL is made anew when less than this is left
+    max_overdue_listed: int = 1_000  # overdue renewals in one answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
     """Bounds of starting, watching and draining processes."""
 
@@ -310,5 +322,6 @@ class Limits:
     storage: StorageLimits = field(default_factory=StorageLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
     administration: AdministrationLimits = field(default_factory=AdministrationLimits)
+    quarantine: QuarantineLimits = field(default_factory=QuarantineLimits)
     process: ProcessLimits = field(default_factory=ProcessLimits)
     signer: SignerLimits = field(default_factory=SignerLimits)

@@ -10,7 +10,8 @@ that is not acceptable, `OVERLOADED` when the write queue is full, `UNAVAILABLE`
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,11 +23,11 @@ from app.authority.clusters import Clusters
 from app.authority.delete_policy import delete_policy
 from app.authority.explain_request import Explainer
 from app.authority.lease_inventory import lease_inventory
+from app.authority.page_keys import PageKeys
 from app.authority.policy_commit import Act
 from app.authority.ports import Clock, InventoryContents
 from app.authority.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
 from app.authority.put_policy import PutPolicy, put_policy
-from app.authority.read_policies import PageAsked
 from app.authority.records import (
     AdminToken,
     DocumentVersion,
@@ -43,8 +44,7 @@ from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode
 from app.identity.inventory_fields import ClusterNames
 from app.limits import Limits
-
-_PAGE_KEY = "page_token_key"
+from app.policy.document import QUARANTINE
 
 
 class Administration:
@@ -58,15 +58,18 @@ class Administration:
         limits: Limits,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         clusters: Clusters | None = None,
+        on_quarantine: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_quarantine` is awaited after every change of quarantines, before the change is acknowledged."""
         self._store = store
         self._clock = clock
         self._limits = limits
         self._random_bytes = random_bytes
         self._clusters = clusters or Clusters()
+        self._on_quarantine = on_quarantine
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
-        self._page_key: bytes | None = None  # stored, so that page tokens hold on every replica
+        self.pages = PageKeys(store, random_bytes)
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".
 
@@ -89,7 +92,8 @@ class Administration:
                 document is not acceptable or is not the one that `key` names; `NOT_FOUND` for an impossible key.
         """
         asked = PutPolicy(document=document, key=key, expected=expected, create_only=create_only)
-        return await put_policy(self._store, self._limits, self._act("policy.put", actor, reason, dry_run), asked)
+        act = self._act("policy.put", actor, reason, dry_run)
+        return await self._applied(await put_policy(self._store, self._limits, act, asked))
 
     async def get_policy(self, key: tuple[str, str, str], *, revision: int | None = None) -> StoredDocument:
         """One document, now or as it was at a revision.
@@ -108,7 +112,7 @@ class Administration:
             AppError: `INVALID` for a filter that no document can have, a page size outside 1 to the bound, or a
                 page token that we did not make for this filter.
         """
-        asked = await self._page(page_size, page_token)
+        asked = await self.pages.asked(page_size, page_token)
         return await read_policies.list_policies(
             self._store, self._limits.policy, asked, kind=kind, namespace=namespace
         )
@@ -128,7 +132,7 @@ class Administration:
             AppError: `NOT_FOUND`, `PRECONDITION_REQUIRED`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.delete", actor, reason, dry_run)
-        return await delete_policy(self._store, self._limits, act, key, expected=expected)
+        return await self._applied(await delete_policy(self._store, self._limits, act, key, expected=expected))
 
     async def apply_batch(
         self,
@@ -146,13 +150,14 @@ class Administration:
                 `PRECONDITION_FAILED` when the set is not at `expected_revision`.
         """
         act = self._act("policy.apply", actor, reason, dry_run)
-        return await apply_batch(self._store, self._limits, act, documents, expected_revision=expected_revision)
+        change = await apply_batch(self._store, self._limits, act, documents, expected_revision=expected_revision)
+        return await self._applied(change)
 
     # Revisions
 
     async def list_revisions(self, *, page_size: int = 0, page_token: str = "") -> Page[Revision]:
         """Revisions, newest first."""
-        asked = await self._page(page_size, page_token)
+        asked = await self.pages.asked(page_size, page_token)
         return await read_policies.list_revisions(self._store, self._limits.policy, asked)
 
     async def get_revision(self, number: int) -> Revision:
@@ -171,7 +176,7 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`, `INVALID`.
         """
-        asked = await self._page(page_size, page_token)
+        asked = await self.pages.asked(page_size, page_token)
         return await read_policies.list_revision_changes(self._store, self._limits.policy, asked, number)
 
     async def document_history(
@@ -182,7 +187,7 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND` when there never was one.
         """
-        asked = await self._page(page_size, page_token)
+        asked = await self.pages.asked(page_size, page_token)
         return await read_policies.document_history(self._store, self._limits.policy, asked, key)
 
     async def roll_back(
@@ -200,7 +205,8 @@ class Administration:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.rollback", actor, reason, dry_run, rollback_of=to_revision)
-        return await roll_back(self._store, self._limits, act, to_revision, expected_revision=expected_revision)
+        change = await roll_back(self._store, self._limits, act, to_revision, expected_revision=expected_revision)
+        return await self._applied(change)
 
     async def roll_back_document(
         self,
@@ -220,7 +226,8 @@ class Administration:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.rollback_document", actor, reason, dry_run, rollback_of=to_revision)
-        return await roll_back_document(self._store, self._limits, act, key, to_revision, expected=expected)
+        change = await roll_back_document(self._store, self._limits, act, key, to_revision, expected=expected)
+        return await self._applied(change)
 
     # Tokens
 
@@ -365,7 +372,7 @@ class Administration:
         Raises:
             AppError: `INVALID`, `NOT_FOUND` for an unknown revision or enforcement point.
         """
-        return await self._explainer.explain(question, revision=revision)
+        return await self._explainer.explain(question, revision=revision, now=self._clock.now())
 
     async def status(self) -> StoreStatus:
         """The numbers of the store."""
@@ -377,19 +384,18 @@ class Administration:
             raise AppError(ErrorCode.NOT_FOUND, f"no cluster is called {name!r}; there are {', '.join(self._clusters)}")
         return ClusterNames(stored, self._clusters.stored)
 
+    async def _applied(self, change: PolicyChange) -> PolicyChange:
+        """The change, after this process's view of quarantines knows it; the change poll mends what fails here."""
+        concerned = any(one.key.startswith(f"{QUARANTINE}/") for one in change.changes)
+        if self._on_quarantine is not None and concerned and not change.dry_run:
+            with suppress(AppError):
+                await self._on_quarantine()
+        return change
+
     def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, rollback_of: int | None = None) -> Act:
         return Act(
             verb=verb, actor=actor, reason=reason, now=self._clock.now(), dry_run=dry_run, rollback_of=rollback_of
         )
-
-    async def _page(self, size: int, token: str) -> PageAsked:
-        if self._page_key is None:
-            kept = await self._store.read(lambda transaction: transaction.find_property(_PAGE_KEY))
-            if kept is None:
-                fresh = self._random_bytes(32).hex()
-                kept = await self._store.write(lambda transaction: transaction.keep_property(_PAGE_KEY, fresh))
-            self._page_key = bytes.fromhex(kept)
-        return PageAsked(size=size, token=token, key=self._page_key)
 
 
 def _whole_inventory(transaction: Transaction) -> InventoryContents:

@@ -29,6 +29,7 @@ class CertificateStep(StrEnum):
     CSR = "csr"
     KEY = "key"
     LIFETIME = "lifetime"
+    QUARANTINE = "quarantine"
     ISSUE = "issue"
 
 

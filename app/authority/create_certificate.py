@@ -129,6 +129,8 @@ class CreateCertificate:
                 request_id=attempt.request_id,
                 detail=_ledger_detail(request, caller, granted, cluster),
                 holder=holder_of(cluster=cluster, node=granted.node, identity=attempt.identity),
+                caller=f"spiffe://{self._rules.trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
+                presented_serial=caller.renewed_serial,
             )
         )
         self._guards.issued(caller, attempt, issued)

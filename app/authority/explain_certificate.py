@@ -11,6 +11,7 @@ from typing import Any
 
 from app.authority.certificate_request import AccessRules, CertificateStep
 from app.authority.placements import Placements, SourceState
+from app.authority.quarantines import QUARANTINE_ADVICE, NoQuarantines, Quarantines
 from app.authority.refusals import Refusal, Refusals
 from app.ca.impersonation import NodeCaller, Refused, Step, authorize, authorize_own
 from app.errors import AppError, ErrorCode
@@ -33,6 +34,7 @@ _WORDS = {
     CertificateStep.CSR: "the CSR is acceptable",
     CertificateStep.KEY: "the key is neither blocked nor another workload's",
     CertificateStep.LIFETIME: "the lifetime can be granted",
+    CertificateStep.QUARANTINE: "neither caller, identity nor node is in quarantine",
     CertificateStep.ISSUE: "the certificate is issued and on record",
     Step.CALLER_ACCOUNT: "the caller's service account may ask for others",
     Step.IDENTITY: "the requested identity is well-formed",
@@ -55,8 +57,10 @@ _ORDER: tuple[CertificateStep | Step, ...] = (
     CertificateStep.CSR,
     CertificateStep.KEY,
     CertificateStep.LIFETIME,
+    CertificateStep.QUARANTINE,
     CertificateStep.ISSUE,
 )
+_JUDGED_AGAIN = frozenset({*Step, CertificateStep.QUARANTINE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,17 @@ class CertificateExplanation:
 class ExplainCertificate:
     """Explains refusals to an operator; never to a caller."""
 
-    def __init__(self, refusals: Refusals, placements: Placements, rules: AccessRules) -> None:
+    def __init__(
+        self,
+        refusals: Refusals,
+        placements: Placements,
+        rules: AccessRules,
+        quarantines: Quarantines | None = None,
+    ) -> None:
         self._refusals = refusals
         self._placements = placements
         self._rules = rules
+        self._quarantines = quarantines or NoQuarantines()
 
     def by_request(self, request_id: str) -> CertificateExplanation:
         """What happened to a request.
@@ -154,18 +165,35 @@ class ExplainCertificate:
                 trust_domain=trust_domain,
                 trusted_accounts=self._rules.trusted_accounts,
             )
-        refused = verdict if isinstance(verdict, Refused) else None
+        own = f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}"
+        ended_at: CertificateStep | Step | None
+        if isinstance(verdict, Refused):
+            ended_at, reason, advice, node = verdict.step, verdict.reason, verdict.advice, caller.node_name
+        else:
+            reason, node = self._quarantined(str(verdict.identity), own, verdict.node, cluster), verdict.node
+            ended_at, advice = (CertificateStep.QUARANTINE, QUARANTINE_ADVICE) if reason else (None, "")
         return CertificateExplanation(
-            outcome="refused" if refused else "granted",
-            steps=tuple(step for step in _steps(refused.step if refused else None) if step.name in set(Step)),
-            reason=refused.reason if refused else "",
-            advice=refused.advice if refused else "",
-            identity=identity or f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
+            outcome="refused" if ended_at else "granted",
+            steps=tuple(step for step in _steps(ended_at) if step.name in _JUDGED_AGAIN),
+            reason=reason,
+            advice=advice,
+            identity=identity or own,
             caller=f"{caller.namespace}/{caller.service_account}",
-            node=caller.node_name if isinstance(verdict, Refused) else verdict.node,
+            node=node,
             cluster=cluster,
             source=source.describe(),
         )
+
+    def _quarantined(self, identity: str, own: str, node: str, cluster: str) -> str:
+        """Why the certificate would not be issued after all; empty when it would."""
+        try:
+            self._quarantines.check(identity=identity, node=node, cluster=cluster)
+            self._quarantines.check(identity=own)
+        except AppError as error:
+            if error.code is not ErrorCode.UNAUTHENTICATED:
+                raise
+            return error.diagnosis
+        return ""
 
 
 def _place_of(refusal: Refusal) -> CertificateStep | Step:

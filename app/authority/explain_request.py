@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.authority.read_policies import MAX_REVISION
@@ -35,7 +36,7 @@ class Explainer:
         self._live: _Loaded | None = None
         self._old: _Loaded | None = None
 
-    async def explain(self, question: Any, *, revision: int | None) -> dict[str, Any]:
+    async def explain(self, question: Any, *, revision: int | None, now: datetime) -> dict[str, Any]:
         """The decision and every rule considered, with the revision that it is about.
 
         Raises:
@@ -43,7 +44,7 @@ class Explainer:
         """
         async with self._lock:
             loaded = await (self._bring_up_to_date() if revision is None else self._load_revision(revision))
-        answer = await asyncio.to_thread(answer_question, question, loaded.view)
+        answer = await asyncio.to_thread(answer_question, question, loaded.view, now=now)
         return {"revision": loaded.revision, **answer}
 
     async def _bring_up_to_date(self) -> _Loaded:

@@ -21,6 +21,7 @@ import structlog
 from app.authority.clock_guard import ClockGuard
 from app.authority.key_guard import CertifiedKey, KeyGuard
 from app.authority.ports import Ledger, MonotonicClock, Signer
+from app.authority.quarantines import NoQuarantines, Quarantines
 from app.ca.authority import Authority
 from app.ca.bundle import TrustBundle
 from app.ca.csr import Csr
@@ -60,7 +61,8 @@ class Order:
     `detail` is what the ledger keeps of who asked (node, pod, token id ...): JSON values, no secrets.
     `holder` says for whom the key is certified (`app.authority.key_guard.holder_of`): renewals are spread by it, and
     nobody else gets a certificate for the same key. It is empty for certificates of our own, which may.
-    `serving_names` are for our own listeners and never come from a caller.
+    `serving_names` are for our own listeners and never come from a caller. `caller` is the SPIFFE ID of who asks where
+    it asks for another, `presented_serial` the serial of the certificate that it showed: neither may be in quarantine.
     """
 
     identity: SpiffeId
@@ -71,6 +73,8 @@ class Order:
     detail: Mapping[str, Any] = field(default_factory=dict)
     holder: str = ""
     serving_names: ServingNames = NO_SERVING_NAMES
+    caller: str = ""
+    presented_serial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +126,7 @@ class Issuer:
         limits: CertificateLimits,
         rules: IssuingRules | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        quarantines: Quarantines | None = None,
     ) -> None:
         self._state = state
         self._ledger = ledger
@@ -129,6 +134,7 @@ class Issuer:
         self._limits = limits
         self._rules = rules or IssuingRules.from_limits(limits, clock)
         self._random_bytes = random_bytes
+        self._quarantines = quarantines or NoQuarantines()
         self._jobs: set[asyncio.Task[Issued]] = set()
         self._draining = False
 
@@ -155,7 +161,8 @@ class Issuer:
         """Issue one certificate; cancelling this leaves the job running.
 
         Raises:
-            AppError: `INVALID` for a lifetime or key that cannot be granted; `OVERLOADED` when too many jobs run;
+            AppError: `UNAUTHENTICATED` for who is in quarantine; `INVALID` for a lifetime or key that cannot be
+                granted; `OVERLOADED` when too many jobs run;
                 `UNAVAILABLE` when draining, or when ledger or signer cannot be reached in time;
                 `FAILED_PRECONDITION` when the authority is about to expire or the clock was moved; `INTERNAL` when a
                 check of ours fails.
@@ -165,6 +172,7 @@ class Issuer:
         if len(self._jobs) >= self._limits.max_in_flight:
             raise AppError(ErrorCode.OVERLOADED, "too many certificates are being issued; try again")
         self._rules.clock_guard.check()
+        self._check_quarantine(order)  # before anything is on record
         state, now = self._state, self._clock.now()
         grant = self._grant(order, state, now)
         is_shared = self._claim_key(order, grant, now)
@@ -219,6 +227,7 @@ class Issuer:
         try:
             async with asyncio.timeout(self._limits.max_job_seconds):
                 await self._ledger.append(_intent(order, grant, prepared, now))
+                self._check_quarantine(order)  # once more: the intent may have waited for the disk
                 signature = await state.signer.sign(prepared.tbs)
                 svid = assemble(prepared, signature)
                 await self._ledger.append(_record(order, grant, svid, state, self._clock.now()))
@@ -232,6 +241,12 @@ class Issuer:
         check_as_ztunnel(chain, str(order.identity))
         state.path.check(svid, now=now)
         return Issued(svid=svid, grant=grant, chain=chain)
+
+    def _check_quarantine(self, order: Order) -> None:
+        node, cluster = str(order.detail.get("node", "")), str(order.detail.get("cluster", ""))
+        self._quarantines.check(identity=str(order.identity), node=node, cluster=cluster, serial=order.presented_serial)
+        if order.caller:
+            self._quarantines.check(identity=order.caller)
 
     def _forget(self, job: asyncio.Task[Issued]) -> None:
         self._jobs.discard(job)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.policy.quarantine import NOTHING_REVOKED, RevokedCertificates
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -67,6 +69,26 @@ class TrustSource(Protocol):
     def trust_bundle(self) -> Mapping[str, Any]:
         """`{"trustDomain": NAME, "pem": PEM}` of the roots that hold now."""
         ...
+
+
+class RevokedSource(Protocol):
+    """Where the publisher reads the certificates that quarantines revoke."""
+
+    async def revoked(self, number: int) -> RevokedCertificates:
+        """Those of (at least) the set of documents that has this snapshot number.
+
+        Raises:
+            AppError: `UNAVAILABLE`.
+        """
+        ...
+
+
+class NothingRevoked:
+    """Revokes nothing."""
+
+    async def revoked(self, number: int) -> RevokedCertificates:  # noqa: ARG002
+        """Nothing."""
+        return NOTHING_REVOKED
 
 
 class ManifestSigner(Protocol):

@@ -16,10 +16,11 @@ from app.authority.store import Store
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
 from app.policy.compile import compile_policy
-from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, Document, parse_document
+from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, QUARANTINE, Document, parse_document
 from app.policy.enforcement_point import from_document
 from app.policy.finding import Severity
 from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.quarantine import quarantine_from_document
 from app.policy.validate import validate
 
 MESH_KEY = "Mesh//mesh"
@@ -174,6 +175,8 @@ def _compile(document: Document, mesh: MeshConfig, limits: Limits) -> None:
         mesh_from_document(document)
     elif document.kind == ENFORCEMENT_POINT:
         from_document(document)
+    elif document.kind == QUARANTINE:
+        quarantine_from_document(document)
     else:  # parse_document admits no other kind
         raise AppError(ErrorCode.INVALID, f"documents of kind {document.kind} cannot be stored yet")
 

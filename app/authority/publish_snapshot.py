@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 
-from app.authority.link_ports import EVERYTHING, ManifestSigner, Scope, TrustSource
+from app.authority.link_ports import EVERYTHING, ManifestSigner, NothingRevoked, RevokedSource, Scope, TrustSource
 from app.authority.ports import SnapshotDelta, SnapshotSource
 from app.errors import AppError, ErrorCode
 from app.policy.canonical import sha256_hex
-from app.policy.snapshot import DOCUMENTS, SERVICES, TRUST, Manifest, Part, bucket_of, build_part
+from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, bucket_of, build_part
 
 _log = structlog.get_logger(__name__)
 
@@ -58,15 +58,17 @@ class SnapshotPublisher:
         *,
         signer: ManifestSigner,
         trust: TrustSource,
+        revoked: RevokedSource | None = None,
         poll_seconds: float = 0.5,
         max_scopes: int = 64,
     ) -> None:
         self._source = source
         self._signer = signer
         self._trust = trust
+        self._revoked = revoked or NothingRevoked()
         self._poll_seconds = poll_seconds
         self._max_scopes = max_scopes
-        self._items: dict[str, dict[int, dict[str, Any]]] = {DOCUMENTS: {}, SERVICES: {}, TRUST: {}}
+        self._items: dict[str, dict[int, dict[str, Any]]] = {DOCUMENTS: {}, SERVICES: {}, TRUST: {}, REVOKED: {}}
         self._numbers = (-1, 0, 0)  # snapshot number, revision, inventory generation
         self._unpublished: set[tuple[str, int]] = set()  # buckets that a cancelled refresh left behind
         self._views: OrderedDict[Scope, _View] = OrderedDict({EVERYTHING: _View(EVERYTHING)})
@@ -108,7 +110,8 @@ class SnapshotPublisher:
         """
         async with self._lock:
             delta = await self._source.read_delta(self._numbers[0])
-            self._unpublished |= self._apply(delta)
+            revoked = await self._revoked.revoked(delta.number)
+            self._unpublished |= self._apply(delta, revoked.to_items())
             changed = frozenset(self._unpublished)
             numbers = (delta.number, delta.revision, delta.inventory_generation)
             if not changed and numbers == self._numbers:
@@ -171,7 +174,7 @@ class SnapshotPublisher:
                 return publication.parts[sha256]
         return None
 
-    def _apply(self, delta: SnapshotDelta) -> set[tuple[str, int]]:
+    def _apply(self, delta: SnapshotDelta, revoked: dict[str, Any]) -> set[tuple[str, int]]:
         """Take the delta into the items; the buckets that it touches."""
         changed: set[tuple[str, int]] = set()
         for kind, items in ((DOCUMENTS, delta.documents), (SERVICES, delta.services)):
@@ -183,6 +186,9 @@ class SnapshotPublisher:
                 else:
                     contents[key] = value
                 changed.add((kind, bucket))
+        if self._items[REVOKED].get(0, {}) != revoked:
+            self._items[REVOKED][0] = revoked
+            changed.add((REVOKED, 0))
         bundle = {"bundle": dict(self._trust.trust_bundle())}
         if self._items[TRUST].get(0) != bundle:
             self._items[TRUST][0] = bundle
@@ -220,7 +226,7 @@ class SnapshotPublisher:
         root_namespace = self._root_namespace()
         for turn, (kind, bucket) in enumerate(sorted(changed)):
             items = self._items[kind].get(bucket, {})
-            if kind != TRUST and not view.scope.is_everything:
+            if kind in (DOCUMENTS, SERVICES) and not view.scope.is_everything:
                 items = {
                     key: value
                     for key, value in items.items()

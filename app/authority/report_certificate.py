@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.authority.certificate_request import Attempt, shown
+from app.authority.certificate_request import Attempt, CertificateStep, shown
 from app.authority.issue_certificate import Issued
 from app.authority.ports import MonotonicClock
+from app.authority.quarantines import QUARANTINE_ADVICE, QUARANTINED
 from app.authority.rate_limits import TokenBuckets
 from app.authority.refusal_reasons import reason_of
 from app.authority.refusals import Refusal, Refusals
@@ -66,6 +67,9 @@ class ReportCertificate:
         """A request got no certificate."""
         if not attempt.check and (reason := reason_of(error.diagnosis)) is not None:
             attempt.file_under(reason)
+        if error.diagnosis.startswith(QUARANTINED):
+            attempt.step, attempt.check = CertificateStep.QUARANTINE, QUARANTINED
+            attempt.advice = QUARANTINE_ADVICE
         refusal = Refusal(
             request_id=attempt.request_id,
             time=attempt.time,

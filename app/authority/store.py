@@ -23,6 +23,7 @@ from app.authority.records import (
     StoredDocument,
     StoreStatus,
 )
+from app.authority.stored_certificates import CertificateRows
 from app.identity.inventory import Node, Service, Workload
 from app.ledger.entry import LedgerEntry
 
@@ -62,6 +63,10 @@ class PolicyRows(Protocol):
 
     def find_document(self, key: str, *, revision: int | None = None) -> StoredDocument | None:
         """One document, now or at a revision."""
+        ...
+
+    def changed_number(self, key: str) -> int | None:
+        """The snapshot number that carries the current version of a document, also of a deleted one."""
         ...
 
     def documents_after(
@@ -174,6 +179,11 @@ class Transaction(Protocol):
     @property
     def pending_acts(self) -> PendingActRows:
         """Acts that need a second administrator."""
+        ...
+
+    @property
+    def certificates(self) -> CertificateRows:
+        """Issued certificates and revocation lists."""
         ...
 
     def lock(self) -> None:

@@ -28,6 +28,7 @@ from app.authority.refusals import Refusals
 from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
+from app.bootstrap.certificates import Certificates, build_certificates, quarantine_view
 from app.bootstrap.child import Assignment, Report, Service, is_fine
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation, open_foundation
@@ -96,6 +97,7 @@ class _Core:
     publisher: SnapshotPublisher
     issuer: Issuer
     followers: Followers
+    issued_certificates: Certificates
     readiness: Readiness
     ledger: OpenLedger
     listener_certificates: ListenerCertificates
@@ -171,6 +173,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         foundation.authorities.authorities.wait_for(ledger.has_unrecorded)
         placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
         core = _build_core(settings, foundation, placement, ledger, clock)
+        await core.issued_certificates.view.refresh()
         await core.known_authorities.refresh()
         await core.rest.converge.refresh()
         await _load_keys(core, settings, clock)
@@ -179,6 +182,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         await stack.enter_async_context(
             in_background(
                 *(run() for run in placement.work),
+                *core.issued_certificates.work(foundation),
                 core.listener_certificates.run(),
                 core.publisher.run(),
                 core.readiness.run(*core.ca.servers),
@@ -230,10 +234,18 @@ def _build_core(
     """The use cases over what was opened."""
     limits, database, parts = settings.limits, foundation.database, foundation.authorities
     trust_domain, authorities = TrustDomain.parse(settings.trust_domain), parts.authorities
+    quarantines = quarantine_view(settings, foundation, clock)
     known, certificates = KnownAuthorities(database), CertificateIndex(database)
     converge = ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits)
     issuing = issuing_rules(settings, clock, known, converge)
-    issuer = Issuer(authorities.issuing, ledger.ledger, clock=clock, limits=limits.certificate, rules=issuing)
+    issuer = Issuer(
+        authorities.issuing,
+        ledger.ledger,
+        clock=clock,
+        limits=limits.certificate,
+        rules=issuing,
+        quarantines=quarantines,
+    )
     authorities.follow(issuer.replace_state)
     refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
     rules = AccessRules(
@@ -244,13 +256,25 @@ def _build_core(
     )
     placements = placement.placements
     registry, followers = WorkerRegistry(), build_followers(settings, parts, clock)
-    administration = Administration(database, clock=clock, limits=limits, clusters=rules.clusters)
+    administration = Administration(
+        database, clock=clock, limits=limits, clusters=rules.clusters, on_quarantine=quarantines.refresh
+    )
+    issued_certificates = build_certificates(
+        settings,
+        foundation,
+        clock,
+        view=quarantines,
+        administration=administration,
+        placements=placements,
+        workers=registry,
+    )
     return _Core(
-        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities),
+        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities, revoked=quarantines),
         issuer=issuer,
         followers=followers,
         readiness=Readiness(issuer, foundation.keeper, database, placements, ledger, clock_guard=issuing.clock_guard),
         ledger=ledger,
+        issued_certificates=issued_certificates,
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
@@ -264,6 +288,7 @@ def _build_core(
                 issuer=issuer,
                 refusals=refusals,
                 rules=rules,
+                revocations=quarantines,
             ),
             limits,
             clock=clock,
@@ -274,7 +299,7 @@ def _build_core(
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
-            explain_certificate=ExplainCertificate(refusals, placements, rules),
+            explain_certificate=ExplainCertificate(refusals, placements, rules, quarantines),
             converge=converge,
             placements=placements,
             workers=registry,
@@ -283,6 +308,7 @@ def _build_core(
             bundles=authorities,
             peers=followers.peers.statuses,
             bundle_refresh_hint_seconds=settings.ca.bundle.refresh_hint_seconds,
+            certificates=issued_certificates.services,
             clock=clock,
             limits=limits,
             snapshot_public_key=foundation.snapshot_key.public_text,

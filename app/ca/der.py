@@ -108,6 +108,15 @@ class TbsCertificateList:
 
 
 @asn1.sequence
+class CertificateList:
+    """A whole certificate list."""
+
+    tbs_cert_list: TbsCertificateList
+    signature_algorithm: AlgorithmIdentifier
+    signature: asn1.BitString
+
+
+@asn1.sequence
 class RequestAttribute:
     """An attribute of a certificate request; its values stay raw."""
 

@@ -78,8 +78,8 @@ def lint_decoded(tbs: der.TbsCertificate, expected: Expected) -> list[str]:
         "subject is not empty": asn1.encode_der(tbs.subject) == _EMPTY_SEQUENCE,
         "public key is not the CSR's": asn1.encode_der(tbs.subject_public_key_info) == expected.public_key_der,
         "unique identifiers": tbs.issuer_unique_id is None and tbs.subject_unique_id is None,
-        "first second is not the expected one": _is_time(tbs.validity.not_before, expected.not_before),
-        "last second is not the expected one": _is_time(tbs.validity.not_after, expected.not_after),
+        "first second is not the expected one": is_time(tbs.validity.not_before, expected.not_before),
+        "last second is not the expected one": is_time(tbs.validity.not_after, expected.not_after),
         "validity is empty": expected.not_before < expected.not_after,
     }
     return [finding for finding, holds in checks.items() if not holds] + _extension_findings(
@@ -137,7 +137,8 @@ def _serial_is_good(serial: int) -> bool:
     return serial > 0 and _MIN_SERIAL_BITS < serial.bit_length() < 8 * _MAX_SERIAL_OCTETS
 
 
-def _is_time(found: asn1.UTCTime | asn1.GeneralizedTime, wanted: datetime) -> bool:
+def is_time(found: asn1.UTCTime | asn1.GeneralizedTime, wanted: datetime) -> bool:
+    """Whether a decoded time is exactly the wanted one, in the form that it must have."""
     # UTCTime through 2049, GeneralizedTime from 2050 (RFC 5280 §4.1.2.5).
     form = asn1.UTCTime if wanted.year < 2050 else asn1.GeneralizedTime
     return type(found) is form and found.as_datetime().astimezone(UTC) == wanted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,6 +134,51 @@ def _configmap(pem: str, namespace: str) -> dict[str, Any]:
         "metadata": {"name": "istio-ca-root-cert", "namespace": namespace, "labels": {"istio.io/config": "true"}},
         "data": {"root-cert.pem": pem},
     }
+
+
+class CrlFormat(StrEnum):
+    """How the revocation lists are printed."""
+
+    PEM = "pem"
+    CONFIGMAP = "configmap"
+    JSON = "json"
+
+
+@app.command("crl")
+def crl(
+    *,
+    output_file: Annotated[
+        Path | None, typer.Option("--file", help="Write it to a file instead of standard output.")
+    ] = None,
+    output: Annotated[
+        CrlFormat, typer.Option("--output", "-o", help="configmap is istio-ca-crl, which ztunnel's CRL_PATH mounts.")
+    ] = CrlFormat.PEM,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="The namespace of the ConfigMap.")
+    ] = "istio-system",
+    context: ContextName = "",
+) -> None:
+    """Print the revocation lists of all authorities; json says their numbers and times."""
+    with connect(context) as api:
+        if output is CrlFormat.JSON:
+            text = json.dumps(api.get("/v1/ca/crls"), indent=2) + "\n"
+        else:
+            text = api.text("/v1/ca/crl")
+    if output is CrlFormat.CONFIGMAP:
+        config_map = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "istio-ca-crl", "namespace": namespace},
+            "data": {"ca-crl.pem": text},
+        }
+        text = json.dumps(config_map, indent=2) + "\n"
+    if output_file is None:
+        print(text, end="")
+        return
+    try:
+        output_file.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise UsageError(f"cannot write {output_file}: {error.strerror}") from None
 
 
 def _print_explanation(answer: dict[str, Any]) -> None:

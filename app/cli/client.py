@@ -76,13 +76,17 @@ class ApiClient:
         Raises:
             AppError: what the server said, or `UNAVAILABLE` when it cannot be reached.
         """
-        import httpx2
-
         headers = {"if-match": if_match} if if_match is not None else {}
         parameters = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        arguments: dict[str, Any] = {} if body is None else {"json": body}
+        response = self._request(method, path, params=parameters, headers=headers, **arguments)
+        return self._json(response), response.headers
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        import httpx2
+
         try:
-            arguments: dict[str, Any] = {} if body is None else {"json": body}
-            response = self._http.request(method, path, params=parameters, headers=headers, **arguments)
+            response = self._http.request(method, path, **arguments)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
@@ -90,8 +94,16 @@ class ApiClient:
                 next_step="check that it runs (`gatehouse serve`) and that the context names its address",
             ) from error
         if response.is_success:
-            return self._json(response), response.headers
+            return response
         raise _problem(response)
+
+    def text(self, path: str) -> str:
+        """GET of what is no JSON, such as PEM.
+
+        Raises:
+            AppError: what the server said, or `UNAVAILABLE` when it cannot be reached.
+        """
+        return self._request("GET", path).text
 
     def pages(self, path: str, **query: Any) -> Iterator[Any]:
         """All items of a list, page by page."""

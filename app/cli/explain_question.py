@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from app.cli.failures import UsageError
@@ -73,7 +74,8 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
         if key in values:
             raise UsageError(f"{found.where}: {key} is there twice")
         values[key] = found.value
-    return answer_question(question, PolicyView.empty(limits).changed(values, {}, limits))
+    view = PolicyView.empty(limits).changed(values, {}, limits)
+    return answer_question(question, view, now=datetime.now(UTC))
 
 
 def print_answer(answer: dict[str, Any]) -> None:

@@ -26,8 +26,9 @@ _KINDS = {
     "mesh": "Mesh",
     "enforcementpoint": "EnforcementPoint",
     "ep": "EnforcementPoint",
+    "quarantine": "Quarantine",
 }
-CLUSTER_SCOPED = frozenset({"Mesh"})
+CLUSTER_SCOPED = frozenset({"Mesh", "Quarantine"})
 
 
 def kind_of(word: str) -> str:

@@ -38,6 +38,7 @@ class CheckAttributes:
 
     protocol: str = "http"  # http or tcp
     source_principal: str = ""
+    source_certificate: str = ""  # URL-encoded PEM, where the proxy sends it
     source_ip: str = ""
     destination_ip: str = ""
     destination_port: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 
 import structlog
@@ -17,12 +18,14 @@ from app.decision.counters import CheckCounters
 from app.decision.overload import LoopLag
 from app.decision.state import DecisionState, StateHolder
 from app.identity.caller import CallerIdentity, IdentityState
+from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
 from app.limits import CheckLimits
 from app.policy.decision import Decision, Reason
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
+from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
 from app.policy.target import PointKind, Target
 
@@ -42,6 +45,10 @@ _NO_METHOD = Decision(False, Reason.MALFORMED, hint="the request has no method")
 _NO_SLASH = Decision(False, Reason.MALFORMED, hint="the request path does not start with a slash")
 _LONG_PATH = Decision(False, Reason.MALFORMED, hint="the request path is longer than check.max_path_bytes")
 
+_BAD_CERTIFICATE = Decision(
+    False, Reason.MALFORMED, hint="the peer's certificate cannot be read, and certificates are in quarantine"
+)
+
 
 class CheckService:
     """Answers Checks from the state that the holder has at that moment."""
@@ -54,11 +61,13 @@ class CheckService:
         lag: LoopLag | None = None,
         counters: CheckCounters | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._holder = holder
         self._limits = limits
         self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
         self._clock = clock
+        self._wall_clock = wall_clock
         self._logged_error_at = float("-inf")
         self.counters = counters if counters is not None else CheckCounters()
 
@@ -93,17 +102,37 @@ class CheckService:
             expected_by=peer.spiffe_id,
         )
         word = "asserted" if identity.asserted else identity.state.value
-        if identity.state is IdentityState.UNAVAILABLE:
+        denial = None
+        if state.quarantines is not None:
+            denial = self._quarantined(state.quarantines, identity, attributes, peer, trust)
+        if denial is None and identity.state is IdentityState.UNAVAILABLE:
             self.counters.unavailable_identities += 1
             if point is None or point.require_identity:
-                return CheckAnswer(_identity_unavailable(identity), state.number, state.revision, word)
-        if point is None and peer.transport is Transport.BEHIND_ZTUNNEL:
-            return CheckAnswer(_CALLER_UNKNOWN, state.number, state.revision, word)
+                denial = _identity_unavailable(identity)
+        if denial is None and point is None and peer.transport is Transport.BEHIND_ZTUNNEL:
+            denial = _CALLER_UNKNOWN
+        if denial is not None:
+            return CheckAnswer(denial, state.number, state.revision, word)
         target = _target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
         decision = decide(state.table, target, _request(attributes, identity.principal))
         return CheckAnswer(decision, state.number, state.revision, word)
+
+    def _quarantined(
+        self,
+        quarantines: QuarantineIndex,
+        identity: CallerIdentity,
+        attributes: CheckAttributes,
+        peer: Peer,
+        trust: XfccTrust,
+    ) -> Decision | None:
+        """The denial of who is in quarantine: the sender, its certificate, or the proxy that asks."""
+        now = datetime.fromtimestamp(self._wall_clock(), UTC)
+        found = quarantines.of_identity(identity.principal, now) or quarantines.of_identity(peer.spiffe_id, now)
+        if found is not None:
+            return found.decision
+        return _by_certificate(quarantines, attributes, trust, now) if quarantines.revoked else None
 
     def _refuse_early(self, attributes: CheckAttributes) -> Decision | None:
         """What is denied whatever the policies say."""
@@ -151,6 +180,28 @@ def _calling_point(
             values = _xfcc(attributes)
             element = read_xfcc(values) if values else None
             return (None if element is None else points.behind_ztunnel.get(element.by)), XfccTrust.ASSERTED
+
+
+def _by_certificate(
+    quarantines: QuarantineIndex, attributes: CheckAttributes, trust: XfccTrust, now: datetime
+) -> Decision | None:
+    """The denial of a revoked certificate, and of one that cannot be read while some are revoked."""
+    encoded, sha256 = attributes.source_certificate, ""
+    if not encoded and not attributes.source_principal and trust is not XfccTrust.NONE:
+        element = read_xfcc(_xfcc(attributes))
+        if element is not None:
+            encoded, sha256 = element.cert, element.hash
+    if not encoded:
+        return _denial(quarantines.of_certificate("", "", sha256, now)) if sha256 else None
+    certificate = read_peer_certificate(encoded)
+    if certificate is None:
+        return _BAD_CERTIFICATE
+    found = quarantines.of_certificate(certificate.issuer_key_id, certificate.serial, certificate.sha256, now)
+    return _denial(found)
+
+
+def _denial(quarantine: Quarantine | None) -> Decision | None:
+    return None if quarantine is None else quarantine.decision
 
 
 @lru_cache(maxsize=16)

@@ -25,9 +25,17 @@ from app.policy.document import Document, parse_document
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.enforcement_point import from_document as point_from_document
 from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.quarantine import (
+    NO_QUARANTINES,
+    NOTHING_REVOKED,
+    Quarantine,
+    QuarantineIndex,
+    RevokedCertificates,
+    quarantine_from_document,
+)
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
-from app.policy.snapshot import DOCUMENTS, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
+from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +62,7 @@ class _Change:
     documents: dict[str, Document | None] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)  # JSON, or None when gone
     trust: TrustMaterial | None = None
+    revoked: RevokedCertificates | None = None
 
 
 class SnapshotLoader:
@@ -171,6 +180,8 @@ class SnapshotLoader:
                         change.services[key] = value
             case "trust":
                 change.trust = _trust(items)
+            case "revoked":
+                change.revoked = _guarded(ref.name, RevokedCertificates.from_items, items)
             case _:
                 raise SnapshotRejectedError(f"part {ref.name} is of a kind not known here; upgrade this worker")
         _removed(change, ref.kind, [key for key in old_keys if key not in items])
@@ -192,6 +203,7 @@ class SnapshotLoader:
                 points.pop(key, None)
                 if document is not None:
                     points[key] = _guarded(key, point_from_document, document)
+        quarantines = _quarantines(change, before)
         same_points = before is not None and points == self._points
         state = DecisionState(
             number=manifest.number,
@@ -206,6 +218,7 @@ class SnapshotLoader:
             documents=len(self._documents)
             + sum((document is not None) - (key in self._documents) for key, document in change.documents.items()),
             loaded_at=self._monotonic(),
+            quarantines=quarantines if len(quarantines) else None,
         )
         return state, compiled, points
 
@@ -281,6 +294,8 @@ def _removed(change: _Change, kind: str, keys: Sequence[str]) -> None:
         change.services.update(dict.fromkeys(keys))
     elif kind == TRUST and change.trust is None:
         change.trust = TrustMaterial()
+    elif kind == REVOKED and change.revoked is None:
+        change.revoked = NOTHING_REVOKED
 
 
 def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -296,6 +311,20 @@ def _parse(key: str, value: Any, limits: PolicyLimits) -> Document:
     if document.key != key:
         raise SnapshotRejectedError(f"{key}: the document in it is {document.key}")
     return document
+
+
+def _quarantines(change: _Change, before: DecisionState | None) -> QuarantineIndex:
+    """The quarantines of the next state; the old ones where neither documents nor certificates of theirs changed."""
+    old = (before.quarantines if before is not None else None) or NO_QUARANTINES
+    changed = {key: document for key, document in change.documents.items() if key.startswith("Quarantine/")}
+    if not changed and change.revoked is None:
+        return old
+    by_name: dict[str, Quarantine] = {quarantine.name: quarantine for quarantine in old.all()}
+    for key, document in changed.items():
+        by_name.pop(key.rpartition("/")[2], None)
+        if document is not None:
+            by_name[document.name] = _guarded(key, quarantine_from_document, document)
+    return QuarantineIndex(by_name.values(), old.revoked if change.revoked is None else change.revoked)
 
 
 def _trust(items: Mapping[str, Any]) -> TrustMaterial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,20 @@ async def report_status(
     interval_seconds: float,
     before_send: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send the report for ever. The first one goes out at once; `before_send` may flush counters elsewhere."""
+    """Send the report for ever, every interval and as soon as another state serves: somebody may wait for that.
+
+    The first one goes out at once; `before_send` may flush counters elsewhere.
+    """
     checks, since = report.counters.total, time.monotonic()
     while True:
         before_send()
+        report.holder.swapped.clear()
         status = report.to_json()
         now, total = time.monotonic(), report.counters.total
         # Between the first two reports there is no time to divide by.
         status["load"]["checksPerSecond"] = round((total - checks) / (now - since), 1) if now > since else 0.0
         checks, since = total, now
         await link.send_status(status)
-        await asyncio.sleep(interval_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval_seconds):
+                await report.holder.swapped.wait()

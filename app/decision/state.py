@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.mesh import MeshConfig
+from app.policy.quarantine import QuarantineIndex
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex
 from app.policy.target import Target
@@ -64,6 +66,7 @@ class DecisionState:
     trust: TrustMaterial
     documents: int
     loaded_at: float
+    quarantines: QuarantineIndex | None = None  # None when nobody is in quarantine: one test on the hot path
     targets: dict[tuple[int, str, int], Target | None] = field(default_factory=dict, compare=False)
 
 
@@ -79,18 +82,20 @@ class Rejection:
 class StateHolder:
     """The one mutable place: which state serves, and when the authority last confirmed it."""
 
-    __slots__ = ("_monotonic", "checked_at", "confirmed", "rejection", "state")
+    __slots__ = ("_monotonic", "checked_at", "confirmed", "rejection", "state", "swapped")
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self.state: DecisionState | None = None
         self.rejection: Rejection | None = None
         self.checked_at = monotonic()
+        self.swapped = asyncio.Event()  # set by every swap; who waits for the next one clears it
         self.confirmed = False  # by the authority, since this process started
 
     def swap(self, state: DecisionState) -> None:
         """Serve from `state` from now on."""
         self.state = state
+        self.swapped.set()
 
     def confirm(self) -> None:
         """The authority answered just now: what is served here is the newest that can be."""

@@ -38,10 +38,15 @@ _KEYS = frozenset({"by", "hash", "cert", "chain", "subject", "uri", "dns"})
 
 @dataclass(frozen=True, slots=True)
 class Xfcc:
-    """The two keys of one XFCC element that matter here, as written; each may be empty."""
+    """The keys of one XFCC element that matter here, as written; each may be empty.
+
+    `hash` is the SHA-256 of the peer's certificate in hexadecimal, `cert` the certificate as URL-encoded PEM.
+    """
 
     by: str
     uri: str
+    hash: str = ""
+    cert: str = ""
 
 
 class XfccTrust(Enum):
@@ -87,7 +92,7 @@ def parse_xfcc(text: str) -> Xfcc:
         position += 1
     if "by" not in found or "uri" not in found:
         raise _malformed("By or URI is missing")
-    return Xfcc(found["by"], found["uri"])
+    return Xfcc(found["by"], found["uri"], found.get("hash", "").lower(), found.get("cert", ""))
 
 
 @lru_cache(maxsize=2_048)

@@ -24,6 +24,7 @@ class EntryKind(StrEnum):
     CERTIFICATE_ISSUED = "certificate.issued"
     ADMIN_ACT = "admin.act"
     AUTHORITY_TRANSITION = "authority.transition"
+    CRL_PUBLISHED = "crl.published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

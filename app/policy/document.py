@@ -19,6 +19,7 @@ from app.policy.canonical import canonical_json, sha256_hex
 AUTHORIZATION_POLICY = "AuthorizationPolicy"
 MESH = "Mesh"
 ENFORCEMENT_POINT = "EnforcementPoint"
+QUARANTINE = "Quarantine"
 
 ISTIO_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 GATEHOUSE_VERSION = "gatehouse.dev/v1"
@@ -27,9 +28,10 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     AUTHORIZATION_POLICY: ISTIO_VERSIONS,
     MESH: (GATEHOUSE_VERSION,),
     ENFORCEMENT_POINT: (GATEHOUSE_VERSION,),
+    QUARANTINE: (GATEHOUSE_VERSION,),
 }
 KINDS = tuple(_VERSIONS)
-CLUSTER_SCOPED = frozenset({MESH})
+CLUSTER_SCOPED = frozenset({MESH, QUARANTINE})
 MESH_NAME = "mesh"
 
 _TOP_LEVEL = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})

@@ -12,10 +12,19 @@ from typing import Any
 
 from app.limits import PolicyLimits
 from app.policy.compile import compile_policy
-from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, MESH_NAME, Document, parse_document
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    ENFORCEMENT_POINT,
+    MESH,
+    MESH_NAME,
+    QUARANTINE,
+    Document,
+    parse_document,
+)
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.enforcement_point import from_document as point_from_document
 from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.quarantine import NO_QUARANTINES, QuarantineIndex, quarantine_from_document
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
 
@@ -31,6 +40,7 @@ class PolicyView:
     table: RuleTable
     services: ServiceIndex
     points: Mapping[str, EnforcementPoint]
+    quarantines: QuarantineIndex = NO_QUARANTINES
 
     @classmethod
     def empty(cls, limits: PolicyLimits) -> PolicyView:
@@ -70,13 +80,22 @@ class PolicyView:
                 points.pop(key.partition("/")[2], None)
                 if document is not None:
                     points[key.partition("/")[2]] = point_from_document(document)
+        quarantines = self.quarantines
+        if any(key.startswith(f"{QUARANTINE}/") for key in parsed):
+            quarantines = QuarantineIndex(
+                quarantine_from_document(document)
+                for key, document in after.items()
+                if key.startswith(f"{QUARANTINE}/")
+            )
         index = self.services
         if services:
             index = index.replaced(
                 {key: service_from_json(value) for key, value in services.items() if value is not None},
                 [key for key, value in services.items() if value is None],
             )
-        return PolicyView(documents=after, mesh=mesh, table=table, services=index, points=points)
+        return PolicyView(
+            documents=after, mesh=mesh, table=table, services=index, points=points, quarantines=quarantines
+        )
 
     def with_services(self, services: ServiceIndex) -> PolicyView:
         """The same policies over other services."""

@@ -8,6 +8,7 @@ services behind it by the request's destination, as a decision worker does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
@@ -23,8 +24,8 @@ _PLACES = ("target", "workload", "enforcementPoint")
 _MEMBERS = {"request", *_PLACES}
 
 
-def answer_question(question: Any, view: PolicyView) -> dict[str, Any]:
-    """The explanation as JSON, with the target that the question came to.
+def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[str, Any]:
+    """The explanation as JSON, with the target that the question came to; `now` says which quarantines hold.
 
     Raises:
         AppError: `INVALID` when it is not a question, `NOT_FOUND` for an enforcement point that is not registered.
@@ -36,6 +37,10 @@ def answer_question(question: Any, view: PolicyView) -> dict[str, Any]:
             raise _invalid(f"/{member}", f"unknown member; known are {', '.join(sorted(_MEMBERS))}")
     request, rejected = read_request(question.get("request"), view.mesh)
     target = _target(question, request, view)
+    quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
+    if quarantine is not None:  # before any policy, wherever the request goes
+        shown = None if target is None else _target_to_json(target)
+        return {**_before_policies(quarantine.decision).to_json(), "target": shown}
     if target is None:
         return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
     explanation = explain(view.table, target, request) if rejected is None else _before_policies(rejected)

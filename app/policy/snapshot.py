@@ -21,10 +21,12 @@ FORMAT = 1
 BUCKETS = 256
 
 # Kinds of parts. `documents` holds policy documents (AuthorizationPolicy, EnforcementPoint, Mesh ...),
-# `services` holds services with their addresses, `trust` the trust bundle in PEM.
+# `services` holds services with their addresses, `trust` the trust bundle in PEM, `revoked` the certificates
+# that quarantines of nodes and serials concern (there is no such part when there are none).
 DOCUMENTS = "documents"
 SERVICES = "services"
 TRUST = "trust"
+REVOKED = "revoked"
 
 
 def bucket_of(key: str) -> int:

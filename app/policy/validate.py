@@ -14,13 +14,14 @@ from app.limits import PolicyLimits
 from app.policy.attachment import ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
 from app.policy.compile import DRY_RUN, FALSE_WORDS, TRUE_WORDS, is_dry_run
-from app.policy.document import CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, Document
+from app.policy.document import CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
 from app.policy.enforcement_point import from_document
 from app.policy.field_tests import content_problems, is_http_only
 from app.policy.finding import Finding, Severity, error, warning
 from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
 from app.policy.mesh import PathNormalization, mesh_from_document
+from app.policy.quarantine import quarantine_from_document
 from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
@@ -41,6 +42,8 @@ def validate(document: Document, limits: PolicyLimits) -> list[Finding]:
         findings.extend(_mesh_findings(document))
     elif document.kind == ENFORCEMENT_POINT:
         findings.extend(_point_findings(document))
+    elif document.kind == QUARANTINE:
+        findings.extend(_quarantine_findings(document))
     else:
         findings.extend(_policy_findings(document, limits))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity is Severity.WARNING)
@@ -99,6 +102,19 @@ def _point_findings(document: Document) -> Iterator[Finding]:
             "/spec/requireService",
             "not said, so policies of services do not hold for an address that no service of the inventory has: write "
             "true to deny such requests, false where pods are addressed directly",
+        )
+
+
+def _quarantine_findings(document: Document) -> Iterator[Finding]:
+    try:
+        quarantine = quarantine_from_document(document)
+    except AppError as raised:
+        yield from _from_error(raised)
+        return
+    if quarantine.node or quarantine.serial:
+        yield warning(
+            f"/spec/{'node' if quarantine.node else 'serial'}",
+            "a Check sees this only where Envoy sends the peer's certificate; elsewhere a CRL or expiry cuts it off",
         )
 
 

@@ -14,9 +14,21 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.errors import AppError
 from app.limits import HttpLimits
-from app.rest import authorities, converge, inventory, operations, policies, revisions, tokens, trust
+from app.rest import (
+    authorities,
+    certificates,
+    converge,
+    inventory,
+    operations,
+    policies,
+    quarantines,
+    revisions,
+    tokens,
+    trust,
+)
 from app.rest.authority_shapes import AUTHORITY_REQUESTS
-from app.rest.edge import PUBLIC, Edge
+from app.rest.certificate_shapes import CERTIFICATE_REQUESTS
+from app.rest.edge import Edge, is_public
 from app.rest.parameters import refuse_unknown_query
 from app.rest.problems import on_app_error, on_http_exception, on_unexpected, on_validation_error
 from app.rest.schemas import REQUEST_MODELS, Problem
@@ -56,7 +68,18 @@ def create_routes(services: RestServices | None) -> FastAPI:
         },
     )
     app.state.services = services
-    routers = (policies, revisions, inventory, tokens, operations, authorities, converge, trust)
+    routers = (
+        policies,
+        revisions,
+        inventory,
+        tokens,
+        certificates,
+        quarantines,
+        operations,
+        authorities,
+        converge,
+        trust,
+    )
     for router in (module.router for module in routers):
         app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # FastAPI's documented way
@@ -81,7 +104,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS, *AUTHORITY_REQUESTS)
+        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS, *AUTHORITY_REQUESTS, *CERTIFICATE_REQUESTS)
         for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
@@ -90,7 +113,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for path, operations_of_path in document["paths"].items():
             for operation in operations_of_path.values():
                 operation["responses"].pop("422", None)  # FastAPI's shape; ours is among 4XX
-                if path in PUBLIC or not path.startswith("/v1/"):
+                if is_public(path) or not path.startswith("/v1/"):
                     operation["security"] = []
         app.openapi_schema = document
     return app.openapi_schema

@@ -2,7 +2,7 @@
 
 Raw ASGI. Authentication stands here and not in the routes, so that a route cannot forget it, and so that no byte
 of a body is read for a caller who is nobody. Paths under /v1 need an administrator's token, except those named
-in `PUBLIC`.
+by `is_public`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from app.rest.services import ACTOR
 from app.serving.bounded import AsgiApp, Message, Receive, Scope, Send
 from app.telemetry.metrics import API_REQUESTS
 
-PUBLIC = frozenset({"/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle"})
+PUBLIC = frozenset({"/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle", "/v1/ca/crl"})
+_PUBLIC_BELOW = "/v1/ca/crl/"  # the list of each issuer
 _MAX_BEARER_CHARS = 512
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
 _METHODS = frozenset({"GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -35,6 +36,11 @@ _SECURITY_HEADERS = [
 ]
 
 _log = structlog.get_logger()
+
+
+def is_public(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in PUBLIC or path.startswith(_PUBLIC_BELOW)
 
 
 class Edge:
@@ -75,7 +81,7 @@ class Edge:
             error = AppError(ErrorCode.NOT_FOUND, "There is nothing at this path.")
             return problem_response(error, scope[REQUEST_ID])
         try:
-            if scope["path"].startswith("/v1/") and scope["path"] not in PUBLIC:
+            if scope["path"].startswith("/v1/") and not is_public(scope["path"]):
                 actor = scope[ACTOR] = await self._administration.authenticate(_bearer(scope))
                 actor.require(Role.ADMIN)
         except AppError as error:

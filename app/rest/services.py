@@ -16,13 +16,25 @@ from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.follow_peers import PeerStatus
 from app.authority.link_ports import TrustSource
+from app.authority.manage_quarantines import ManageQuarantines
 from app.authority.mint_tokens import MintTokens
 from app.authority.placements import Placements
 from app.authority.ports import Clock
+from app.authority.publish_crls import CrlPublisher
+from app.authority.read_certificates import ReadCertificates
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
 
 ACTOR = "gatehouse.actor"  # the key under which the scope carries who authenticated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateServices:
+    """What concerns issued certificates: reading them, quarantine, revocation lists."""
+
+    certificates: ReadCertificates
+    quarantines: ManageQuarantines
+    crls: CrlPublisher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +51,7 @@ class RestServices:
     trust: TrustSource
     clock: Clock
     limits: Limits
+    certificates: CertificateServices
     bundles: BundleSource
     peers: Callable[[], Sequence[PeerStatus]] = tuple
     bundle_refresh_hint_seconds: int = 300
@@ -50,6 +63,11 @@ async def _services(request: Request) -> RestServices:
     return services
 
 
+async def _certificates(request: Request) -> CertificateServices:
+    services: RestServices = request.app.state.services
+    return services.certificates
+
+
 async def _actor(request: Request) -> Actor:
     # INVARIANT: the edge let nobody through to a /v1 route without one.
     actor: Actor = request.scope[ACTOR]
@@ -57,4 +75,5 @@ async def _actor(request: Request) -> Actor:
 
 
 Services = Annotated[RestServices, Depends(_services)]
+CertificateUses = Annotated[CertificateServices, Depends(_certificates)]
 CallingActor = Annotated[Actor, Depends(_actor)]

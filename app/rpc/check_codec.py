@@ -80,6 +80,7 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
         return CheckAttributes(
             protocol="tcp",
             source_principal=source.principal,
+            source_certificate=source.certificate,
             source_ip=source.address.socket_address.address,
             destination_ip=to.address,
             destination_port=to.port_value,
@@ -89,6 +90,7 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
     headers, problem = _headers(http, len(data), limits)
     return CheckAttributes(
         source_principal=source.principal,
+        source_certificate=source.certificate,
         source_ip=source.address.socket_address.address,
         destination_ip=to.address,
         destination_port=to.port_value,

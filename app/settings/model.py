@@ -127,6 +127,14 @@ class AuthoritiesSettings(_Section):
     prepare_at: float = Field(default=0.5, gt=0, lt=1)  # the share of its life after which that happens
 
 
+class CertificatesSettings(_Section):
+    """What happens to certificates after they were issued."""
+
+    # All revocation lists as one PEM file, replaced atomically: what CRL_PATH of a ztunnel on this host may name.
+    crl_file: Path | None = None
+    overdue_margin_seconds: int = Field(default=3_600, ge=0)  # past half of its life a renewal is late by this much
+
+
 class DatabaseSettings(_Section):
     """Where the authority keeps its data; empty: SQLite in the state directory."""
 
@@ -260,6 +268,7 @@ class Settings(BaseSettings):
     inventory: InventorySettings = InventorySettings()
     ca: CaSettings = CaSettings()
     authorities: AuthoritiesSettings = AuthoritiesSettings()
+    certificates: CertificatesSettings = CertificatesSettings()
     database: DatabaseSettings = DatabaseSettings()
     ledger: LedgerSettings = LedgerSettings()
     keys: KeysSettings = KeysSettings()

@@ -93,6 +93,7 @@ def _certificate_row(prepared: PreparedEntry) -> dict[str, Any]:
         "uid": prepared.uid,
         "identity": prepared.entry.subject,
         "key_hash": str(detail.get("keySha256", "")),
+        "sha256": str(detail.get("certificateSha256", "")),
         "not_before": _time(detail.get("notBefore")),
         "not_after": _time(detail.get("notAfter")),
         "holder": _holder(prepared.entry),

@@ -92,6 +92,11 @@ class SqlPolicyRows:
         row = self._connection.execute(query).one_or_none()
         return _document(row) if row and row.etag else None
 
+    def changed_number(self, key: str) -> int | None:
+        """The snapshot number that carries a document."""
+        query = select(documents.c.changed_number).where(documents.c.key == key)
+        return self._connection.execute(query).scalar_one_or_none()
+
     def documents_after(
         self, after: str, *, kind: str, namespace: str, limit: int, max_bytes: int
     ) -> list[StoredDocument]:

@@ -115,7 +115,21 @@ certificates = Table(
     Column("holder", key_text(), nullable=False, server_default=""),
     Column("not_before", UtcTime),
     Column("not_after", UtcTime, index=True),
-    Index(None, "identity", "node"),
+    Column("sha256", Text, nullable=False, server_default=""),  # of the certificate; empty before migration 0004
+    # What is asked of the newest certificate of a holder is answered from the index alone.
+    Index("ix_certificates_newest", "identity", "node", "cluster", "holder", "uid"),
+)
+
+# The newest revocation list of each issuer; replaced by compare-and-set on its number, which only grows.
+crls = Table(
+    "crls",
+    metadata,
+    Column("issuer", Text, primary_key=True),  # the id of the authority
+    Column("number", BigInteger, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("entries", Text, nullable=False),
+    Column("this_update", UtcTime, nullable=False),
+    Column("next_update", UtcTime, nullable=False),
 )
 
 # Deadlines by which the mesh shall have renewed everything; the one that holds has no end and lies in the future.

@@ -8,6 +8,7 @@ from app.authority.ports import SnapshotDelta
 from app.authority.records import StoreStatus
 from app.ledger.entry import LedgerEntry
 from app.storage.authority_rows import SqlAuthorityRows
+from app.storage.certificate_rows import SqlCertificateRows
 from app.storage.counters import all_values
 from app.storage.inventory_rows import SqlInventoryRows
 from app.storage.ledger_rows import PreparedEntry
@@ -32,6 +33,7 @@ class SqlTransaction:
         self.inventory = SqlInventoryRows(connection)
         self.authorities = SqlAuthorityRows(connection)
         self.pending_acts = SqlPendingActRows(connection)
+        self.certificates = SqlCertificateRows(connection)
         self.entries: list[PreparedEntry] = []
 
     def lock(self) -> None:

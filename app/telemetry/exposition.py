@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,23 +21,21 @@ ISTIO_NAMES = {
     "gatehouse_certificate_requests": "citadel_server_csr_count",
     "gatehouse_certificates_issued": "citadel_server_success_cert_issuance_count",
 }
-_AUTHENTICATION, _PARSING, _SIGNING = (
+_AUTHENTICATION, _PARSING, _IDENTITY, _SIGNING = (
     "citadel_server_authentication_failure_count",
     "citadel_server_csr_parsing_err_count",
+    "citadel_server_id_extraction_err_count",
     "citadel_server_csr_sign_err_count",
 )
-_REFUSALS = {
-    "unauthenticated": _AUTHENTICATION,
-    "permission_denied": _AUTHENTICATION,
-    "malformed": _PARSING,
-    "invalid": _PARSING,
-    "internal": _SIGNING,
-    "unavailable": _SIGNING,
+_NO_IDENTITY = frozenset({"metadata", "identity"})  # our reasons for an identity that does not parse
+# istiod's words for why signing failed (its label `error`), by our error code.
+_SIGN_ERRORS = {
+    "invalid": "TTL_ERROR",
+    "unavailable": "CA_NOT_READY",
+    "failed_precondition": "CA_NOT_READY",
+    "internal": "CERT_GEN_ERROR",
 }
-_EXPIRY = {
-    "root": "citadel_server_root_cert_expiry_timestamp",
-    "issuing": "citadel_server_cert_chain_expiry_timestamp",
-}
+_EXPIRY = {"root": "citadel_server_root_cert_expiry", "issuing": "citadel_server_cert_chain_expiry"}
 
 
 def prepare_metrics_directory(directory: Path) -> None:
@@ -65,47 +64,70 @@ def forget_process(pid: int, directory: Path) -> None:
 
 
 class _IstioNames(Collector):
-    def __init__(self, source: MultiProcessCollector) -> None:
+    def __init__(self, source: MultiProcessCollector, now: float) -> None:
         self._source = source
+        self._now = now
 
     def collect(self) -> Iterator[Metric]:
         for family in self._source.collect():  # type: ignore[no-untyped-call]
             yield family
-            yield from _aliases(family)
+            yield from _aliases(family, self._now)
 
 
-def _aliases(family: Metric) -> Iterator[Metric]:
+def _aliases(family: Metric, now: float) -> Iterator[Metric]:
     if family.name in ISTIO_NAMES:
-        yield from _totals(
-            {ISTIO_NAMES[family.name]: sum(s.value for s in family.samples if s.name.endswith("_total"))}
-        )
+        total = sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+        yield _metric(ISTIO_NAMES[family.name], {(): total})
     elif family.name == "gatehouse_certificate_refusals":
-        totals = dict.fromkeys(sorted(set(_REFUSALS.values())), 0.0)
-        for sample in family.samples:
-            name = _REFUSALS.get(sample.labels.get("code", ""))
-            if name is not None and sample.name.endswith("_total"):
-                totals[name] += sample.value
-        yield from _totals(totals)
+        yield from _refusals(family)
     elif family.name == "gatehouse_authority_expiry_timestamp_seconds":
         for sample in family.samples:
-            metric = Metric(_EXPIRY[sample.labels["role"]], "As istiod names it.", "gauge")
-            metric.add_sample(metric.name, {}, sample.value)
-            yield metric
+            name = _EXPIRY[sample.labels["role"]]
+            yield _metric(f"{name}_timestamp", {(): sample.value}, "gauge")
+            yield _metric(f"{name}_seconds", {(): sample.value - now}, "gauge")
 
 
-def _totals(values: dict[str, float]) -> Iterator[Metric]:
-    for name, value in values.items():
-        # "unknown", because istiod's counters do not end in _total as the text format wants of a counter.
-        metric = Metric(name, "As istiod names it.", "unknown")
-        metric.add_sample(name, {}, value)
-        yield metric
+def _refusals(family: Metric) -> Iterator[Metric]:
+    counts: dict[str, dict[tuple[str, ...], float]] = {
+        _AUTHENTICATION: {(): 0.0},
+        _PARSING: {(): 0.0},
+        _IDENTITY: {(): 0.0},
+        _SIGNING: {(error,): 0.0 for error in dict.fromkeys(_SIGN_ERRORS.values())},
+    }
+    for sample in family.samples:
+        name, labels = _istio_refusal(sample.labels.get("reason", ""), sample.labels.get("code", ""))
+        if name and sample.name.endswith("_total"):
+            counts[name][labels] += sample.value
+    for name, values in counts.items():
+        yield _metric(name, values, label="error")
 
 
-def render_metrics(directory: Path, *, istio_names: bool, own: Collector | None = None) -> bytes:
+def _istio_refusal(reason: str, code: str) -> tuple[str, tuple[str, ...]]:
+    """Under which of istiod's names a refusal counts; empty for what istiod never refuses (rates, overload)."""
+    if reason in _NO_IDENTITY:
+        return _IDENTITY, ()
+    if code in ("unauthenticated", "permission_denied"):
+        return _AUTHENTICATION, ()
+    if reason.startswith("issue_") and code in _SIGN_ERRORS:
+        return _SIGNING, (_SIGN_ERRORS[code],)
+    return (_PARSING, ()) if code in ("malformed", "invalid") else ("", ())
+
+
+def _metric(name: str, values: dict[tuple[str, ...], float], kind: str = "unknown", label: str = "") -> Metric:
+    # "unknown", because istiod's counters do not end in _total as the text format wants of a counter.
+    metric = Metric(name, "As istiod names it.", kind)
+    for labels, value in values.items():
+        metric.add_sample(name, dict(zip((label,), labels, strict=False)), value)
+    return metric
+
+
+def render_metrics(
+    directory: Path, *, istio_names: bool, own: Collector | None = None, clock: Callable[[], float] = time.time
+) -> bytes:
     """The text exposition of every process's metrics; `own` adds what only the supervisor knows."""
     registry = CollectorRegistry()
     collector = MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
-    registry.register(_IstioNames(collector) if istio_names else collector)
+    registry.register(_IstioNames(collector, clock()) if istio_names else collector)
     if own is not None:
         registry.register(own)
     return generate_latest(registry)

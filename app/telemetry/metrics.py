@@ -136,6 +136,33 @@ PARENT_REFUSED = Gauge(
 
 SIGNER_RESTARTS = Counter("gatehouse_signer_restarts", "Times that the signer process ended and was replaced.")
 
+OVERDUE_RENEWALS = Gauge(
+    "gatehouse_overdue_renewals",
+    "Newest certificates of an identity on a node that are past half of their life and the margin, and not expired.",
+    multiprocess_mode="livemax",
+)
+BUNDLE_COVERAGE = Gauge(
+    "gatehouse_bundle_holders",
+    "Pairs of identity and node whose newest certificate came with this trust bundle, by its fingerprint.",
+    ["bundle"],
+    multiprocess_mode="livemax",
+)
+QUARANTINES = Gauge("gatehouse_quarantines", "Quarantines that hold now.", multiprocess_mode="livemax")
+CRL_NUMBER = Gauge(
+    "gatehouse_crl_number", "Number of the newest revocation list.", ["authority"], multiprocess_mode="livemax"
+)
+CRL_NEXT_UPDATE = Gauge(
+    "gatehouse_crl_next_update_timestamp_seconds",
+    "By when a newer revocation list will have come, as seconds since 1970.",
+    ["authority"],
+    multiprocess_mode="livemax",
+)
+CRLS_UNPUBLISHED = Gauge(
+    "gatehouse_crls_unpublished",
+    "Authorities that should have a revocation list and have none of now.",
+    multiprocess_mode="livemax",
+)
+
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )

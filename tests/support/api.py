@@ -33,8 +33,9 @@ from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
-from tests.support.authorities import FixedClock, make_kit
+from tests.support.authorities import FixedClock, Kit, make_kit
 from tests.support.certificates import make_pki
+from tests.support.revocation import certificate_services, view_over
 
 
 class _Minter:
@@ -71,6 +72,8 @@ class Api:
     refusals: Refusals
     admin_token: str
     client: httpx2.AsyncClient
+    kit: Kit
+    inventory: InventoryView
     bundles: MovableBundle
     peers: list[PeerStatus]
 
@@ -95,11 +98,16 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     refusals = Refusals(max_kept=100)
     bundles, peers = MovableBundle(make_pki().bundle), list[PeerStatus]()
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
+        view = view_over(database, clock, limits)
+        await view.refresh()
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
-        administration = Administration(database, clock=clock, limits=limits, clusters=clusters)
+        administration = Administration(
+            database, clock=clock, limits=limits, clusters=clusters, on_quarantine=view.refresh
+        )
         inventory = InventoryView(database, now=clock.now)
-        placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
         kit = await make_kit(database, clock=clock).open()
+        placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
+        workers = WorkerRegistry()
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
@@ -110,8 +118,18 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             ),
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             placements=placements,
-            workers=WorkerRegistry(),
+            workers=workers,
             authorities=kit.administration,
+            certificates=certificate_services(
+                database,
+                clock,
+                kit.keeper,
+                view=view,
+                administration=administration,
+                placements=placements,
+                workers=workers,
+                limits=limits,
+            ),
             trust=bundles,
             bundles=bundles,
             peers=peers.copy,
@@ -125,4 +143,4 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             base_url="http://api",
             headers={"authorization": f"Bearer {made.secret}"},
         ) as client:
-            yield Api(app, services, clock, refusals, made.secret, client, bundles, peers)
+            yield Api(app, services, clock, refusals, made.secret, client, kit, inventory, bundles, peers)

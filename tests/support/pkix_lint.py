@@ -6,9 +6,10 @@ import re
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pkilint import loader
-from pkilint.pkix import certificate, extension, name
-from pkilint.validation import ValidationFindingSeverity
+from pkilint import loader, pkix
+from pkilint.document import Document
+from pkilint.pkix import certificate, crl, extension, name
+from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
 from app.identity.spiffe import SpiffeId, TrustDomain
 
@@ -31,6 +32,27 @@ def pkix_findings(checked: x509.Certificate) -> list[str]:
         ],
     )
     document = loader.load_certificate(checked.public_bytes(Encoding.DER), "certificate")
+    return _findings(validator, document)
+
+
+def pkix_crl_findings(checked: x509.CertificateRevocationList) -> list[str]:
+    """The same for a revocation list."""
+    validator = crl.create_pkix_crl_validator_container(
+        [
+            pkix.create_attribute_decoder(name.ATTRIBUTE_TYPE_MAPPINGS),
+            pkix.create_extension_decoder(extension.EXTENSION_MAPPINGS),
+        ],
+        [
+            crl.create_issuer_validator_container([]),
+            crl.create_validity_validator_container([]),
+            crl.create_extensions_validator_container([]),
+        ],
+    )
+    document = loader.load_crl(checked.public_bytes(Encoding.DER), "crl")
+    return _findings(validator, document)
+
+
+def _findings(validator: ValidatorContainer, document: Document) -> list[str]:
     return [
         f"{finding.finding.code}: {finding.message or ''}"
         for result in validator.validate(document.root)

@@ -17,7 +17,10 @@ GOOD = f"By={WAYPOINT};URI={CLIENT}"
     [
         (GOOD, Xfcc(WAYPOINT, CLIENT)),
         (f"by={WAYPOINT};uri={CLIENT}", Xfcc(WAYPOINT, CLIENT)),
-        (f'By={WAYPOINT};Hash=ab12;Subject="CN=\\"x\\",O=y;z";URI="{CLIENT}";DNS=a;DNS=b', Xfcc(WAYPOINT, CLIENT)),
+        (
+            f'By={WAYPOINT};Hash=ab12;Subject="CN=\\"x\\",O=y;z";URI="{CLIENT}";DNS=a;DNS=b',
+            Xfcc(WAYPOINT, CLIENT, "ab12"),
+        ),
         ("By=;URI=", Xfcc("", "")),
         ("By=-;URI=-", Xfcc("-", "-")),
     ],

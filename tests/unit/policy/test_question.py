@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from app.limits import PolicyLimits
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
@@ -12,6 +14,7 @@ POINT = {
     "metadata": {"name": "waypoint", "namespace": "shop"},
     "spec": {"kind": "waypoint", "gateway": "waypoint", "requireService": True, "caller": {"listener": "local"}},
 }
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 QUESTION = {"request": {"destination_ip": "10.9.9.9", "port": 80}, "enforcementPoint": "shop/waypoint"}
 
 
@@ -20,7 +23,7 @@ def test_a_request_to_no_known_service_is_explained_as_a_worker_decides_it() -> 
     limits = PolicyLimits()
     view = PolicyView.empty(limits).changed({"EnforcementPoint/shop/waypoint": POINT}, {}, limits)
 
-    answer = answer_question(QUESTION, view)
+    answer = answer_question(QUESTION, view, now=NOW)
 
     assert (False, "TARGET_UNKNOWN") == (answer["decision"]["allowed"], answer["decision"]["reason"])
     assert "inventory" in answer["decision"]["hint"]

@@ -119,7 +119,14 @@ def test_every_operation_is_described(path, operation):
     assert operation["description"]
     assert "application/problem+json" in operation["responses"]["4XX"]["content"]
     assert "422" not in operation["responses"]
-    is_public = path in {"/livez", "/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle"}
+    is_public = path in {
+        "/livez",
+        "/v1/trust-bundle",
+        "/v1/trust-bundle.pem",
+        "/v1/spiffe-bundle",
+        "/v1/ca/crl",
+        "/v1/ca/crl/{issuer}",
+    }
     assert is_public == (operation.get("security") == [])
 
 

@@ -12,6 +12,12 @@ metrics.CERTIFICATE_REQUESTS.inc(3)
 metrics.CERTIFICATES_ISSUED.inc(1)
 metrics.CERTIFICATE_REFUSALS.labels("token_expired", "unauthenticated").inc()
 metrics.CERTIFICATE_REFUSALS.labels("csr_malformed", "malformed").inc()
+metrics.CERTIFICATE_REFUSALS.labels("identity", "unauthenticated").inc()
+metrics.CERTIFICATE_REFUSALS.labels("quarantined", "unauthenticated").inc()
+metrics.CERTIFICATE_REFUSALS.labels("issue_unavailable", "unavailable").inc(2)
+metrics.CERTIFICATE_REFUSALS.labels("issue_invalid", "invalid").inc()
+metrics.CERTIFICATE_REFUSALS.labels("rate_rate_limited", "rate_limited").inc()
+metrics.AUTHORITY_EXPIRY.labels("issuing").set(900)
 metrics.AUTHORITY_EXPIRY.labels("root").set(1234)
 metrics.SNAPSHOT_AGE.labels("worker-1").set(7)
 tally = metrics.Tally(metrics.CHECKS)
@@ -35,7 +41,7 @@ def test_counters_add_up_and_outlive_their_process_gauges_do_not(tmp_path: Path)
     directory = tmp_path / "metrics"
     prepare_metrics_directory(directory)
     pids = [_run_child(directory) for _ in range(2)]
-    text = render_metrics(directory, istio_names=True).decode()
+    text = render_metrics(directory, istio_names=True, clock=lambda: 1_000.0).decode()
     for line in (
         "gatehouse_certificate_requests_total 6.0",
         'gatehouse_checks_total{effect="allow",reason="RULE"} 10.0',
@@ -43,10 +49,16 @@ def test_counters_add_up_and_outlive_their_process_gauges_do_not(tmp_path: Path)
         'gatehouse_snapshot_age_seconds{worker="worker-1"} 7.0',
         "citadel_server_csr_count 6.0",
         "citadel_server_success_cert_issuance_count 2.0",
-        "citadel_server_authentication_failure_count 2.0",
+        "citadel_server_authentication_failure_count 4.0",
+        "citadel_server_id_extraction_err_count 2.0",
         "citadel_server_csr_parsing_err_count 2.0",
-        "citadel_server_csr_sign_err_count 0.0",
+        'citadel_server_csr_sign_err_count{error="CA_NOT_READY"} 4.0',
+        'citadel_server_csr_sign_err_count{error="TTL_ERROR"} 2.0',
+        'citadel_server_csr_sign_err_count{error="CERT_GEN_ERROR"} 0.0',
         "citadel_server_root_cert_expiry_timestamp 1234.0",
+        "citadel_server_root_cert_expiry_seconds 234.0",
+        "citadel_server_cert_chain_expiry_timestamp 900.0",
+        "citadel_server_cert_chain_expiry_seconds -100.0",
     ):
         assert line in text.splitlines()
     for pid in pids:

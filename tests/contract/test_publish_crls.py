@@ -1,0 +1,232 @@
+"""Publishing revocation lists, over a real database and real keys."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from app.authority.authority_ports import StoredAuthority
+from app.authority.publish_crls import CrlPublisher
+from app.authority.quarantines import QuarantineView
+from app.ledger.entry import EntryKind
+from app.limits import Limits
+from app.storage.database import Database
+from tests.contract.test_quarantines import CART, issue
+from tests.support.administration import ALICE, StandingClock, acts, administration_over
+from tests.support.authorities import make_kit
+from tests.support.quarantines import quarantine
+
+LIMITS = Limits()
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Site:
+    """A database with authorities, and a publisher over it."""
+
+    database: Database
+    clock: StandingClock
+    view: QuarantineView
+    publisher: CrlPublisher
+    issuing: StoredAuthority
+    root: StoredAuthority
+    files: list[str] = field(default_factory=list)
+
+    async def put(self, name: str = "q", **spec: Any) -> None:
+        await administration_over(self.database, self.clock).apply_batch(ALICE, [quarantine(name, **spec)])
+        await self.view.refresh()
+        await self.publisher.publish()
+
+    def serials(self, authority: StoredAuthority) -> dict[int, str]:
+        found = self.publisher.find(authority.id)
+        assert found is not None
+        return {
+            entry.serial_number: entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value
+            for entry in x509.load_der_x509_crl(found.stored.der)
+        }
+
+    def numbers(self) -> tuple[int, int]:
+        return tuple(self.publisher.find(one.id).stored.number for one in (self.root, self.issuing))  # type: ignore[union-attr, return-value]
+
+
+async def site_over(database: Database, authorities: Any = None) -> Site:
+    clock = StandingClock()
+    kit = await make_kit(database, clock=clock).open()
+    keeper = kit.keeper
+    stored = {authority.role: authority for authority in await database.list_authorities()}
+    view = QuarantineView(database, clock=clock, limits=LIMITS, trust_domain="cluster.local")
+    await view.refresh()
+    files: list[str] = []
+    publisher = CrlPublisher(
+        database,
+        authorities or database,
+        keeper,
+        view,
+        clock=clock,
+        limits=LIMITS.quarantine,
+        max_lifetime=DAY,
+        sink=files.append,
+    )
+    return Site(database, clock, view, publisher, stored["issuing"], stored["root"], files)
+
+
+async def test_every_authority_has_a_list_also_when_nothing_is_revoked(database: Database) -> None:
+    """Verifiers that look up the whole chain need one each; the root's key is opened for the moment only."""
+    site = await site_over(database)
+    await site.publisher.publish()
+
+    assert ({}, {}) == (site.serials(site.root), site.serials(site.issuing))
+    assert (1, 1) == site.numbers()
+    assert [site.publisher.pem] == site.files
+    assert 2 == site.publisher.pem.count("BEGIN X509 CRL")
+    assert () == site.publisher.unpublished
+
+
+async def test_what_is_in_quarantine_is_on_hold_and_comes_back_with_the_lift(database: Database) -> None:
+    """The number grows with each list, and each publication is on record."""
+    site = await site_over(database)
+    await issue(database, serial="4711", authority=site.issuing.id)
+    await issue(database, serial="4712", authority=site.issuing.id, node="node-b")
+    await issue(database, "spiffe://cluster.local/ns/web/sa/web", serial="4713", authority=site.issuing.id)
+    await site.publisher.publish()
+    await site.put(identity=CART)
+    held = site.serials(site.issuing)
+    await administration_over(database, site.clock).delete_policy(ALICE, ("Quarantine", "", "q"), expected="*")
+    await site.view.refresh()
+    await site.publisher.publish()
+
+    assert {0x4711: "certificateHold", 0x4712: "certificateHold"} == held
+    assert {} == site.serials(site.issuing)
+    assert (1, 3) == site.numbers()
+    published = [act["detail"] for act in await acts(database) if act["kind"] == EntryKind.CRL_PUBLISHED]
+    assert [(1, 0), (1, 0), (2, 2), (3, 0)] == sorted((one["number"], one["revoked"]) for one in published)
+
+
+async def test_a_list_is_made_anew_at_half_its_life_and_keeps_since_when(database: Database) -> None:
+    """Nothing else changed, and nextUpdate never passes."""
+    site = await site_over(database)
+    await issue(database, serial="4711", authority=site.issuing.id, not_after=site.clock.now() + 3 * DAY)
+    await site.put(identity=CART)
+    began = site.clock.now()
+    await site.publisher.publish()
+    numbers = site.numbers()
+    site.clock.advance(43_201)
+    await site.publisher.publish()
+    found = site.publisher.find(site.issuing.id)
+    assert found is not None
+    (entry,) = x509.load_der_x509_crl(found.stored.der)
+
+    assert ((1, 1), (2, 2)) == (numbers, site.numbers())
+    assert began == entry.revocation_date_utc
+
+
+async def test_an_expired_certificate_leaves_after_one_more_list(database: Database) -> None:
+    """RFC 5280 §3.3; and its expiry alone is no reason for a new list."""
+    site = await site_over(database)
+    await issue(database, serial="4711", authority=site.issuing.id, not_after=site.clock.now() + timedelta(hours=1))
+    await site.put(identity=CART)
+    site.clock.advance(7_200)
+    await site.publisher.publish()
+    at_expiry = site.numbers()
+    site.clock.advance(43_200)
+    await site.publisher.publish()
+    once_more = site.serials(site.issuing)
+    site.clock.advance(43_300)
+    await site.publisher.publish()
+
+    assert (1, 1) == at_expiry
+    assert [0x4711] == list(once_more)
+    assert {} == site.serials(site.issuing)
+
+
+async def test_the_end_of_a_quarantine_takes_its_certificates_off_the_list(database: Database) -> None:
+    """By itself, when its time is over."""
+    site = await site_over(database)
+    await issue(database, serial="4711", authority=site.issuing.id)
+    await site.put(identity=CART, until=(site.clock.now() + timedelta(hours=1)).isoformat())
+    during = site.serials(site.issuing)
+    site.clock.advance(3_600)
+    await site.publisher.publish()
+
+    assert ([0x4711], {}) == (list(during), site.serials(site.issuing))
+
+
+async def test_of_two_replicas_one_publishes_and_both_serve_it(database: Database) -> None:
+    """Numbers never repeat: the one that comes second finds nothing left to do."""
+    site = await site_over(database)
+    other = CrlPublisher(
+        database,
+        database,
+        site.publisher._keeper,
+        site.view,
+        clock=site.clock,
+        limits=LIMITS.quarantine,
+        max_lifetime=DAY,
+    )
+    await issue(database, serial="4711", authority=site.issuing.id)
+    await administration_over(database, site.clock).apply_batch(ALICE, [quarantine(node="node-a")])
+    await site.view.refresh()
+    await asyncio.gather(site.publisher.publish(), other.publish())
+    await asyncio.gather(site.publisher.publish(), other.publish())
+
+    assert site.publisher.pem == other.pem
+    assert (1, 1) == site.numbers()
+
+
+class Authorities:
+    """Stored authorities as a test changes them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.changes: dict[str, Any] = {}
+
+    async def list_authorities(self) -> list[StoredAuthority]:
+        found = await self.database.list_authorities()
+        return [replace(one, **self.changes) if one.role == "issuing" else one for one in found]
+
+
+async def test_a_tainted_authority_is_on_its_roots_list(database: Database) -> None:
+    """As compromised, for which there is no way back."""
+    authorities = Authorities(database)
+    site = await site_over(database, authorities)
+    await issue(database, serial="4711", authority=site.issuing.id)
+    authorities.changes["state"] = "tainted"
+    await site.publisher.publish()
+    serial = x509.load_pem_x509_certificate(site.issuing.certificate_pem.encode()).serial_number
+
+    assert {serial: "cACompromise"} == site.serials(site.root)
+    assert {} == site.serials(site.issuing)
+
+
+async def test_an_authority_whose_key_is_elsewhere_is_named_with_the_reason(database: Database) -> None:
+    """The others have their lists all the same."""
+    authorities = Authorities(database)
+    site = await site_over(database, authorities)
+    await site.publisher._keeper.close_authority(site.issuing.id)
+    authorities.changes["sealed_key"] = b""
+    await site.publisher.publish()
+
+    assert {} == site.serials(site.root)
+    (unpublished,) = site.publisher.unpublished
+    assert site.issuing.id == unpublished.issuer
+    assert "key" in unpublished.reason
+
+
+@pytest.mark.parametrize("state", ["retired", "retiring"])
+async def test_an_authority_that_nobody_has_certificates_of_needs_no_list(database: Database, state: str) -> None:
+    """It gets one as soon as somebody has."""
+    authorities = Authorities(database)
+    site = await site_over(database, authorities)
+    authorities.changes["state"] = state
+    await site.publisher.publish()
+    without = site.publisher.find(site.issuing.id)
+    await issue(database, authority=site.issuing.id)
+    await site.publisher.publish()
+
+    assert without is None
+    assert site.publisher.find(site.issuing.id) is not None
