@@ -51,7 +51,7 @@ class CertificateFigures:
 
         def work(transaction: Transaction) -> tuple[int, dict[str, int]]:
             rows = transaction.certificates
-            held = {holding.bundle: holding.holders for holding in transaction.authorities.holdings(now)}
+            held = {holding.bundle: holding.holders for holding in transaction.authorities.holdings(now, now)}
             return rows.count_overdue(now=now, margin=self._margin), held
 
         overdue, coverage = await self._store.read(work)
