@@ -111,7 +111,7 @@ async def test_case_056_a_certificate_in_quarantine_does_not_renew_itself(databa
         members = {"serial": "1", "identity": WEB, "node": "node-a", "cluster": "Kubernetes", **changed}
         return view.why_revoked(
             RecordedCertificate(
-                **members, authority="a1", purpose="", key_hash="", not_before=NOW, not_after=NOW + HOUR
+                **members, authority="a1", purpose="", holder="", key_hash="", not_before=NOW, not_after=NOW + HOUR
             )
         )
 
