@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from app.authority.authorities import Authorities
+from app.authority.authority_ports import AuthorityRole, AuthorityState
 from app.authority.authority_set import AuthoritySet
 from app.authority.commit_authorities import AuthorityChange, with_states
 from app.ca.lifecycle import Allowed, Chore, Due, Fleet, Member, Step, due_chore, judge
@@ -23,6 +24,7 @@ _log = structlog.get_logger(__name__)
 _ACTOR = "system"
 _FIRST_RETRY = timedelta(seconds=10)
 _MAX_STEPS = 16  # chores of one turn; each leaves the next to be seen
+_LOOK = timedelta(minutes=5)
 _WARN_SHARES = (0.9, 0.75, 0.5)  # of a life that is over, when nothing renews by itself
 
 
@@ -59,6 +61,7 @@ class AuthorityChores:
         self._observer = observer
         self._not_before: datetime | None = None  # of the next attempt to prepare
         self._pause = _FIRST_RETRY
+        self._looked_at: datetime | None = None
         self._warned: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -79,6 +82,8 @@ class AuthorityChores:
         done: list[Due] = []
         for _ in range(_MAX_STEPS):
             now = self._authorities.clock.now()
+            if not self._may_be_due(self._authorities.in_force.known, now) and not self._is_time_to_look(now):
+                return done
             known, fleet = await self._authorities.read_fleet()
             if self._observer is not None:
                 self._observer.fleet_seen(fleet)
@@ -88,6 +93,29 @@ class AuthorityChores:
                 return done
             done.append(due)
         return done
+
+    def _may_be_due(self, known: AuthoritySet, now: datetime) -> bool:
+        """Whether it is worth to read who holds what, which costs something in a large mesh."""
+        longest = self._authorities.rules.longest_life
+        for row in known.rows:
+            member = known.member(row, {})
+            passed = member.share_passed(now)
+            match AuthorityState(row.state):
+                case AuthorityState.PREPARED if row.automatic:
+                    return True
+                case AuthorityState.RETIRING if row.role != AuthorityRole.ROOT:
+                    if passed >= 1 or member.since + longest <= now:
+                        return True
+                case AuthorityState.ACTIVE if row.role == AuthorityRole.ISSUING and passed >= self._prepare_at:
+                    return True
+        return False
+
+    def _is_time_to_look(self, now: datetime) -> bool:
+        """Every few minutes, for the metrics and the warnings."""
+        if self._looked_at is not None and timedelta(0) <= now - self._looked_at < _LOOK:
+            return False
+        self._looked_at = now
+        return True
 
     def _due(self, known: AuthoritySet, fleet: Fleet, now: datetime) -> Due | None:
         may_prepare = self._automatic and (self._not_before is None or now >= self._not_before)

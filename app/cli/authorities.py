@@ -14,7 +14,7 @@ from app.cli.options import ContextName, Reason
 from app.cli.text import Format, Output, print_facts, print_table, print_value, say
 from app.errors import AppError, ErrorCode
 
-_WAIT_SECONDS = 2.0
+_WAIT_SECONDS = 5.0
 _SHORT = 12  # characters of an id in a table; that many are enough to name it
 
 AuthorityId = Annotated[str, typer.Argument(help="The authority's id, or its beginning.", metavar="ID")]

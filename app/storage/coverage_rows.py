@@ -10,46 +10,49 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Subquery, case, func, literal, select
+from sqlalchemy import Connection, Subquery, Text, and_, func, literal, or_, select
 
 from app.authority.authority_store import Holding, NodeHolding
 from app.storage.tables import UtcTime, certificates
 
-_HOLDER = (certificates.c.identity, certificates.c.node, certificates.c.cluster, certificates.c.holder)
 _LONG_AGO = literal(datetime(1970, 1, 1, tzinfo=UTC), UtcTime)  # certificates of the first release: no begin is known
 
 
 def _held(now: datetime, settled: datetime) -> Subquery:
-    """What each holder of an unexpired workload certificate may believe in: `holder` numbers them.
+    """What each holder of an unexpired workload certificate may believe in, one row a holder and bundle.
 
     That is the bundle of the newest certificate that had the time to arrive (it begins at `settled` or before), and of
     every newer one. Certificates for our own doors are left out: those who hold them do not judge peers by the bundle
     beside them.
     """
     row = certificates.c
+    holder = (row.identity, row.node, row.cluster, row.holder)
     begin = func.coalesce(row.not_before, _LONG_AGO)
-    arrived = func.max(case((begin <= settled, begin))).over(partition_by=_HOLDER)
+    newest_first = (begin.desc(), row.uid.desc())
+    newer_begin = func.lag(begin, type_=UtcTime).over(partition_by=holder, order_by=newest_first)
+    newer_bundle = func.lag(row.bundle, type_=Text).over(partition_by=holder, order_by=newest_first)
     seen = (
-        select(*_HOLDER, row.bundle, row.not_after, begin.label("begin"), arrived.label("arrived"))
+        select(
+            row.node,
+            row.cluster,
+            row.bundle,
+            row.not_after,
+            newer_begin.label("newer_begin"),
+            newer_bundle.label("newer_bundle"),
+        )
         .where(row.not_after > now, row.purpose == "")
         .subquery()
     )
-    return select(seen).where(seen.c.begin >= func.coalesce(seen.c.arrived, _LONG_AGO)).subquery()
+    is_newest = seen.c.newer_begin.is_(None)
+    may_not_have_arrived = and_(seen.c.newer_begin > settled, seen.c.newer_bundle != seen.c.bundle)
+    return select(seen).where(or_(is_newest, may_not_have_arrived)).subquery()
 
 
 def holdings(connection: Connection, now: datetime, settled: datetime) -> tuple[Holding, ...]:
     """Holders by the bundle that they last got."""
     held = _held(now, settled).c
-    each = (
-        select(
-            held.identity, held.node, held.cluster, held.holder, held.bundle, func.max(held.not_after).label("until")
-        )
-        .group_by(held.identity, held.node, held.cluster, held.holder, held.bundle)
-        .subquery()
-        .c
-    )
-    query = select(each.bundle, func.count().label("holders"), func.max(each.until).label("until")).group_by(
-        each.bundle
+    query = select(held.bundle, func.count().label("holders"), func.max(held.not_after).label("until")).group_by(
+        held.bundle
     )
     return tuple(Holding(bundle=row.bundle, holders=row.holders, until=row.until) for row in connection.execute(query))
 
@@ -59,18 +62,12 @@ def nodes_without(
 ) -> tuple[NodeHolding, ...]:
     """Nodes with holders that last got none of these bundles; those with the most first."""
     held = _held(now, settled).c
-    each = (
-        select(held.identity, held.node, held.cluster, held.holder, func.max(held.not_after).label("until"))
-        .where(held.bundle.not_in(bundles))
-        .group_by(held.identity, held.node, held.cluster, held.holder)
-        .subquery()
-        .c
-    )
     holders: Any = func.count().label("holders")
     query = (
-        select(each.cluster, each.node, holders, func.max(each.until).label("until"))
-        .group_by(each.cluster, each.node)
-        .order_by(holders.desc(), each.cluster, each.node)
+        select(held.cluster, held.node, holders, func.max(held.not_after).label("until"))
+        .where(held.bundle.not_in(bundles))
+        .group_by(held.cluster, held.node)
+        .order_by(holders.desc(), held.cluster, held.node)
         .limit(limit)
     )
     return tuple(

@@ -174,6 +174,8 @@ async def test_who_renewed_a_moment_ago_counts_for_both_bundles(database: Databa
     ):
         await database.append(entry)
     assert {"old": 1, "new": 2} == await holdings(database, minutes=21, settled=19)
+    await database.append(issued("cart", "a", "new", minute=20))  # once more: it is the same holder
+    assert {"old": 1, "new": 2} == await holdings(database, minutes=21, settled=19)
     assert {"new": 2} == await holdings(database, minutes=21, settled=20)
     found = await database.read(
         lambda transaction: transaction.authorities.nodes_without(

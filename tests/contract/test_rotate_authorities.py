@@ -17,7 +17,7 @@ from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.ledger.entry import EntryKind
-from app.limits import CertificateLimits
+from app.limits import AuthorityLimits, CertificateLimits
 from app.storage.database import Database
 from tests.support.authorities import ALICE, DAY, Kit, believes, make_kit
 from tests.support.certificates import NOW, TRUST_DOMAIN, create_issuing, make_pki, serial
@@ -70,6 +70,19 @@ async def test_activation_is_allowed_once_the_longest_life_has_passed(database: 
     _, issuing = await kit.rotate(AuthorityRole.ROOT)
     kit.clock.advance(DAY)
     assert "active" == (await kit.do(Step.ACTIVATE, issuing)).changes[issuing]
+
+
+async def test_activation_waits_until_what_was_received_is_gone_by(database: Database) -> None:
+    """A proxy that got the new root a moment ago may still go by the bundle that it had."""
+    limits = CertificateLimits(max_ttl_seconds=86_400, backdate_seconds=0, min_ttl_seconds=60)
+    kit = await make_kit(database, limits=AuthorityLimits(), certificate_limits=limits).open()
+    await kit.issue()
+    _, issuing = await kit.rotate(AuthorityRole.ROOT)
+    kit.clock.advance(SETTLE)
+    await kit.issue()
+    assert "1 of 2 workloads" in await blocked(kit, Step.ACTIVATE, issuing)
+    kit.clock.advance(timedelta(seconds=60))
+    await kit.do(Step.ACTIVATE, issuing)
 
 
 async def test_activation_waits_for_what_is_being_issued(database: Database) -> None:
