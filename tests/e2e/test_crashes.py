@@ -29,6 +29,7 @@ __all__ = ["database_url", "postgres_server", "postgres_url"]
 pytestmark = pytest.mark.e2e
 
 NODES = 4
+DRAINED_CLIENTS = 8
 KILLS, TORTURE_KILLS = 2, 20
 READY_SECONDS = 5.0  # of the bar; measured by torture, on a machine that does nothing else
 PATIENCE_SECONDS = 60.0
@@ -157,3 +158,27 @@ async def test_killing_each_replica_in_turn_loses_no_certificate(tmp_path: Path,
 async def test_forty_kills_of_replicas_lose_no_certificate(tmp_path: Path, postgres_url: str) -> None:
     """The same, twenty times each."""
     await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2 * TORTURE_KILLS, clients=128)
+
+
+async def test_a_drain_finishes_what_was_begun(tmp_path: Path) -> None:
+    """Case 76: SIGTERM under load; every call is served or told to come again, and no intent is left without its end."""
+    nodes = Nodes(tmp_path, count=NODES, identities=8)
+    url = f"sqlite:///{tmp_path / 'state' / 'gatehouse.db'}"
+    async with authority(tmp_path, nodes, url) as gatehouse:
+        roots = await nodes.introduce(gatehouse)
+        async with issuing_load(
+            lambda number: nodes.agent(gatehouse.addresses["ca"], roots, number % NODES),
+            lambda number: nodes.identities(number % NODES),
+            clients=DRAINED_CLIENTS,
+        ) as load:
+            await load.until(20)
+            assert gatehouse.process is not None
+            gatehouse.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert 0 == await gatehouse.process.wait()
+    record = read_record(url)
+    record.account_for(load.received)
+    # gRPC itself cancels the few calls that arrive in the very moment in which it shuts down: none of them was begun.
+    assert {"OK", "UNAVAILABLE", "CANCELLED"} >= set(load.received.codes), load.received.without_id
+    assert load.received.codes["CANCELLED"] <= DRAINED_CLIENTS
+    assert set() == record.possibly_signed

@@ -29,6 +29,7 @@ class Received:
     codes: Counter[str] = field(default_factory=Counter)
     refusal_seconds: list[float] = field(default_factory=list)
     messages: set[str] = field(default_factory=set)
+    without_id: set[str] = field(default_factory=set)  # what the transport said by itself
 
 
 @dataclass
@@ -65,7 +66,9 @@ async def issuing_load(
                     if refused.request_id:
                         received.refusal_seconds.append(time.monotonic() - started)
                         received.messages.add(refused.message.partition(" (request")[0])
-                    elif refused.code is grpc.StatusCode.UNAVAILABLE:
+                    else:
+                        received.without_id.add(f"{refused.code.name}: {refused.message}"[:100])
+                    if not refused.request_id and refused.code is grpc.StatusCode.UNAVAILABLE:
                         await agent.close()
                         agent = connect(number)
                     await asyncio.sleep(RETRY_SECONDS)
