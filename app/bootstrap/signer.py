@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
 
+import structlog
+
 from app.bootstrap.secrets import PASSPHRASE, PIN, take_secrets
 from app.bootstrap.state import is_first_run, passphrase_file
 from app.ca.authority import Authority
+from app.ca.authority_lint import examine_chain
 from app.ca.profile import WorkloadProfile, max_workload_lifetime
 from app.ca.self_check import profile_findings
 from app.errors import AppError, ErrorCode
@@ -17,6 +20,8 @@ from app.keys.signer_client import SignerClient
 from app.keys.signer_settings import SignerSettings, TokenSettings
 from app.settings import Settings
 from app.telemetry import metrics
+
+_log = structlog.get_logger(__name__)
 
 
 def signer_settings(settings: Settings, secrets: Mapping[str, int]) -> SignerSettings:
@@ -43,9 +48,14 @@ def signer_settings(settings: Settings, secrets: Mapping[str, int]) -> SignerSet
 def check_profiles(authority: Authority, settings: Settings, *, now: datetime) -> None:
     """Build and lint every profile of ours under the active authority, before anything is issued.
 
+    What an authority that somebody else made lacks is logged, with what that costs.
+
     Raises:
         AppError: `FAILED_PRECONDITION` when any of them makes findings; the diagnosis has them all.
     """
+    chain = (authority.certificate, *authority.intermediates[1:], authority.root)
+    for warning in examine_chain(chain[:1] if authority.certificate == authority.root else chain).warnings:
+        _log.warning("authority_lacks", authority=authority.id, finding=warning)
     limits = settings.limits.certificate
     findings = profile_findings(
         authority, WorkloadProfile.from_limits(limits), max_lifetime=max_workload_lifetime(limits), now=now

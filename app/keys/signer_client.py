@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,26 +24,15 @@ from app.keys.key_ring import FILE_REF
 from app.keys.private_file import open_private
 from app.keys.signer_child import SignerChild
 from app.keys.signer_settings import SignerSettings
-from app.keys.signer_wire import Kind, decode_new_key, decode_signed, encode_authority
+from app.keys.signer_wire import Kind, decode_new_key, encode_authority
+from app.keys.signing_queue import SigningQueue
 from app.limits import SignerLimits
 
 _log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LAST_PAUSE_SECONDS = 2.0
-_SWEEP_SECONDS = 0.25
 _NO_TIME = datetime.min.replace(tzinfo=UTC)  # of what was not stored yet
-
-
-@dataclass(slots=True)
-class _Order:
-    """A workload certificate that waits for its signature."""
-
-    authority_id: str
-    tbs: bytes
-    answer: asyncio.Future[bytes]
-    deadline: float
-    attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -80,12 +68,13 @@ class SignerClient:
         self._ended = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self._known: dict[str, _Known] = {}
-        self._waiting: deque[_Order] = deque()
-        self._in_flight: list[_Order] = []
-        self._sweep: asyncio.TimerHandle | None = None
-        self._flush_is_due = False
-        self._has_signed = False
-        self._is_closed = False
+        self._queue = SigningQueue(
+            limits,
+            ask=self._ask_for_batch,
+            is_reachable=lambda: self._child is not None and self._child.is_open,
+            why_not=self._why_not,
+            on_silence=lambda: self._replace("it is silent"),
+        )
 
     @property
     def pid(self) -> int:
@@ -104,17 +93,12 @@ class SignerClient:
 
     async def close(self) -> None:
         """End the signer. What still waits gets `UNAVAILABLE`."""
-        self._is_closed = True
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self._child is not None:
             await self._child.close(within_seconds=self._limits.request_seconds)
-        if self._sweep is not None:
-            self._sweep.cancel()
-        for order in (*self._in_flight, *self._waiting):
-            _fail(order, "the signer has ended")
-        self._waiting.clear()
+        self._queue.close()
 
     # The port.
 
@@ -140,7 +124,7 @@ class SignerClient:
 
     def signer(self, authority_id: str) -> _AuthoritySigner:
         """As `KeyKeeper`."""
-        return _AuthoritySigner(self, authority_id)
+        return _AuthoritySigner(self._queue, authority_id)
 
     async def sign_authority(self, authority_id: str, tbs: bytes) -> bytes:
         """As `KeyKeeper`."""
@@ -162,93 +146,15 @@ class SignerClient:
         """As `KeyKeeper`."""
         return _only(await self._ask(Kind.UNSEAL, [name.encode(), sealed]))
 
-    # Workload certificates, in batches.
-
-    def sign_workload(self, authority_id: str, tbs: bytes) -> asyncio.Future[bytes]:
-        """A signature, in a batch with whatever else waits.
-
-        The future raises what `Signer.sign` does; `OVERLOADED` when too many wait.
-        """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-        if len(self._waiting) >= self._limits.max_waiting or self._is_closed:
-            answer.set_exception(AppError(ErrorCode.OVERLOADED, "too many certificates wait for the signer; try again"))
-            return answer
-        deadline = loop.time() + self._limits.request_seconds
-        self._waiting.append(_Order(authority_id, tbs, answer, deadline))
-        if self._sweep is None:
-            self._sweep = loop.call_later(_SWEEP_SECONDS, self._expire)
-        if not self._in_flight and not self._flush_is_due:
-            # After everybody who is ready now had the chance to ask too.
-            self._flush_is_due = True
-            loop.call_soon(self._flush)
-        return answer
-
-    def _flush(self) -> None:
-        """Send one batch, unless one is under way or there is nobody to send it to."""
-        self._flush_is_due = False
-        if self._in_flight or self._child is None or not self._child.is_open:
-            return
-        batch: list[_Order] = []
-        while self._waiting and len(batch) < self._limits.max_batch:
-            if batch and self._waiting[0].authority_id != batch[0].authority_id:
-                break  # a message is for one authority; the next one goes with the next message
-            order = self._waiting.popleft()
-            if not order.answer.done():
-                order.attempts += 1
-                batch.append(order)
-        if not batch:
-            return
-        self._in_flight = batch
-        fields = [batch[0].authority_id.encode(), *(order.tbs for order in batch)]
-        self._child.ask(Kind.SIGN_WORKLOADS, fields).add_done_callback(self._on_signed)
-
-    def _on_signed(self, answered: asyncio.Future[Sequence[bytes]]) -> None:
-        batch, self._in_flight = self._in_flight, []
-        error = answered.exception()
-        if isinstance(error, AppError) and error.code is ErrorCode.UNAVAILABLE:
-            # It ended: whoever was only asked about once is asked about again, by the next signer.
-            again = [order for order in batch if order.attempts < self._limits.max_attempts]
-            self._waiting.extendleft(reversed(again))
-            for order in batch:
-                if order not in again:
-                    _fail(order, "the signer ended again and again")
-            return
-        self._has_signed = True
-        fields = [] if error is not None else answered.result()
-        for index, order in enumerate(batch):
-            if not order.answer.done():
-                self._settle(order, error or (decode_signed(fields[index]) if index < len(fields) else b""))
-        if self._waiting:
-            self._flush()
-
-    def _settle(self, order: _Order, answer: bytes | BaseException) -> None:
-        known = self._known.get(order.authority_id)
-        if known is not None and not known.is_open:
-            _fail(order, known.reason)
-        elif isinstance(answer, bytes) and answer:
-            order.answer.set_result(answer)
-        else:
-            error = (
-                answer if isinstance(answer, AppError) else AppError(ErrorCode.INTERNAL, "the signer gave no answer")
-            )
-            order.answer.set_exception(error)
-
-    def _expire(self) -> None:
-        """Give up what waited too long; a signer that is silent so long about a batch is replaced."""
-        loop = asyncio.get_running_loop()
-        now, self._sweep = loop.time(), None
-        while self._waiting and (self._waiting[0].answer.done() or self._waiting[0].deadline <= now):
-            _fail(self._waiting.popleft(), "nothing came back in time")
-        if any(order.deadline <= now for order in self._in_flight):
-            for order in self._in_flight:
-                if order.deadline <= now:
-                    _fail(order, "nothing came back in time")
-            self._replace("it is silent")
-        if self._waiting or self._in_flight:
-            self._sweep = loop.call_later(_SWEEP_SECONDS, self._expire)
-
     # The process.
+
+    def _ask_for_batch(self, fields: Sequence[bytes]) -> asyncio.Future[Sequence[bytes]]:
+        assert self._child is not None
+        return self._child.ask(Kind.SIGN_WORKLOADS, fields)
+
+    def _why_not(self, authority_id: str) -> str:
+        known = self._known.get(authority_id)
+        return known.reason if known is not None and not known.is_open else ""
 
     async def _ask(self, kind: Kind, fields: Sequence[bytes], descriptors: Sequence[int] = ()) -> Sequence[bytes]:
         if self._child is None:
@@ -323,10 +229,10 @@ class SignerClient:
             self._on_restart()
             await ended.close(within_seconds=0.1)
             # One that did its work comes back at once; one that dies of its start must not keep the host busy.
-            pause = 0.0 if self._has_signed else _longer(pause)
-            self._has_signed = False
+            pause = 0.0 if self._queue.has_signed else _longer(pause)
+            self._queue.has_signed = False
             await self._restart(pause)
-            self._flush()
+            self._queue.flush()
 
     async def _restart(self, pause: float) -> None:
         while True:
@@ -370,15 +276,15 @@ class SignerClient:
 class _AuthoritySigner:
     """Signs workload certificates with one authority; implements `app.authority.ports.Signer`."""
 
-    __slots__ = ("_authority_id", "_client")
+    __slots__ = ("_authority_id", "_queue")
 
-    def __init__(self, client: SignerClient, authority_id: str) -> None:
-        self._client = client
+    def __init__(self, queue: SigningQueue, authority_id: str) -> None:
+        self._queue = queue
         self._authority_id = authority_id
 
     async def sign(self, tbs: bytes) -> bytes:
         """A signature over a to-be-signed workload certificate."""
-        return await self._client.sign_workload(self._authority_id, tbs)
+        return await self._queue.add(self._authority_id, tbs)
 
 
 def _unborn(authority_id: str, key: NewKey) -> StoredAuthority:
@@ -402,10 +308,3 @@ def _only(fields: Sequence[bytes]) -> bytes:
     if len(fields) != 1:
         raise AppError(ErrorCode.INTERNAL, "the signer was not understood", diagnosis="one field was expected")
     return fields[0]
-
-
-def _fail(order: _Order, diagnosis: str) -> None:
-    if not order.answer.done():
-        order.answer.set_exception(
-            AppError(ErrorCode.UNAVAILABLE, "the signer does not sign now; try again", diagnosis=diagnosis)
-        )

@@ -57,5 +57,5 @@ class SignerSettings:
             raw: dict[str, Any] = json.loads(encoded)
             token = TokenSettings(**raw.pop("token")) if raw.get("token") else raw.pop("token")
             return cls(**{**raw, "environment": tuple(raw["environment"]), "token": token})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise AppError(ErrorCode.INTERNAL, "the signer's settings cannot be read") from None

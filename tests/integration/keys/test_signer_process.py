@@ -258,7 +258,7 @@ async def test_too_many_that_wait_are_refused() -> None:
     """The queue is bounded; who is refused can try again."""
     async with signer_client(limits=SignerLimits(max_waiting=2)) as client:
         found = await fresh_authorities(client)
-        answers = [client.sign_workload(found.active.id, b"x") for _ in range(3)]
+        answers = [asyncio.create_task(found.signer.sign(b"x")) for _ in range(3)]
         with pytest.raises(AppError) as caught:
             await answers[2]
         assert ErrorCode.OVERLOADED is caught.value.code
