@@ -43,6 +43,7 @@ class SignatureScheme:
     oid: x509.ObjectIdentifier
     hash: hashes.SHA256 | hashes.SHA384
     curve: ec.EllipticCurve | None
+    ecdsa: ec.ECDSA | None = None
 
     @property
     def has_null_parameters(self) -> bool:
@@ -69,8 +70,12 @@ class SignatureScheme:
 
 
 _RSA = SignatureScheme(SignatureAlgorithmOID.RSA_WITH_SHA256, hashes.SHA256(), None)
-_P256 = SignatureScheme(SignatureAlgorithmOID.ECDSA_WITH_SHA256, hashes.SHA256(), ec.SECP256R1())
-_P384 = SignatureScheme(SignatureAlgorithmOID.ECDSA_WITH_SHA384, hashes.SHA384(), ec.SECP384R1())
+_P256 = SignatureScheme(
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256, hashes.SHA256(), ec.SECP256R1(), ec.ECDSA(hashes.SHA256())
+)
+_P384 = SignatureScheme(
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384, hashes.SHA384(), ec.SECP384R1(), ec.ECDSA(hashes.SHA384())
+)
 
 
 def _of_curve(curve: ec.EllipticCurve) -> SignatureScheme:
@@ -98,7 +103,8 @@ def sign_bytes(key: AuthorityPrivateKey, data: bytes) -> bytes:
     """A signature by the scheme of the key."""
     scheme = SignatureScheme.of(key)
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(data, ec.ECDSA(scheme.hash))
+        assert scheme.ecdsa is not None
+        return key.sign(data, scheme.ecdsa)
     return key.sign(data, PKCS1v15(), scheme.hash)
 
 
@@ -107,7 +113,8 @@ def is_signed_by(key: AuthorityPublicKey, signature: bytes, data: bytes) -> bool
     scheme = SignatureScheme.of(key)
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, data, ec.ECDSA(scheme.hash))
+            assert scheme.ecdsa is not None
+            key.verify(signature, data, scheme.ecdsa)
         else:
             key.verify(signature, data, PKCS1v15(), scheme.hash)
     except InvalidSignature:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -89,6 +89,8 @@ class SignerClient:
                 `UNAVAILABLE` when it does not answer in time.
         """
         self._child = await self._launch()
+        # It is there now; should it be lost, a new one would open nothing.
+        self._settings = replace(self._settings, create_passphrase=False)
         self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:

@@ -8,12 +8,17 @@ Nothing is listened on, nothing is connected to, and no framework, database or n
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from app.ca.authority_issuance import prepare_request, prepare_root
+from app.ca.signing import authority_public_key
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.keys.key_ring import KeyRing, KeyToken
@@ -35,6 +40,7 @@ from app.keys.signer_wire import FrameReader, Kind, Message, encode, encode_erro
 _READ_BYTES = 262_144
 _MAX_DESCRIPTORS = 4
 EXIT_LOST = 1
+_REHEARSAL_SERIAL = 1 << 130  # as long as a real one
 
 
 class _Line:
@@ -96,8 +102,10 @@ def _start(settings: SignerSettings, descriptors: list[int]) -> KeyRing:
         del os.environ[name]
     reader = Reader.this_process()
     passphrase = _passphrase(settings, descriptors)
-    token = _open_token(settings.token, descriptors)
+    pin = _read_pin(settings.token, descriptors)
+    rehearse()
     become(settings.user)
+    token = _open_token(settings.token, pin)
     enter(allow_sockets=settings.token is not None and settings.token.allow_sockets)
     return KeyRing(
         Sealer(passphrase, cost=ScryptCost(log2_n=settings.scrypt_log2_n)),
@@ -107,6 +115,24 @@ def _start(settings: SignerSettings, descriptors: list[int]) -> KeyRing:
         token=token,
         generate_in_token=settings.token is not None and settings.token.generate,
     )
+
+
+def rehearse() -> None:
+    """Do once, with keys that are thrown away, what a signer does.
+
+    Libraries load parts of themselves on first use, and after this the user that the signer becomes may not even be
+    able to read the folder that they are in.
+    """
+    trust_domain, now = TrustDomain("rehearsal"), datetime.now(UTC)
+    cheap = Sealer(Passphrase(b"a rehearsal has no secrets"), cost=ScryptCost(log2_n=1))
+    ring = KeyRing(cheap, trust_domain=trust_domain, now=lambda: now)
+    key = authority_public_key(load_der_public_key(ring.generate_key("root").public_key_der))
+    root = prepare_root(trust_domain, key, now=now, serial=_REHEARSAL_SERIAL)
+    ring.sign_authority("root", root.tbs)
+    request = prepare_request(trust_domain, key, serial=_REHEARSAL_SERIAL)
+    ring.sign_csr("root", request.info)
+    ring.sign_workloads("root", [root.tbs])
+    ring.unseal("secret", ring.seal("secret", b""))
 
 
 def _passphrase(settings: SignerSettings, descriptors: list[int]) -> Passphrase:
@@ -129,17 +155,25 @@ def _take_secret(descriptors: list[int], what: str) -> bytes:
         os.close(descriptor)
 
 
-def _open_token(settings: TokenSettings | None, descriptors: list[int]) -> KeyToken | None:
-    """The PKCS#11 token, logged in to; its PIN is read while this is still the first user."""
+def _read_pin(settings: TokenSettings | None, descriptors: list[int]) -> str:
     if settings is None:
-        return None
-    from app.keys.pkcs11_token import Pkcs11Token  # an extra: only where a token is configured
-
+        return ""
     if settings.pin_file:
         pin = read_secret_file(Path(settings.pin_file), what="the PIN file", max_bytes=MAX_PASSPHRASE_BYTES)
     else:
         pin = _take_secret(descriptors, "PIN")
-    return Pkcs11Token(settings.module, settings.token_label, pin.rstrip(b"\r\n").decode())
+    # An extra, and so only where a token is configured; all of it now, while it can be read.
+    importlib.import_module("app.keys.pkcs11_token")
+    return pin.rstrip(b"\r\n").decode()
+
+
+def _open_token(settings: TokenSettings | None, pin: str) -> KeyToken | None:
+    """The PKCS#11 token; its module is a stranger's code and never runs as root."""
+    if settings is None:
+        return None
+    from app.keys.pkcs11_token import Pkcs11Token
+
+    return Pkcs11Token(settings.module, settings.token_label, pin)
 
 
 if __name__ == "__main__":

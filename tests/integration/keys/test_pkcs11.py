@@ -143,7 +143,7 @@ async def test_bar_k3_a_token_that_is_removed_under_load_fails_fast_and_comes_ba
 
 async def test_a_signer_that_dies_while_the_token_is_away_comes_back_with_it(hsm: SoftHsm) -> None:
     """It is started again and again until the token is there; nobody has to do anything else."""
-    async with signer_client(settings(hsm), limits=SignerLimits(request_seconds=1.0)) as client:
+    async with signer_client(settings(hsm), limits=SignerLimits(request_seconds=3.0)) as client:
         made = await fresh_authorities(client)
         one = prepared_now(made.active, int(datetime.now(UTC).timestamp()))
         away = hsm.tokens.rename(hsm.folder / "away")

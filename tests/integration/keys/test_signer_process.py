@@ -143,6 +143,38 @@ def test_the_signer_imports_no_framework() -> None:
     }  # fmt: skip
 
 
+_LATE_IMPORTS = """
+import sys
+import app.keys.signer_process as signer
+signer.rehearse()
+known = set(sys.modules)
+from tests.unit.keys import test_key_ring as made  # brings more, which does not count
+with_tests = set(sys.modules)
+pki = made.make_pki(rsa_bits=2048)
+# What tests bring is hidden again, so that whoever needs it has to import it.
+for name in with_tests - known:
+    if name.startswith("cryptography"):
+        del sys.modules[name]
+import pathlib, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    file = made.key_file(pathlib.Path(folder), pki.issuing_key)
+    ring = made.new_ring()
+    ring.open_authority(made.stored(pki.authority, key_ref=f"file:{file}"), max_lifetime=made.CAP)
+names = made.ServingNames.parse(["localhost", "127.0.0.1"])
+crl, _ = made.capture(made.crl_builder(pki), pki.authority.public_key)
+workload, listener = made.prepared(pki).tbs, made.prepared(pki, identity=made.OWN, serving_names=names).tbs
+before = set(sys.modules)
+signed = [*ring.sign_workloads("issuing", [workload, listener, b"garbage"]), ring.sign_crl("issuing", crl)]
+print([type(one).__name__ for one in signed], sorted(set(sys.modules) - before))
+"""
+
+
+def test_nothing_is_imported_once_the_user_was_given_up() -> None:
+    """The signer's user may not be able to read where Gatehouse is installed."""
+    done = subprocess.run([sys.executable, "-c", _LATE_IMPORTS], capture_output=True, text=True, check=True)
+    assert "['bytes', 'bytes', 'AppError', 'bytes'] []" == done.stdout.strip()
+
+
 async def refused_start(client: SignerClient) -> str:
     with pytest.raises(AppError) as caught:
         await client.start()
@@ -179,6 +211,25 @@ async def test_the_first_start_makes_the_passphrase_file(tmp_path: Path) -> None
     assert 0o600 == file.stat().st_mode & 0o777
     async with signer_client(settings) as client:
         assert b"seed" == await client.unseal("snapshot", sealed)
+
+
+async def test_a_passphrase_that_was_lost_while_serving_is_never_made_anew(tmp_path: Path) -> None:
+    """Not even when the signer has to start again during a first run: nothing would open with another one."""
+    file = tmp_path / "passphrase"
+    settings = replace(CHEAP_SETTINGS, passphrase_file=str(file), create_passphrase=True)
+    async with signer_client(settings, limits=SignerLimits(request_seconds=2.0)) as client:
+        made = await fresh_authorities(client)
+        kept = file.rename(tmp_path / "kept")
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(AppError) as caught:
+            await made.signer.sign(prepared_now(made.active).tbs)
+        assert ErrorCode.UNAVAILABLE is caught.value.code
+        assert not file.exists()
+        kept.rename(file)
+        async with asyncio.timeout(30):
+            while not client.pid:
+                await asyncio.sleep(0.02)
+        await made.signer.sign(prepared_now(made.active).tbs)
 
 
 async def test_a_key_file_of_the_user_is_read_by_the_signer_though_it_is_another_user(tmp_path: Path) -> None:
@@ -237,7 +288,7 @@ async def test_what_a_dead_signer_was_asked_fails_at_once() -> None:
 
 async def test_a_signer_that_hangs_is_given_up_and_replaced() -> None:
     """Questions fail in bounded time, and later ones are answered by another process."""
-    async with signer_client(limits=SignerLimits(request_seconds=0.4)) as client:
+    async with signer_client(limits=SignerLimits(request_seconds=2.0)) as client:
         found = await fresh_authorities(client)
         hung, one = client.pid, prepared_now(found.active)
         os.kill(hung, signal.SIGSTOP)
