@@ -223,6 +223,22 @@ class JournalLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerLimits:
+    """Bounds of numbering the ledger and of checking it."""
+
+    max_unnumbered: int = 100_000  # entries that wait for an index; more, and no new certificate is begun
+    max_turn_entries: int = 1_024  # numbered in one transaction
+    tick_seconds: float = 0.5  # how long numbering waits when nothing tells it that there are entries
+    gather_seconds: float = 0.2  # pause before numbering, so that more entries share a checkpoint
+    lease_seconds: float = 3.0  # PostgreSQL: how long a replica that says nothing keeps the lead
+    kept_checkpoints: int = 1_000  # all of the newest; of older ones, one an hour for 30 days, then one a day
+    thin_seconds: float = 60.0  # between two times of forgetting old checkpoints
+    checked_at_start: int = 200_000  # entries whose hashes are read at the start; `gatehouse audit fsck` reads all
+    max_page_items: int = 1_000
+    max_export_page: int = 256  # entries that an export holds in memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdministrationLimits:
     """Bounds of what administrators send, and of what is kept to recognise them."""
 
@@ -321,6 +337,7 @@ class Limits:
     check: CheckLimits = field(default_factory=CheckLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
+    ledger: LedgerLimits = field(default_factory=LedgerLimits)
     administration: AdministrationLimits = field(default_factory=AdministrationLimits)
     quarantine: QuarantineLimits = field(default_factory=QuarantineLimits)
     process: ProcessLimits = field(default_factory=ProcessLimits)

@@ -63,6 +63,22 @@ class ServingCertificateIssuer(Protocol):
         ...
 
 
+class CheckpointExchange(Protocol):
+    """Tells workers the ledger's newest checkpoint, and hears which one they remember."""
+
+    async def hear(self, note: str, where: str) -> None:
+        """Compare what a worker remembers with what is stored.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION` when the ledger went backwards; the authority then ends.
+        """
+        ...
+
+    def newest_note(self) -> str:
+        """The newest checkpoint; empty before the first."""
+        ...
+
+
 class TrustSource(Protocol):
     """Where the publisher reads the trust bundle from."""
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from app.authority.authority_store import AuthorityRows, PendingActRows
+from app.authority.ledger_ports import LedgerRows
 from app.authority.ports import SnapshotDelta
 from app.authority.records import (
     AdminToken,
@@ -184,6 +185,11 @@ class Transaction(Protocol):
     @property
     def certificates(self) -> CertificateRows:
         """Issued certificates and revocation lists."""
+        ...
+
+    @property
+    def ledger(self) -> LedgerRows:
+        """What is in the ledger, to be read; `record` adds to it."""
         ...
 
     def lock(self) -> None:

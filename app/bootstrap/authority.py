@@ -42,6 +42,7 @@ from app.bootstrap.issuing import (
     with_client_roots,
 )
 from app.bootstrap.ledger import OpenLedger, open_ledger
+from app.bootstrap.numbering import Numbering
 from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
@@ -100,6 +101,7 @@ class _Core:
     issued_certificates: Certificates
     readiness: Readiness
     ledger: OpenLedger
+    numbering: Numbering
     listener_certificates: ListenerCertificates
     worker_certificates: WorkerCertificates
     ca: CertificatePorts
@@ -123,13 +125,17 @@ class AuthorityProcess(Service):
         metrics.SNAPSHOT_PUBLISHED.set(number)
         show_clock(self.core.issuer, self.core.rest.converge)
         self.core.ledger.count()
+        self.core.numbering.count(time.time())
         reasons = {
             **self.core.readiness.reasons(),
             "snapshot": "ok" if number >= 0 else "no snapshot was published yet",
         }
         return Report(
             ready=all(map(is_fine, reasons.values())),
-            reasons=reasons,
+            reasons={
+                **reasons,
+                "numbering": self.core.numbering.sequencer.reason,
+            },  # issuing goes on while it is behind
             numbers={"snapshot": number, "issuing": self.core.issuer.jobs_in_flight},
             facts={"snapshotPublicKey": self.core.rest.snapshot_public_key},
         )
@@ -190,6 +196,8 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 core.rest.converge.run(),
                 *_follow_keys(core, settings, clock),
                 core.ledger.run(),
+                core.numbering.sequencer.run(),
+                core.numbering.guard.run(),
                 _hint(foundation.database, core.publisher),
                 foundation.authorities.authorities.run(),
                 foundation.authorities.chores.run(),
@@ -240,7 +248,7 @@ def _build_core(
     issuing = issuing_rules(settings, clock, known, converge)
     issuer = Issuer(
         authorities.issuing,
-        ledger.ledger,
+        foundation.numbering.bounding(ledger.ledger),
         clock=clock,
         limits=limits.certificate,
         rules=issuing,
@@ -275,6 +283,7 @@ def _build_core(
         readiness=Readiness(issuer, foundation.keeper, database, placements, ledger, clock_guard=issuing.clock_guard),
         ledger=ledger,
         issued_certificates=issued_certificates,
+        numbering=foundation.numbering,
         listener_certificates=ListenerCertificates(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
@@ -311,6 +320,7 @@ def _build_core(
             certificates=issued_certificates.services,
             clock=clock,
             limits=limits,
+            ledger=foundation.numbering.reader,
             snapshot_public_key=foundation.snapshot_key.public_text,
         ),
     )
@@ -325,6 +335,7 @@ async def _listen(stack: AsyncExitStack, process: AuthorityProcess, extra: Mappi
         workers=_Workers(rest.administration, str(extra.get("local_worker_token", ""))),
         registry=rest.workers,
         certificates=core.worker_certificates,
+        checkpoints=core.numbering,
         clock=rest.clock,
         limits=settings.limits.check,
     )

@@ -29,6 +29,7 @@ from app.decision.state import Rejection, StateHolder
 from app.errors import AppError, ErrorCode
 from app.link.client import LinkClient
 from app.link.last_good import LastGoodFolder
+from app.link.remembered_checkpoint import RememberedCheckpoint
 from app.link.serving_identity import ServingIdentity
 from app.link.signing import ManifestVerifier
 from app.rpc.check import CheckCertificates, CheckListener, CheckServicer, check_server
@@ -148,6 +149,7 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         worker=worker, pid=os.getpid(), holder=holder, counters=counters, lag=lag, loader=loader, limits=limits
     )
     folder = settings.state_dir / "workers" / assignment.name
+    memory = RememberedCheckpoint(folder)
     last_good = LastGoodFolder(folder, verifier)
     async with LinkClient.connect(
         settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
@@ -161,7 +163,7 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         work = [
             follower.run(),
             lag.run(),
-            _report_until_leaving(process, link),
+            _report_until_leaving(process, link, memory),
             _listen_locally(process, servicer, follower, assignment),
         ]
         if settings.listen.check_mtls.enabled:
@@ -170,10 +172,10 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
             yield process
 
 
-async def _report_until_leaving(process: DecisionProcess, link: LinkClient) -> None:
+async def _report_until_leaving(process: DecisionProcess, link: LinkClient, memory: RememberedCheckpoint) -> None:
     """A worker that leaves keeps silent: its successor already reports under the same name."""
     interval = process.settings.limits.check.status_interval_seconds
-    reporting = asyncio.create_task(report_status(link, process.status, interval_seconds=interval))
+    reporting = asyncio.create_task(report_status(link, process.status, interval_seconds=interval, memory=memory))
     try:
         leaving = asyncio.create_task(process.leaving.wait())
         await asyncio.wait({reporting, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.authority.authority_ports import KeyKeeper
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
+from app.bootstrap.numbering import Numbering, open_numbering
 from app.bootstrap.parents import first_parent, upstream_of
 from app.bootstrap.signer import check_profiles, start_signer
 from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up
@@ -32,6 +33,7 @@ class Foundation:
     authorities: AuthorityParts
     snapshot_key: ManifestSigningKey
     token_issuer: BuiltinIssuer
+    numbering: Numbering
 
 
 async def open_foundation(
@@ -49,6 +51,8 @@ async def open_foundation(
     ensure_database_folder(settings)
     keeper = await start_signer(settings, secrets or {}, stack)
     database = await _open_database(settings, stack)
+    # Before anything is written: a database that went backwards must stay as it is.
+    numbering = await open_numbering(settings, database, seal=keeper.seal, unseal=keeper.unseal, clock=clock)
     foundation = Foundation(
         database=database,
         keeper=keeper,
@@ -57,6 +61,7 @@ async def open_foundation(
         token_issuer=await BuiltinIssuer.open(
             database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
         ),
+        numbering=numbering,
     )
     mark_as_set_up(settings)
     return foundation

@@ -7,16 +7,43 @@ import secrets
 import socket
 from pathlib import Path
 
+from app.durable_files import sync_folder
 from app.errors import AppError, ErrorCode
 from app.settings import Settings
 
 _MARK = "initialized"
 _REPLICA = "replica-id"
+CHECKPOINT_FILE = "ledger-checkpoint"
 
 
 def is_first_run(settings: Settings) -> bool:
-    """Whether nothing was ever set up here; only then may keys and authorities be made."""
-    return not (settings.state_dir / _MARK).exists()
+    """Whether nothing was ever set up here; only then may keys and authorities be made.
+
+    The mark says so, and so does any checkpoint that this host or a worker of it remembers: a ledger was here.
+    """
+    return not (settings.state_dir / _MARK).exists() and not any(remembered_checkpoints(settings))
+
+
+def checkpoint_file(settings: Settings) -> Path:
+    """Where this host remembers the newest checkpoint of the ledger, beside whatever database there is."""
+    return settings.state_dir / CHECKPOINT_FILE
+
+
+def ledger_key_file(settings: Settings) -> Path:
+    """Where this host keeps the public key of the ledger, so that it need not believe a database about it."""
+    return settings.state_dir / "ledger-public-key"
+
+
+def accepted_losses_file(settings: Settings) -> Path:
+    """Where this host remembers which losses of ledger entries its owner accepted."""
+    return settings.state_dir / "ledger-accepted.json"
+
+
+def remembered_checkpoints(settings: Settings) -> list[Path]:
+    """The files in which this host and its workers remember checkpoints."""
+    own = checkpoint_file(settings)
+    workers = sorted(settings.state_dir.glob(f"workers/*/{CHECKPOINT_FILE}"))
+    return [path for path in (own, *workers) if path.is_file()]
 
 
 def mark_as_set_up(settings: Settings) -> None:
@@ -31,11 +58,7 @@ def mark_as_set_up(settings: Settings) -> None:
         )
         mark.flush()
         os.fsync(mark.fileno())
-    folder = os.open(settings.state_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(settings.state_dir)
 
 
 def replica_id(settings: Settings) -> str:

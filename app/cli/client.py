@@ -82,6 +82,16 @@ class ApiClient:
         response = self._request(method, path, params=parameters, headers=headers, **arguments)
         return self._json(response), response.headers
 
+    def fetch(self, path: str, **query: Any) -> tuple[bytes, Mapping[str, str]]:
+        """GET what is not JSON: the bytes of the answer, and its headers.
+
+        Raises:
+            AppError: what the server said, or `UNAVAILABLE` when it cannot be reached.
+        """
+        parameters = {name: value for name, value in query.items() if value not in (None, "")}
+        response = self._request("GET", path, params=parameters, headers={"accept": "*/*"})
+        return response.content, response.headers
+
     def _request(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
         import httpx2
 

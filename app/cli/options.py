@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,10 @@ Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 NamespaceName = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
 Files = Annotated[
     list[str] | None, typer.Option("--filename", "-f", help="A file, a directory or - for standard input; repeatable.")
+]
+NewFile = Annotated[
+    Path | None,
+    typer.Option("--file", "-o", help="Write it to a file instead of standard output.", metavar="FILE"),
 ]
 Paths = Annotated[list[str] | None, typer.Argument(help="The same as -f.", metavar="[FILE]...")]
 

@@ -39,8 +39,21 @@ class SnapshotLink(Protocol):
         """
         ...
 
-    async def send_status(self, status: dict[str, Any]) -> None:
-        """Tell the authority what this worker serves; best effort."""
+    async def send_status(self, status: dict[str, Any]) -> str | None:
+        """Tell the authority what this worker serves, best effort; returns a ledger checkpoint to remember, if any."""
+        ...
+
+
+class CheckpointMemory(Protocol):
+    """The ledger's newest checkpoint that this worker was told, across restarts."""
+
+    @property
+    def note(self) -> str:
+        """What is remembered; empty when nothing is."""
+        ...
+
+    async def keep(self, note: str) -> None:
+        """Remember this instead."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from app.decision.counters import CheckCounters
 from app.decision.load_snapshot import SnapshotLoader
 from app.decision.overload import LoopLag
-from app.decision.ports import SnapshotLink
+from app.decision.ports import CheckpointMemory, SnapshotLink
 from app.decision.state import StateHolder
 from app.limits import CheckLimits
 
@@ -68,11 +68,14 @@ async def report_status(
     report: WorkerReport,
     *,
     interval_seconds: float,
+    memory: CheckpointMemory | None = None,
     before_send: Callable[[], None] = lambda: None,
 ) -> None:
     """Send the report for ever, every interval and as soon as another state serves: somebody may wait for that.
 
-    The first one goes out at once; `before_send` may flush counters elsewhere.
+    The first one goes out at once; `before_send` may flush counters elsewhere. With a `memory`, the report says which
+    checkpoint of the ledger is remembered, and what the authority answers takes its place: an authority that answers
+    has accepted the one before.
     """
     checks, since = report.counters.total, time.monotonic()
     while True:
@@ -83,7 +86,11 @@ async def report_status(
         # Between the first two reports there is no time to divide by.
         status["load"]["checksPerSecond"] = round((total - checks) / (now - since), 1) if now > since else 0.0
         checks, since = total, now
-        await link.send_status(status)
+        if memory is not None and memory.note:
+            status["checkpoint"] = memory.note
+        checkpoint = await link.send_status(status)
+        if memory is not None and checkpoint:
+            await memory.keep(checkpoint)
         with suppress(TimeoutError):
             async with asyncio.timeout(interval_seconds):
                 await report.holder.swapped.wait()

@@ -21,7 +21,7 @@ def root_hash(leaves: Sequence[bytes]) -> bytes:
     level = list(leaves)
     while len(level) > 1:
         # Pairing level by level gives RFC 6962's shape: an odd last node rises unchanged.
-        paired = [_node(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
+        paired = [node_hash(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
         level = paired + level[len(paired) * 2 :]
     return level[0]
 
@@ -32,14 +32,28 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     Raises:
         IndexError: when there is no such leaf.
     """
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"there is no leaf {index} among {len(leaves)}")
-    if len(leaves) == 1:
-        return []
-    split = _split(len(leaves))
-    if index < split:
-        return [*inclusion_proof(leaves[:split], index), root_hash(leaves[split:])]
-    return [*inclusion_proof(leaves[split:], index - split), root_hash(leaves[:split])]
+    return [root_hash(leaves[first:end]) for first, end in inclusion_ranges(index, len(leaves))]
+
+
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """Which ranges of leaves the audit path of a leaf is made of, as (first, end), in its order.
+
+    Raises:
+        IndexError: when there is no such leaf.
+    """
+    if not 0 <= index < size:
+        raise IndexError(f"there is no leaf {index} among {size}")
+    ranges: list[tuple[int, int]] = []
+    first, end = 0, size
+    while end - first > 1:
+        split = first + _split(end - first)
+        if index < split:
+            ranges.append((split, end))
+            end = split
+        else:
+            ranges.append((first, split))
+            first = split
+    return ranges[::-1]
 
 
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
@@ -50,9 +64,34 @@ def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
     Raises:
         IndexError: when there are not that many leaves.
     """
-    if not 0 <= old_size <= len(leaves):
-        raise IndexError(f"there are {len(leaves)} leaves, not {old_size}")
-    return _subproof(leaves, old_size, whole=True) if old_size else []
+    return [root_hash(leaves[first:end]) for first, end in consistency_ranges(old_size, len(leaves))]
+
+
+def consistency_ranges(old_size: int, size: int) -> list[tuple[int, int]]:
+    """Which ranges of leaves the proof between two sizes is made of, as (first, end), in its order.
+
+    Raises:
+        IndexError: when there are not that many leaves.
+    """
+    if not 0 <= old_size <= size:
+        raise IndexError(f"there are {size} leaves, not {old_size}")
+    if old_size == 0:
+        return []
+    ranges: list[tuple[int, int]] = []
+    first, end = 0, size
+    # SUBPROOF of RFC 6962 §2.1.2: down to the place where the old tree ends at the end of a subtree.
+    while old_size != end:
+        split = first + _split(end - first)
+        if old_size <= split:
+            ranges.append((split, end))
+            end = split
+        else:
+            ranges.append((first, split))
+            first = split
+    # While nothing was split off to the left, that subtree is the whole old tree, whose root the verifier knows.
+    if first != 0:
+        ranges.append((first, end))
+    return ranges[::-1]
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
@@ -64,11 +103,11 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         if last == 0:
             return False
         if node & 1 or node == last:
-            result = _node(sibling, result)
+            result = node_hash(sibling, result)
             while not node & 1 and node:
                 node, last = node >> 1, last >> 1
         else:
-            result = _node(result, sibling)
+            result = node_hash(result, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and result == root
 
@@ -93,23 +132,13 @@ def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, p
         if last == 0:
             return False
         if node & 1 or node == last:
-            old_result, new_result = _node(sibling, old_result), _node(sibling, new_result)
+            old_result, new_result = node_hash(sibling, old_result), node_hash(sibling, new_result)
             while not node & 1 and node:
                 node, last = node >> 1, last >> 1
         else:
-            new_result = _node(new_result, sibling)
+            new_result = node_hash(new_result, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and old_result == old_root and new_result == root
-
-
-def _subproof(leaves: Sequence[bytes], old_size: int, *, whole: bool) -> list[bytes]:
-    """SUBPROOF of RFC 6962 §2.1.2; `whole` while the old tree is still the whole of what the verifier knows."""
-    if old_size == len(leaves):
-        return [] if whole else [root_hash(leaves)]
-    split = _split(len(leaves))
-    if old_size <= split:
-        return [*_subproof(leaves[:split], old_size, whole=whole), root_hash(leaves[split:])]
-    return [*_subproof(leaves[split:], old_size - split, whole=False), root_hash(leaves[:split])]
 
 
 def _split(size: int) -> int:
@@ -117,5 +146,6 @@ def _split(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
-def _node(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of a node from those of its children."""
     return hashlib.sha256(b"\x01" + left + right).digest()

@@ -125,12 +125,18 @@ class LinkClient:
             for task in tasks:
                 task.cancel()
 
-    async def send_status(self, status: dict[str, Any]) -> None:
+    async def send_status(self, status: dict[str, Any]) -> str | None:
         """Tell the authority what this worker serves; an authority that is away hears it next time."""
         try:
-            await self._exchange("POST", "/link/v1/status", limit=MAX_STATUS_BYTES, body=status)
+            _, _, data = await self._exchange("POST", "/link/v1/status", limit=MAX_STATUS_BYTES, body=status)
+            checkpoint = json.loads(data)["checkpoint"] if data else None
         except AppError as error:
             _log.debug("status_not_sent", reason=error.detail)
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            _log.warning("status_answer_ignored", error=repr(error))
+            return None
+        return checkpoint if isinstance(checkpoint, str) else None
 
     async def request_serving_certificate(self, csr_pem: str) -> list[str]:
         """A chain for the key in the CSR: leaf first, then the intermediates, all roots last.

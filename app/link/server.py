@@ -8,7 +8,7 @@ their content and never change, manifests are signed: the transport is trusted w
 |---|---|
 | `GET /link/v1/manifest?wait=S` with `If-None-Match` | 200 with ETag and signature, or 304 after at most S seconds |
 | `GET /link/v1/parts/{sha256}` | the part, immutable; 404 when it is in no current manifest of the scope |
-| `POST /link/v1/status` | 204; the report is kept for `gatehouse status` |
+| `POST /link/v1/status` | the ledger's newest checkpoint, or 204; the report is kept for `gatehouse status` |
 | `POST /link/v1/serving-certificate` | a chain for the CSR's key |
 """
 
@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.authority.link_ports import ServingCertificateIssuer, WorkerAuthenticator, WorkerCaller
+from app.authority.link_ports import CheckpointExchange, ServingCertificateIssuer, WorkerAuthenticator, WorkerCaller
 from app.authority.ports import Clock
 from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
@@ -46,6 +46,7 @@ _HTTP_STATUS = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.FAILED_PRECONDITION: 503,
     ErrorCode.OVERLOADED: 503,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.TIMEOUT: 504,
@@ -61,6 +62,7 @@ class LinkServices:
     workers: WorkerAuthenticator
     registry: WorkerRegistry
     certificates: ServingCertificateIssuer
+    checkpoints: CheckpointExchange
     clock: Clock
     limits: CheckLimits
 
@@ -141,10 +143,15 @@ class _Link:
         )
 
     async def status(self, request: Request, worker: WorkerCaller) -> Response:
-        """What the worker says about itself."""
+        """What the worker says about itself, and which checkpoint of the ledger it remembers."""
         report = _json_object(await _read_body(request, MAX_STATUS_BYTES))
+        remembered = report.pop("checkpoint", "")
         self._services.registry.record(worker.name, report, now=self._services.clock.now())
-        return Response(status_code=204)
+        checkpoints = self._services.checkpoints
+        if isinstance(remembered, str) and remembered:
+            await checkpoints.hear(remembered, f"the worker {str(report.get('worker', worker.name))[:256]!r}")
+        newest = checkpoints.newest_note()
+        return JSONResponse({"checkpoint": newest}) if newest else Response(status_code=204)
 
     async def serving_certificate(self, request: Request, worker: WorkerCaller) -> Response:
         """A certificate for port 9193 of this worker."""

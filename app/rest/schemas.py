@@ -281,6 +281,54 @@ class StatusShape(Shape):
     placements: list[dict[str, Any]]
 
 
+class CheckpointShape(Shape):
+    """A signed checkpoint of the ledger; `note` is what is verified, the rest is said for convenience."""
+
+    size: int
+    root: str
+    time: datetime
+    note: str
+
+
+class LedgerEntryShape(Shape):
+    """An entry; `index` is null until a checkpoint covers it, at most a second."""
+
+    index: int | None
+    uid: str
+    leaf_hash: str
+    entry: dict[str, Any]
+
+
+class LedgerEntryPage(Shape):
+    """One page of entries; with a filter it may be short although more follow."""
+
+    items: list[LedgerEntryShape]
+    next_page_token: str = ""
+
+
+class OpenIntentShape(Shape):
+    """A certificate that was going to be signed and is not on record."""
+
+    serial: str
+    uid: str
+    subject: str
+    time: datetime
+
+
+class OpenIntentPage(Shape):
+    """One page of open intents."""
+
+    items: list[OpenIntentShape]
+    next_page_token: str = ""
+
+
+class LedgerKeyShape(Shape):
+    """The key that every checkpoint is signed with, and the name of the log."""
+
+    origin: str
+    public_key: str
+
+
 class TrustBundleShape(Shape):
     """The roots of the trust domain, as PEM."""
 

@@ -22,6 +22,7 @@ from app.authority.placements import Placements
 from app.authority.ports import Clock
 from app.authority.publish_crls import CrlPublisher
 from app.authority.read_certificates import ReadCertificates
+from app.authority.read_ledger import ReadLedger
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
 
@@ -47,6 +48,7 @@ class RestServices:
     explain_certificate: ExplainCertificate
     converge: ConvergeMesh
     placements: Placements
+    ledger: ReadLedger
     workers: WorkerRegistry
     trust: TrustSource
     clock: Clock

@@ -27,6 +27,20 @@ class Changes:
             except RuntimeError:  # that loop is closed, and its waiter with it
                 continue
 
+    async def wait(self, seconds: float) -> None:
+        """Return at the next hint, at the latest after that time."""
+        event = asyncio.Event()
+        with self._lock:
+            self._waiting[event] = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                del self._waiting[event]
+
     async def wait_until(
         self, reached: Callable[[], Awaitable[bool]], seconds: float, *, poll_seconds: float | None
     ) -> bool:

@@ -2,7 +2,7 @@
 
 One object implements every storage port: reads run on a small pool of threads, writes are grouped by
 `group_commit`. On SQLite there is one writer for everything; on PostgreSQL the ledger has a lane of its own, so
-that issuing does not wait for a large batch of policies.
+that issuing does not wait for a large batch of policies, and numbering has another.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -19,18 +20,22 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.authority.authority_ports import StoredAuthority
+from app.authority.ledger_ports import LedgerState, Sequenced, Sign, Turn
 from app.authority.ports import InventoryContents, SnapshotDelta
+from app.durable_files import sync_folder
 from app.errors import AppError, ErrorCode
+from app.ledger.checkpoint import LogKey
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import StorageLimits
-from app.storage import authority_rows
+from app.storage import authority_rows, ledger_head
 from app.storage.changes import Changes
 from app.storage.counters import value_of
 from app.storage.engines import Engines, create_engines, parse_url
-from app.storage.failures import as_app_error
+from app.storage.failures import StorageLostError, as_app_error
 from app.storage.file_lock import FileLock
 from app.storage.group_commit import CommitFigures, GroupCommit
 from app.storage.health import HEALTHY, StorageHealth
+from app.storage.ledger_check import check_tree
 from app.storage.ledger_rows import PreparedEntry
 from app.storage.migrate import bring_up_to_date
 from app.storage.tables import ledger
@@ -54,6 +59,8 @@ class Database:
         self._limits = limits
         self._lock = lock
         self._changes = Changes()
+        self._entries = Changes()
+        self._place = None if engines.path is None else _Place.of(engines.path)
         self._readers = ThreadPoolExecutor(limits.pool_size, thread_name_prefix="storage-read")
         self._pending_reads = 0
         self._closed = False
@@ -61,7 +68,8 @@ class Database:
         self._administration = self._lane("write")
         # SQLite has one writer, so both lanes are one there.
         self._ledger = self._lane("ledger") if engines.path is None else self._administration
-        self._lanes = (self._administration,) if engines.path else (self._administration, self._ledger)
+        self._numbering = self._lane("number") if engines.path is None else self._administration
+        self._lanes = tuple(dict.fromkeys((self._administration, self._ledger, self._numbering)))
 
     @classmethod
     def open(cls, url: str, limits: StorageLimits, *, migrate: bool = True) -> Self:
@@ -80,7 +88,7 @@ class Database:
             with engines.writer.connect() as connection, connection.begin():
                 bring_up_to_date(connection, migrate=migrate)
             if engines.path:
-                _flush_directory(engines.path.parent)
+                sync_folder(engines.path.parent)
         except BaseException as error:
             engines.dispose()
             if lock:
@@ -169,19 +177,54 @@ class Database:
             raise AppError(ErrorCode.UNAVAILABLE, "the database does not answer; try again")
 
     async def read_ledger(self, first: int, limit: int) -> tuple[tuple[int, bytes, bytes], ...]:
-        """Entries by index: (index, canonical bytes, leaf hash), in order, from `first` on."""
+        """Entries in the order in which they were stored, numbered or not: (place, canonical bytes, leaf hash)."""
 
         def work(transaction: SqlTransaction) -> tuple[tuple[int, bytes, bytes], ...]:
-            query = (
-                select(ledger.c.leaf_index, ledger.c.data, ledger.c.leaf_hash)
-                .where(ledger.c.leaf_index >= first)
-                .order_by(ledger.c.leaf_index)
-                .limit(limit)
-            )
+            query = select(ledger.c.data, ledger.c.leaf_hash).order_by(ledger.c.id).offset(first).limit(limit)
             rows = transaction.connection.execute(query)
-            return tuple((row.leaf_index, bytes(row.data), bytes(row.leaf_hash)) for row in rows)
+            return tuple((first + n, bytes(row.data), bytes(row.leaf_hash)) for n, row in enumerate(rows))
 
         return await self.read(work)
+
+    # SequencerStore
+
+    async def sequence(self, turn: Turn, sign: Sign) -> Sequenced:
+        """See `app.authority.ledger_ports.SequencerStore.sequence`."""
+        if self._engines.path is not None:
+            turn = replace(turn, lease=timedelta(0))  # the lock beside the file already lets only one process in
+        result: Sequenced = await self._numbering.submit(
+            work=lambda transaction: ledger_head.sequence(transaction.connection, turn, sign), quiet=True
+        )
+        return result
+
+    async def release_lead(self, holder: str) -> None:
+        """See `app.authority.ledger_ports.SequencerStore.release_lead`."""
+        await self._numbering.submit(
+            work=lambda transaction: ledger_head.release_lead(transaction.connection, holder), quiet=True
+        )
+
+    async def thin_checkpoints(self, *, keep: int) -> int:
+        """See `app.authority.ledger_ports.SequencerStore.thin_checkpoints`."""
+        result: int = await self._numbering.submit(
+            work=lambda transaction: ledger_head.thin_checkpoints(transaction.connection, keep=keep), quiet=True
+        )
+        return result
+
+    async def ledger_state(self, *, max_counted: int) -> LedgerState:
+        """See `app.authority.ledger_ports.SequencerStore.ledger_state`."""
+        return await self.read(lambda transaction: transaction.ledger.state(max_counted=max_counted))
+
+    async def check_ledger(self, key: LogKey, *, newest_entries: int | None = None, with_bytes: bool = False) -> int:
+        """Compare what is stored with what was signed, see `app.storage.ledger_check.check_tree`; the tree's size."""
+        return await self.read(
+            lambda transaction: check_tree(
+                transaction.connection, key, newest_entries=newest_entries, with_bytes=with_bytes
+            )
+        )
+
+    async def wait_for_entries(self, seconds: float) -> None:
+        """See `app.authority.ledger_ports.SequencerStore.wait_for_entries`."""
+        await self._entries.wait(seconds)
 
     # AuthorityStore
 
@@ -243,7 +286,19 @@ class Database:
         return await self._changes.wait_until(reached, seconds, poll_seconds=self._poll_seconds)
 
     def _lane(self, name: str) -> GroupCommit:
-        return GroupCommit(name, self._engines.writer, self._limits, after_commit=self._changes.notify)
+        return GroupCommit(
+            name,
+            self._engines.writer,
+            self._limits,
+            after_commit=self._changes.notify,
+            after_entries=self._entries.notify,
+            before_commit=self._check_place,
+        )
+
+    def _check_place(self) -> None:
+        """Whether the file is still where the next start looks for it; a deleted one would take commits for ever."""
+        if self._place is not None:
+            self._place.check()
 
     def _read_now(self, work: Callable[[SqlTransaction], T]) -> T:
         try:
@@ -254,6 +309,30 @@ class Database:
                 return result
         except SQLAlchemyError as error:
             raise as_app_error(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file under its name."""
+
+    path: Path
+    identity: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        found = path.stat()
+        return cls(path, (found.st_dev, found.st_ino))
+
+    def check(self) -> None:
+        try:
+            here = self.path.stat()
+        except OSError:
+            here = None
+        if here is None or (here.st_dev, here.st_ino) != self.identity:
+            raise StorageLostError(
+                f"the database file {self.path} was removed or replaced while Gatehouse runs: stop Gatehouse and "
+                "restore the database; nothing is recorded until then"
+            )
 
 
 def _lock_file(path: Path) -> FileLock:
@@ -268,15 +347,6 @@ def _lock_file(path: Path) -> FileLock:
         lock.release()
         raise AppError(ErrorCode.UNAVAILABLE, f"cannot write {path}: {error.strerror}") from error
     return lock
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the new file's name durable, not only its bytes."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_open(error: SQLAlchemyError) -> AppError:

@@ -22,7 +22,7 @@ from app.errors import AppError, ErrorCode
 from app.limits import StorageLimits
 
 _MIN_SQLITE = (3, 35, 0)  # RETURNING
-WRITERS = 2  # PostgreSQL: one lane for the ledger, one for administration
+WRITERS = 3  # PostgreSQL: lanes for administration, for the ledger, and for numbering it
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ class Damage(Enum):
     FATAL = "fatal"  # a flush failed: what the file holds is only known after a restart
 
 
+class StorageLostError(Exception):
+    """The database is not where it was opened: what is committed to it is lost. The text is for the operator."""
+
+
 def as_app_error(error: SQLAlchemyError) -> AppError:
     """The error that leaves the storage room."""
     diagnosis = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from app.errors import AppError, ErrorCode
 from app.limits import StorageLimits
 from app.storage.counters import advance
-from app.storage.failures import Damage, as_app_error, damage_of, describe
+from app.storage.failures import Damage, StorageLostError, as_app_error, damage_of, describe
 from app.storage.health import HEALTHY, StorageHealth
 from app.storage.ledger_rows import PreparedEntry, has_entries, store_entries
 from app.storage.transaction import SqlTransaction
@@ -50,6 +50,7 @@ class Unit:
     future: asyncio.Future[Any]
     work: Work | None = None
     entries: Sequence[PreparedEntry] = ()
+    quiet: bool = False  # whether nobody waits for what its work changes
     result: Any = None
     error: BaseException | None = None
 
@@ -64,12 +65,27 @@ class CommitFigures:
 
 
 class GroupCommit:
-    """A writer thread over an engine. `after_commit` is called in that thread whenever work was committed."""
+    """A writer thread over an engine.
 
-    def __init__(self, name: str, engine: Engine, limits: StorageLimits, *, after_commit: Callable[[], None]) -> None:
+    In that thread, `after_commit` is called whenever work was committed that others wait for, `after_entries`
+    whenever ledger entries were, and `before_commit` before each commit; what it raises fails the commit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        limits: StorageLimits,
+        *,
+        after_commit: Callable[[], None],
+        after_entries: Callable[[], None] = lambda: None,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._after_commit = after_commit
+        self._after_entries = after_entries
+        self._before_commit = before_commit
         self._queue: deque[Unit] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -95,8 +111,10 @@ class GroupCommit:
         since = self._busy_since
         return since is not None and time.monotonic() - since > self._limits.stall_seconds
 
-    def submit(self, *, work: Work | None = None, entries: Sequence[PreparedEntry] = ()) -> asyncio.Future[Any]:
-        """Queue a unit; call it on an event loop.
+    def submit(
+        self, *, work: Work | None = None, entries: Sequence[PreparedEntry] = (), quiet: bool = False
+    ) -> asyncio.Future[Any]:
+        """Queue a unit; call it on an event loop. Nobody is woken for the work of a `quiet` one.
 
         Raises:
             AppError: `OVERLOADED` when the queue is full, `UNAVAILABLE` when nothing is written any more.
@@ -104,7 +122,7 @@ class GroupCommit:
         if self.health.fatal:
             raise AppError(ErrorCode.UNAVAILABLE, self.health.reason)
         loop = asyncio.get_running_loop()
-        unit = Unit(loop, loop.create_future(), work, entries)
+        unit = Unit(loop, loop.create_future(), work, entries, quiet)
         with self._wake:
             if self._stopping:
                 raise AppError(ErrorCode.UNAVAILABLE, "the database is being closed")
@@ -155,10 +173,11 @@ class GroupCommit:
         try:
             with self._engine.connect() as connection, _whole_transaction(connection) as transaction:
                 if not any(unit.work or unit.entries for unit in batch):
-                    advance(connection, "ledger", 0)  # a write that changes nothing, to see whether one is possible
+                    advance(connection, "probe", 0)  # a write that changes nothing, to see whether one is possible
                 for unit in batch:
                     entries.extend(_run_unit(connection, unit))
-                store_entries(connection, entries)
+                _refuse_others(batch, store_entries(connection, entries))
+                self._before_commit()
                 committing = True
                 transaction.commit()
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a commit meets
@@ -168,7 +187,7 @@ class GroupCommit:
                 finally:  # also when that stumbles: only what is known to be committed may look like it
                     fail(batch, AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error)))
                 return
-        self._succeeded(batch)
+        self._succeeded(batch, has_ledger_entries=bool(entries))
 
     def _was_committed(self, entries: Sequence[PreparedEntry], error: Exception) -> bool:
         """Whether a COMMIT whose answer was lost has happened all the same. Not finding it proves nothing."""
@@ -183,14 +202,16 @@ class GroupCommit:
         _log.warning("storage_commit_outcome_read", entries=len(entries), committed=found, error=repr(error))
         return found
 
-    def _succeeded(self, batch: list[Unit]) -> None:
+    def _succeeded(self, batch: list[Unit], *, has_ledger_entries: bool) -> None:
         self.figures.commits += 1
         self.figures.units += len(batch)
         if not self.health.ok:
             self.health = HEALTHY
             _log.info("storage_recovered")
-        if any(unit.work is not None for unit in batch):
+        if any(unit.work is not None and not unit.quiet for unit in batch):
             self._after_commit()
+        if has_ledger_entries:
+            self._after_entries()
 
     def _give_up(self, batch: list[Unit], error: Exception, *, committing: bool) -> None:
         self.figures.failures += 1
@@ -200,9 +221,12 @@ class GroupCommit:
                 outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=outward.diagnosis)
         else:
             outward = AppError(ErrorCode.INTERNAL, "the write could not be stored", diagnosis=repr(error))
-        fatal = committing and damage_of(error) is Damage.FATAL
+        is_lost = isinstance(error, StorageLostError)
+        fatal = is_lost or (committing and damage_of(error) is Damage.FATAL)
         reason = describe(error) if isinstance(error, DBAPIError) else outward.detail
-        if fatal:
+        if is_lost:
+            outward, reason = AppError(ErrorCode.UNAVAILABLE, str(error)), str(error)
+        elif fatal:
             reason = "a flush of the database failed; restart Gatehouse and check the disk before trusting it"
         self.health = StorageHealth(ok=False, reason=reason, fatal=fatal)
         fail(batch, AppError(outward.code, reason, diagnosis=outward.diagnosis))
@@ -252,6 +276,21 @@ def _run_unit(connection: Connection, unit: Unit) -> Sequence[PreparedEntry]:
         return ()
     savepoint.commit()
     return transaction.entries
+
+
+def _refuse_others(batch: list[Unit], others: frozenset[bytes]) -> None:
+    """Fail the units of which an entry is on record with other bytes.
+
+    Raises:
+        AppError: `INTERNAL` when one did other work too, which must not be stored without its entries.
+    """
+    if not others:
+        return
+    error = AppError(ErrorCode.INTERNAL, "another ledger entry is stored under the id of this one")
+    refused = [unit for unit in batch if any(prepared.uid in others for prepared in unit.entries)]
+    if others - {prepared.uid for unit in refused for prepared in unit.entries}:
+        raise error  # of a unit's work, whose entries have new ids: no case to go on from
+    fail(refused, error)
 
 
 def fail(batch: list[Unit], error: AppError) -> None:

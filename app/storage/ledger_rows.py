@@ -1,7 +1,9 @@
-"""Ledger entries: prepared while a unit of work runs, numbered and stored together right before the commit.
+"""Ledger entries: prepared while a unit of work runs, stored together right before the commit.
 
-The index is handed out from a counter row in the same transaction: the row stays locked until the commit, so the
-indices of several replicas have no gap and become visible in their order.
+Stored entries have no index yet: that one comes later, from whoever numbers them (`app.storage.ledger_head`), so that
+storing takes no lock that writers of several replicas would share. An entry's `uid` makes storing it again harmless.
+
+This is the hot path of issuing, hence statements that go to the driver as they are: one call a table and commit.
 """
 
 from __future__ import annotations
@@ -10,15 +12,60 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from app.ledger.entry import EntryKind, LedgerEntry, leaf_hash
-from app.storage.counters import advance
-from app.storage.tables import certificates, ledger
+from app.storage.tables import ledger
 from app.storage.upsert import chunks
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_CERTIFICATE_TEXTS = ("authority", "node", "cluster", "purpose", "bundle")
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    """INSERT ... ON CONFLICT DO NOTHING of many rows, in each database's quickest form."""
+
+    sqlite: str
+    postgresql: str
+
+    @classmethod
+    def into(cls, table: str, **columns: str) -> _Insert:
+        names = ", ".join(columns)
+        marks = ", ".join("?" for _ in columns)
+        arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
+        return cls(
+            f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608 - names of ours
+            f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING",  # noqa: S608
+        )
+
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Store the rows that are not there yet; returns how many those were."""
+        if connection.dialect.name == "postgresql":
+            return connection.exec_driver_sql(self.postgresql, tuple(map(list, zip(*rows, strict=True)))).rowcount
+        return connection.exec_driver_sql(self.sqlite, list(rows)).rowcount
+
+
+_ENTRIES = _Insert.into(
+    "ledger", uid="bytea", kind="text", subject="text", time="int8", data="bytea", leaf_hash="bytea"
+)
+_INTENTS = _Insert.into("intents", serial="text", uid="bytea", subject="text", time="int8")
+_CERTIFICATES = _Insert.into(
+    "certificates",
+    uid="bytea",
+    identity="text",
+    serial="text",
+    key_hash="text",
+    sha256="text",
+    not_before="int8",
+    not_after="int8",
+    holder="text",
+    **dict.fromkeys(_CERTIFICATE_TEXTS, "text"),
+)
 
 
 def new_uid() -> bytes:
@@ -44,31 +91,44 @@ class PreparedEntry:
         return cls(entry, entry.to_bytes())
 
 
-def store_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> None:
-    """Number and store entries in the connection's transaction; one that is stored already (by uid) is left alone."""
-    known = _known_uids(connection, entries)
-    entries = [prepared for prepared in entries if prepared.uid not in known]
+def store_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> frozenset[bytes]:
+    """Store entries in the connection's transaction; those that are stored already stay as they are.
+
+    Returns the uids under which other bytes are stored than were given: those entries are not on record.
+    """
     if not entries:
-        return
-    first = advance(connection, "ledger", len(entries)) - len(entries)
-    connection.execute(
-        insert(ledger),
+        return frozenset()
+    stored = _ENTRIES.run(
+        connection,
         [
-            {
-                "uid": prepared.uid,
-                "leaf_index": first + offset,
-                "kind": prepared.entry.kind.value,
-                "subject": prepared.entry.subject.replace("\x00", "\ufffd"),  # PostgreSQL stores no NUL in text
-                "time": prepared.entry.time,
-                "data": prepared.data,
-                "leaf_hash": leaf_hash(prepared.data),
-            }
-            for offset, prepared in enumerate(entries)
+            (
+                prepared.uid,
+                prepared.entry.kind.value,
+                stored_text(prepared.entry.subject),
+                microseconds(prepared.entry.time),
+                prepared.data,
+                leaf_hash(prepared.data),
+            )
+            for prepared in entries
         ],
     )
-    issued = [_certificate_row(prepared) for prepared in entries if prepared.entry.kind is EntryKind.CERTIFICATE_ISSUED]
+    others = frozenset() if stored == len(entries) else _with_other_bytes(connection, entries)
+    intents = [
+        (_serial(prepared.entry), prepared.uid, stored_text(prepared.entry.subject), microseconds(prepared.entry.time))
+        for prepared in entries
+        if prepared.entry.kind is EntryKind.CERTIFICATE_INTENT and prepared.uid not in others
+    ]
+    if intents:
+        _INTENTS.run(connection, intents)
+    issued = [
+        prepared
+        for prepared in entries
+        if prepared.entry.kind is EntryKind.CERTIFICATE_ISSUED and prepared.uid not in others
+    ]
     if issued:
-        connection.execute(insert(certificates), issued)
+        _CERTIFICATES.run(connection, [_certificate_row(prepared) for prepared in issued])
+        _close_intents(connection, [_serial(prepared.entry) for prepared in issued])
+    return others
 
 
 def has_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> bool:
@@ -85,20 +145,37 @@ def _known_uids(connection: Connection, entries: Sequence[PreparedEntry]) -> set
     return known
 
 
-def _certificate_row(prepared: PreparedEntry) -> dict[str, Any]:
+def _with_other_bytes(connection: Connection, entries: Sequence[PreparedEntry]) -> frozenset[bytes]:
+    given = {prepared.uid: prepared.data for prepared in entries}
+    others = {prepared.uid for prepared in entries if given[prepared.uid] != prepared.data}
+    for uids in chunks(given):
+        for row in connection.execute(select(ledger.c.uid, ledger.c.data).where(ledger.c.uid.in_(uids))):
+            if bytes(row.data) != given[bytes(row.uid)]:
+                others.add(bytes(row.uid))
+    return frozenset(others)
+
+
+def _close_intents(connection: Connection, serials: Sequence[str]) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("DELETE FROM intents WHERE serial = ANY(%s::text[])", (list(serials),))
+    else:
+        connection.exec_driver_sql("DELETE FROM intents WHERE serial = ?", [(serial,) for serial in serials])
+
+
+def _certificate_row(prepared: PreparedEntry) -> tuple[Any, ...]:
     """What certificates are looked for by, taken from the entry that records one."""
     detail = prepared.entry.detail
-    texts = ("serial", "authority", "node", "cluster", "purpose", "bundle")
-    return {
-        "uid": prepared.uid,
-        "identity": prepared.entry.subject,
-        "key_hash": str(detail.get("keySha256", "")),
-        "sha256": str(detail.get("certificateSha256", "")),
-        "not_before": _time(detail.get("notBefore")),
-        "not_after": _time(detail.get("notAfter")),
-        "holder": _holder(prepared.entry),
-        **{name: str(detail.get(name, "")) for name in texts},
-    }
+    return (
+        prepared.uid,
+        stored_text(prepared.entry.subject),
+        _serial(prepared.entry),
+        str(detail.get("keySha256", "")),
+        str(detail.get("certificateSha256", "")),
+        stored_time(detail.get("notBefore")),
+        stored_time(detail.get("notAfter")),
+        _holder(prepared.entry),
+        *(stored_text(str(detail.get(name, ""))) for name in _CERTIFICATE_TEXTS),
+    )
 
 
 def _holder(entry: LedgerEntry) -> str:
@@ -111,14 +188,29 @@ def _holder(entry: LedgerEntry) -> str:
     if not entry.actor.startswith("workload:"):
         return ""
     detail = entry.detail
-    return str(detail.get("holder") or detail.get("callerPod") or detail.get("serial", ""))
+    return stored_text(str(detail.get("holder") or detail.get("callerPod") or detail.get("serial", "")))
 
 
-def _time(text: object) -> datetime | None:
+def _serial(entry: LedgerEntry) -> str:
+    return str(entry.detail.get("serial", ""))
+
+
+def stored_text(text: str) -> str:
+    """Text as its column holds it."""
+    return text.replace("\x00", "\ufffd")  # PostgreSQL stores no NUL in text; the canonical bytes have it
+
+
+def microseconds(moment: datetime) -> int:
+    """Since the epoch."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def stored_time(text: object) -> int | None:
+    """A time of an entry as its column holds it; None for what is not one."""
     if not isinstance(text, str):
         return None
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return microseconds(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))

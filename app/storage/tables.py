@@ -63,8 +63,8 @@ def row_id() -> BigInteger:
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
-# Numbers that only grow: `snapshot`, `inventory`, `services`, `ledger` (its next index), `authorities` (changes of
-# them), `bundle` (the sequence of the trust bundle), and `documents`, a count.
+# Numbers that only grow: `snapshot`, `inventory`, `services`, `authorities` (changes of them), `bundle` (sequence of
+# the trust bundle), and `documents`, a count; `probe` stays as it is, and is written to see whether writes are taken.
 counters = Table(
     "counters",
     metadata,
@@ -94,9 +94,54 @@ ledger = Table(
     Column("time", UtcTime, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
-    Index(None, "subject", "leaf_index"),
+    Index(None, "subject", "id"),
 )
 Index("ix_ledger_unnumbered", ledger.c.id, sqlite_where=_UNNUMBERED, postgresql_where=_UNNUMBERED)
+
+# The one row (id 1) that who numbers entries holds locked: how large the tree is and the roots of its complete
+# subtrees, who numbers now (`holder`, until `lease_until` where others could), and how often that changed (`epoch`).
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("frontier", LargeBinary, nullable=False),
+    Column("tail", LargeBinary, nullable=False),  # the leaf hashes after the last complete subtree of 256
+    Column("holder", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),  # microseconds since the epoch, by the database's clock
+)
+
+# Roots of complete subtrees (levels 8, 16, 24), so that a proof reads a few hundred hashes and not the whole log. Those
+# of level 8 keep their 256 leaf hashes too: a second copy, by which a changed row is named and not only noticed.
+ledger_subtrees = Table(
+    "ledger_subtrees",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("leaves", LargeBinary, nullable=False),
+)
+
+ledger_checkpoints = Table(
+    "ledger_checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+# Intents without a certificate on record: gone as soon as it is, so what stays was possibly signed.
+intents = Table(
+    "intents",
+    metadata,
+    Column("serial", Text, primary_key=True),
+    Column("uid", LargeBinary, nullable=False),
+    Column("subject", key_text(), nullable=False),
+    Column("time", UtcTime, nullable=False),
+)
 
 # What certificates are looked for by; the ledger entry of the same `uid` is the record itself.
 certificates = Table(

@@ -11,6 +11,7 @@ from app.storage.authority_rows import SqlAuthorityRows
 from app.storage.certificate_rows import SqlCertificateRows
 from app.storage.counters import all_values
 from app.storage.inventory_rows import SqlInventoryRows
+from app.storage.ledger_reads import SqlLedgerRows
 from app.storage.ledger_rows import PreparedEntry
 from app.storage.pending_rows import SqlPendingActRows
 from app.storage.policy_rows import SqlPolicyRows
@@ -21,6 +22,7 @@ from app.storage.upsert import insert_if_absent
 
 # Any constant will do: the one lock that all administration takes. ("administ" in ASCII.)
 _ADMINISTRATION_LOCK = 0x61646D696E697374
+_MAX_COUNTED = 100_000  # entries without an index that `status` adds up
 
 
 class SqlTransaction:
@@ -34,6 +36,7 @@ class SqlTransaction:
         self.authorities = SqlAuthorityRows(connection)
         self.pending_acts = SqlPendingActRows(connection)
         self.certificates = SqlCertificateRows(connection)
+        self.ledger = SqlLedgerRows(connection)
         self.entries: list[PreparedEntry] = []
 
     def lock(self) -> None:
@@ -61,6 +64,7 @@ class SqlTransaction:
     def status(self) -> StoreStatus:
         """The numbers of the store."""
         values = all_values(self.connection)
+        ledger = self.ledger.state(max_counted=_MAX_COUNTED)
         revision = self.policies.current_revision()
         return StoreStatus(
             revision=revision.number,
@@ -68,5 +72,5 @@ class SqlTransaction:
             snapshot_number=values["snapshot"],
             inventory_generation=values["inventory"],
             documents=values["documents"],
-            ledger_entries=values["ledger"],
+            ledger_entries=ledger.size + ledger.unnumbered,
         )

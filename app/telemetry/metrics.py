@@ -163,6 +163,16 @@ CRLS_UNPUBLISHED = Gauge(
     multiprocess_mode="livemax",
 )
 
+LEDGER_ENTRIES = Gauge("gatehouse_ledger_entries", "Entries of the ledger that have an index.", multiprocess_mode="max")
+LEDGER_UNNUMBERED = Gauge(
+    "gatehouse_ledger_unnumbered_entries", "Entries that are stored and wait for their index.", multiprocess_mode="max"
+)
+LEDGER_CHECKPOINT_AGE = Gauge(
+    "gatehouse_ledger_checkpoint_age_seconds",
+    "Seconds since the newest checkpoint was signed.",
+    multiprocess_mode="max",
+)
+
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "RPCs of the certificate authority that ended.", ["grpc_service", "grpc_method", "grpc_code"]
 )

@@ -23,6 +23,7 @@ from app.authority.follow_peers import PeerStatus
 from app.authority.inventory_view import InventoryView
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
 from app.authority.placements import Placements
+from app.authority.read_ledger import ReadLedger
 from app.authority.refusals import Refusals
 from app.authority.worker_registry import WorkerRegistry
 from app.ca.bundle import TrustBundle
@@ -35,6 +36,7 @@ from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from tests.support.authorities import FixedClock, Kit, make_kit
 from tests.support.certificates import make_pki
+from tests.support.ledger import LEDGER_KEY
 from tests.support.revocation import certificate_services, view_over
 
 
@@ -118,6 +120,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             ),
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             placements=placements,
+            ledger=ReadLedger(database, LEDGER_KEY.public, limits=limits.ledger),
             workers=workers,
             authorities=kit.administration,
             certificates=certificate_services(

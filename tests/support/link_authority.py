@@ -29,6 +29,8 @@ class Authority:
     tokens: dict[str, Scope] = field(default_factory=lambda: {"good": EVERYTHING, "narrow": Scope(frozenset({"shop"}))})
     registry: WorkerRegistry = field(default_factory=WorkerRegistry)
     csrs: list[tuple[str, str]] = field(default_factory=list)
+    checkpoint: str = ""
+    heard: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -47,6 +49,12 @@ class Authority:
             raise AppError(ErrorCode.MALFORMED, "not a CSR")
         return ["leaf", "root"]
 
+    async def hear(self, note: str, where: str) -> None:
+        self.heard.append((note, where))
+
+    def newest_note(self) -> str:
+        return self.checkpoint
+
     def now(self) -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,6 +66,7 @@ class Authority:
             workers=self,
             registry=self.registry,
             certificates=self,
+            checkpoints=self,
             clock=self,
             limits=LINK_LIMITS,
         )

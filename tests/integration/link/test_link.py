@@ -16,6 +16,7 @@ import pytest
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits
 from app.link.client import LinkClient
+from app.link.remembered_checkpoint import RememberedCheckpoint
 from app.link.signing import ManifestSigningKey, ManifestVerifier
 from app.policy.snapshot import PartRef, parse_part
 from tests.support.link_authority import LINK_LIMITS, Authority
@@ -157,6 +158,26 @@ async def test_a_revoked_token_is_told_so() -> None:
         with pytest.raises(AppError) as caught:
             await client.fetch_manifest("", wait_seconds=0)
         assert ErrorCode.UNAUTHENTICATED == caught.value.code
+
+
+async def test_a_worker_remembers_the_newest_checkpoint_and_says_so(tmp_path: Path) -> None:
+    """What the authority answers is kept across restarts and told back before it is replaced."""
+    async with Authority().serving() as authority, _client(authority) as client:
+        assert await client.send_status({"worker": "w"}) is None
+        authority.checkpoint = "first\n"
+        memory = RememberedCheckpoint(tmp_path / "w")
+        for expected in ("first\n", "second\n"):
+            status = {"worker": "w", **({"checkpoint": memory.note} if memory.note else {})}
+            told = await client.send_status(status)
+            assert expected == told
+            await memory.keep(told)
+            assert expected == RememberedCheckpoint(tmp_path / "w").note
+            authority.checkpoint = "second\n"
+        assert [("first\n", "the worker 'w'")] == authority.heard
+        (status_kept,) = authority.registry.statuses(now=authority.now())
+        assert "checkpoint" not in status_kept.report
+        await memory.keep("x" * 10_000)  # more than a checkpoint can be
+        assert "second\n" == memory.note
 
 
 async def test_status_reports_arrive_and_are_bounded() -> None:

@@ -1,0 +1,128 @@
+"""`fsck`: every byte of the ledger in a database that may be in use, and the tables that are made from it.
+
+Reads only, over one connection and in one transaction, so that a running Gatehouse is neither disturbed nor in the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.ledger.checkpoint import LogKey
+from app.ledger.entry import EntryKind, leaf_hash
+from app.limits import StorageLimits
+from app.storage.engines import create_engines, parse_url
+from app.storage.failures import as_app_error
+from app.storage.ledger_check import check_tree
+from app.storage.ledger_head import damaged
+from app.storage.ledger_reads import SqlLedgerRows
+from app.storage.ledger_rows import microseconds, stored_text, stored_time
+from app.storage.tables import certificates, ledger
+
+_PAGE = 500
+_MAX_INTENTS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerReport:
+    """A ledger that holds; `unfinished` are the serials of intents without a certificate (at most a thousand)."""
+
+    size: int
+    unnumbered: int
+    certificates: int
+    unfinished: tuple[str, ...]
+
+
+def check_database(url: str, key: LogKey, limits: StorageLimits) -> LedgerReport:
+    """Check all of it. Blocks.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` naming the first thing that was changed, `UNAVAILABLE` when the database cannot
+            be read, `INVALID` for a URL that is none.
+    """
+    with _reading(url, limits) as connection:
+        size = check_tree(connection, key, with_bytes=True)
+        unnumbered = _check_unnumbered(connection)
+        issued = _check_certificates(connection)
+        intents = SqlLedgerRows(connection).open_intents(after="", limit=_MAX_INTENTS)
+        return LedgerReport(
+            size=size,
+            unnumbered=unnumbered,
+            certificates=issued,
+            unfinished=tuple(intent.serial for intent in intents),
+        )
+
+
+@contextmanager
+def _reading(url: str, limits: StorageLimits) -> Iterator[Connection]:
+    engines = create_engines(parse_url(url), limits)
+    try:
+        with engines.reader.connect() as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a million rows take seconds
+            yield connection
+    except SQLAlchemyError as error:
+        raise as_app_error(error) from error
+    finally:
+        engines.dispose()
+
+
+def _pages(connection: Connection, *conditions: Any) -> Iterator[Sequence[Row[Any]]]:
+    last = 0
+    while rows := connection.execute(
+        select(ledger).where(ledger.c.id > last, *conditions).order_by(ledger.c.id).limit(_PAGE)
+    ).all():
+        last = rows[-1].id
+        yield rows
+
+
+def _check_unnumbered(connection: Connection) -> int:
+    count = 0
+    for rows in _pages(connection, ledger.c.leaf_index.is_(None)):
+        for row in rows:
+            if leaf_hash(bytes(row.data)) != bytes(row.leaf_hash):
+                raise damaged(f"the bytes of row {row.id} do not have the leaf hash that was stored with them")
+        count += len(rows)
+    return count
+
+
+def _check_certificates(connection: Connection) -> int:
+    """Whether the table that certificates are looked for in says what the entries say."""
+    count = 0
+    for rows in _pages(connection, ledger.c.kind == EntryKind.CERTIFICATE_ISSUED.value):
+        found = {
+            bytes(row.uid): row
+            for row in connection.execute(select(certificates).where(certificates.c.uid.in_([r.uid for r in rows])))
+        }
+        for row in rows:
+            where = f"the entry with index {row.leaf_index}" if row.leaf_index is not None else f"row {row.id}"
+            certificate = found.get(bytes(row.uid))
+            if certificate is None:
+                raise damaged(f"the table of certificates misses the one of {where}")
+            _compare(certificate, json.loads(row.data), where)
+        count += len(rows)
+    stored = connection.execute(select(func.count()).select_from(certificates)).scalar_one()
+    if stored != count:
+        raise damaged(f"the table of certificates has {stored} rows, the ledger recorded {count}")
+    return count
+
+
+def _compare(row: Row[Any], entry: Mapping[str, Any], where: str) -> None:
+    detail = entry["detail"]
+    recorded = {
+        "identity": stored_text(entry["subject"]),
+        "serial": str(detail.get("serial", "")),
+        "node": stored_text(str(detail.get("node", ""))),
+        "not_after": stored_time(detail.get("notAfter")),
+    }
+    for column, value in recorded.items():
+        stored = getattr(row, column)
+        if (microseconds(stored) if isinstance(stored, datetime) else stored) != value:
+            raise damaged(f"the table of certificates says another {column} than {where}")
