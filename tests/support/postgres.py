@@ -120,7 +120,8 @@ class PostgresServer:
         if not self.account or shutil.which("setpriv") is None:
             return (), self.account
         user, group = self.account["user"], self.account["group"]
-        return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"), {}
+        # Fast shutdown, should the test run be killed.
+        return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--pdeathsig=INT", "--"), {}
 
     def _pids(self) -> list[int]:
         """The postmaster first, so that it starts no more, then its children."""
