@@ -55,9 +55,8 @@ def make_soft_hsm(folder: Path) -> SoftHsm:
 
 
 def hand_over(hsm: SoftHsm, uid: int) -> None:
-    """Give the token's files to a user, the folders above opened for passing through."""
+    """Give the token's files to a user, the two folders above opened for passing through."""
     for path in (hsm.tokens, *hsm.tokens.rglob("*")):
         os.chown(path, uid, uid)
-    for parent in (hsm.folder, *hsm.folder.parents):
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+    for folder in (hsm.folder, hsm.folder.parent):
+        folder.chmod(0o711)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -34,13 +35,15 @@ pytestmark = pytest.mark.skipif(module() is None, reason="SoftHSM2 is not instal
 
 
 @pytest.fixture
-def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
-    made = make_soft_hsm(tmp_path / "hsm")
-    monkeypatch.setenv("SOFTHSM2_CONF", str(made.configuration))
-    if os.geteuid() == 0:
-        hand_over(made, 65534)
-        made.configuration.chmod(0o644)
-    return made
+def hsm(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
+    # Not below pytest's own folder, which every start of pytest closes to the user that the signer becomes.
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_soft_hsm(Path(folder) / "hsm")
+        monkeypatch.setenv("SOFTHSM2_CONF", str(made.configuration))
+        if os.geteuid() == 0:
+            hand_over(made, 65534)
+            made.configuration.chmod(0o644)
+        yield made
 
 
 def settings(hsm: SoftHsm, **changes: object) -> SignerSettings:
