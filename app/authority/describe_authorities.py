@@ -116,7 +116,7 @@ class DescribeAuthorities:
             "automatic": row.automatic,
             "neededUntil": _needed(member, picture.fleet),
             "coverage": _coverage(picture.fleet.coverage.get(root_id)),
-            "steps": [self._step(step, member, picture) for step in _STEPS[member.state]],
+            "steps": [self._step(step, member, picture) for step in _steps_of(member)],
         }
 
     def _step(self, step: Step, member: Member, picture: _Picture) -> Mapping[str, Any]:
@@ -131,6 +131,14 @@ class DescribeAuthorities:
             "until": verdict.until,
             "forcible": verdict.unsafe,
         }
+
+
+def _steps_of(member: Member) -> tuple[Step, ...]:
+    """The steps that mean something for it: a root is activated with what is under it."""
+    steps = _STEPS[member.state]
+    if member.role is AuthorityRole.ISSUING:
+        return steps
+    return tuple(step for step in steps if step is not Step.ACTIVATE)
 
 
 def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -29,9 +29,7 @@ from app.bootstrap.state import is_first_run, replica_id
 from app.ca.lifecycle import Fleet
 from app.ca.profile import max_workload_lifetime
 from app.identity.spiffe import TrustDomain
-from app.limits import AuthorityLimits
 from app.settings import Settings
-from app.settings.model import LedgerMode
 from app.storage.database import Database
 from app.telemetry import metrics
 
@@ -81,7 +79,7 @@ async def open_authority_parts(
         clock=clock,
         longest_life=timedelta(seconds=settings.limits.certificate.max_ttl_seconds),
         backdate=timedelta(seconds=settings.limits.certificate.backdate_seconds),
-        limits=_limits(settings),
+        limits=settings.limits.authority,
         replica_id=replica_id(settings),
         observer=observer,
     )
@@ -106,14 +104,6 @@ async def open_authority_parts(
         parent=AdoptParent(authorities),
         peers=AdoptPeerRoots(authorities),
     )
-
-
-def _limits(settings: Settings) -> AuthorityLimits:
-    """The limits, with a lease that outlasts the time for which the journal stands in for the database."""
-    limits = settings.limits.authority
-    if settings.ledger.mode is not LedgerMode.AVAILABLE:
-        return limits
-    return replace(limits, lease_seconds=max(limits.lease_seconds, 2 * settings.ledger.max_away_seconds))
 
 
 class _Metrics:

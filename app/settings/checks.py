@@ -32,6 +32,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """What does not go together, each as a sentence that names the settings."""
     yield from _bounds(settings.limits, "limits")
     yield from _certificate(settings)
+    yield from _authorities(settings)
     yield from _ledger(settings)
     yield from _processes(settings)
     yield from _ports(settings)
@@ -58,6 +59,23 @@ def _bounds(value: Any, path: str) -> Iterator[str]:
             yield f"{path}.{field.name}: must be a number that is finite, not {item}"
         elif item < 0 or (item == 0 and field.name not in _MAY_BE_ZERO):
             yield f"{path}.{field.name}: must be greater than 0, not {item}"
+
+
+def _authorities(settings: Settings) -> Iterator[str]:
+    authority, certificate, own = settings.limits.authority, settings.limits.certificate, settings.authorities
+    if authority.settle_seconds <= certificate.max_job_seconds:
+        yield (
+            "limits.authority.settle_seconds: must be more than limits.certificate.max_job_seconds "
+            f"({certificate.max_job_seconds:g}), or a step is judged before every certificate is on record"
+        )
+    if own.issuing_days >= own.root_days:
+        yield "authorities.issuing_days: must be less than authorities.root_days, for nothing outlives its root"
+    longest_days = authority.min_lives_left * certificate.max_ttl_seconds / 86_400
+    if own.issuing_days <= longest_days:
+        yield (
+            f"authorities.issuing_days: must be more than {longest_days:g}, which is limits.authority.min_lives_left "
+            "times limits.certificate.max_ttl_seconds, or a new issuing authority could never be activated"
+        )
 
 
 def _certificate(settings: Settings) -> Iterator[str]:

@@ -24,7 +24,7 @@ from tests.support.vault import Vault
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
 # How long a new authority waits for certificates that are being issued meanwhile.
 QUICK_TAKE_OVER = {
-    "authority": {"settle_seconds": 2.0, "chore_seconds": 0.5},
+    "authority": {"settle_seconds": 2.0, "propagation_seconds": 1.0, "chore_seconds": 0.5},
     "certificate": {"max_job_seconds": 1.0},
 }
 INVENTORY = {

@@ -158,6 +158,12 @@ BROKEN_FILES = {
     "negative limit": ("limits: {ca_grpc: {max_message_bytes: -1}}", "must be greater than 0"),
     "TTLs out of order": ("limits: {certificate: {max_ttl_seconds: 3600}}", "ascending order"),
     "TTL below the backdate": ("limits: {certificate: {min_ttl_seconds: 200}}", "tight loop"),
+    "steps judged before certificates are on record": (
+        "limits: {certificate: {max_job_seconds: 60}}",
+        "limits.authority.settle_seconds: must be more than",
+    ),
+    "an issuing authority that outlives its root": ("authorities: {root_days: 300}", "nothing outlives its root"),
+    "an issuing authority that can never be activated": ("authorities: {issuing_days: 200}", "must be more than 270"),
     "drain ends before it begins": ("limits: {process: {drain_max_seconds: 4}}", "greater than drain_min_seconds"),
     "connections older than the drain": (
         "limits: {check_grpc: {max_connection_age_seconds: 60}}",
