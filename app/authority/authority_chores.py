@@ -16,7 +16,8 @@ from app.authority.authorities import Authorities
 from app.authority.authority_ports import AuthorityRole, AuthorityState
 from app.authority.authority_set import AuthoritySet
 from app.authority.commit_authorities import AuthorityChange, with_states
-from app.ca.lifecycle import Allowed, Chore, Due, Fleet, Member, Step, due_chore, judge
+from app.ca.lifecycle import Allowed, Fleet, Member, Step, judge
+from app.ca.lifecycle_chores import Chore, Due, due_chore
 from app.errors import AppError, ErrorCode
 
 _log = structlog.get_logger(__name__)

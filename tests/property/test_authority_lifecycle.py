@@ -21,9 +21,9 @@ from app.ca.lifecycle import (
     Replica,
     Rules,
     Step,
-    due_chore,
     judge,
 )
+from app.ca.lifecycle_chores import due_chore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
