@@ -96,7 +96,9 @@ async def measure(load: Load, *, clients: int, seconds: float, floor_us: float) 
 
 
 def _added(*counts: dict[str, int]) -> dict[str, int]:
-    return {code: sum(count.get(code, 0) for count in counts) for code in sorted({key for one in counts for key in one})}
+    return {
+        code: sum(count.get(code, 0) for count in counts) for code in sorted({key for one in counts for key in one})
+    }
 
 
 async def database(folder: Path, clients: Iterable[int], *, seconds: float, floor_us: float, **settings: Any) -> Any:
