@@ -224,22 +224,23 @@ class Issuer:
     async def _sign_on_record(
         self, order: Order, grant: TtlGrant, prepared: PreparedSvid, state: IssuingState, now: datetime
     ) -> Issued:
+        detail = _detail(order, grant, prepared)
         try:
             async with asyncio.timeout(self._limits.max_job_seconds):
-                await self._ledger.append(_intent(order, grant, prepared, now))
+                await self._ledger.append(_intent(order, detail, prepared, now))
                 self._check_quarantine(order)  # once more: the intent may have waited for the disk
                 signature = await state.signer.sign(prepared.tbs)
                 svid = assemble(prepared, signature)
-                await self._ledger.append(_record(order, grant, svid, state, self._clock.now()))
+                chain = cert_chain(svid, state.authority, state.bundle)
+                check_as_ztunnel(chain, str(order.identity))
+                state.path.check(svid, now=now)
+                await self._ledger.append(_record(order, detail, svid, state.bundle, self._clock.now()))
         except TimeoutError:
             raise AppError(
                 ErrorCode.UNAVAILABLE,
                 "the certificate could not be recorded in time; try again",
                 diagnosis=f"ledger or signer took longer than {self._limits.max_job_seconds:.3g} s",
             ) from None
-        chain = cert_chain(svid, state.authority, state.bundle)
-        check_as_ztunnel(chain, str(order.identity))
-        state.path.check(svid, now=now)
         return Issued(svid=svid, grant=grant, chain=chain)
 
     def _check_quarantine(self, order: Order) -> None:
@@ -255,11 +256,11 @@ class Issuer:
             _log.error("issuance_job_crashed", error=repr(error))
 
 
-def _intent(order: Order, grant: TtlGrant, prepared: PreparedSvid, now: datetime) -> LedgerEntry:
-    detail = {
+def _detail(order: Order, grant: TtlGrant, prepared: PreparedSvid) -> dict[str, Any]:
+    """What both entries of one certificate say."""
+    return {
         **order.detail,
         "serial": prepared.serial_hex,
-        "tbsSha256": prepared.tbs_sha256,
         "authority": prepared.authority.id,
         "notBefore": _instant(prepared.not_before),
         "notAfter": _instant(prepared.not_after),
@@ -267,26 +268,23 @@ def _intent(order: Order, grant: TtlGrant, prepared: PreparedSvid, now: datetime
         "ttlGranted": grant.seconds,
         "ttlClamp": grant.clamp.value,
         "ttlSpread": grant.spread_seconds,
-        "keyType": order.csr.key_type,
     }
+
+
+def _intent(order: Order, detail: Mapping[str, Any], prepared: PreparedSvid, now: datetime) -> LedgerEntry:
+    detail = {**detail, "tbsSha256": prepared.tbs_sha256, "keyType": order.csr.key_type}
     return _entry(EntryKind.CERTIFICATE_INTENT, order, now, detail)
 
 
-def _record(order: Order, grant: TtlGrant, svid: IssuedSvid, state: IssuingState, now: datetime) -> LedgerEntry:
+def _record(
+    order: Order, detail: Mapping[str, Any], svid: IssuedSvid, bundle: TrustBundle, now: datetime
+) -> LedgerEntry:
     detail = {
-        **order.detail,
-        "serial": svid.serial_hex,
+        **detail,
         "certificate": base64.b64encode(svid.der).decode("ascii"),
         "certificateSha256": svid.sha256,
         "keySha256": hashlib.sha256(order.csr.public_key_der).hexdigest(),
-        "authority": state.authority.id,
-        "bundle": state.bundle.fingerprint,
-        "notBefore": _instant(svid.not_before),
-        "notAfter": _instant(svid.not_after),
-        "ttlRequested": order.ttl_seconds,
-        "ttlGranted": grant.seconds,
-        "ttlClamp": grant.clamp.value,
-        "ttlSpread": grant.spread_seconds,
+        "bundle": bundle.fingerprint,
     }
     return _entry(EntryKind.CERTIFICATE_ISSUED, order, now, detail)
 
@@ -303,4 +301,5 @@ def _entry(kind: EntryKind, order: Order, now: datetime, detail: Mapping[str, An
 
 
 def _instant(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time in UTC, of whole seconds."""
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

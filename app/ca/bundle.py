@@ -30,11 +30,13 @@ class TrustBundle:
     """The roots of one trust domain, in a stable order.
 
     `pem` has all roots one after the other, each ending in a newline: the last element of an answer to ztunnel.
+    `fingerprint` is a hash over the roots that does not depend on the order in which they came.
     """
 
     trust_domain: TrustDomain
     roots: tuple[x509.Certificate, ...]
     pem: str
+    fingerprint: str
 
     @classmethod
     def of(cls, trust_domain: TrustDomain, roots: tuple[x509.Certificate, ...]) -> Self:
@@ -52,7 +54,7 @@ class TrustBundle:
             raise _invalid("it holds a certificate that is not a certificate authority")
         ordered = tuple(by_der[der] for der in sorted(by_der, key=lambda der: hashlib.sha256(der).digest()))
         pem = "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in ordered)
-        return cls(trust_domain, ordered, pem)
+        return cls(trust_domain, ordered, pem, hashlib.sha256(pem.encode("ascii")).hexdigest())
 
     @classmethod
     def from_pem(cls, trust_domain: TrustDomain, pem: str) -> Self:
@@ -71,11 +73,6 @@ class TrustBundle:
         except ValueError:
             raise AppError(ErrorCode.MALFORMED, "the trust bundle holds what is not a certificate") from None
         return cls.of(trust_domain, roots)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash over the roots that does not depend on their order."""
-        return hashlib.sha256(self.pem.encode("ascii")).hexdigest()
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

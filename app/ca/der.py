@@ -72,6 +72,15 @@ class Certificate:
 
 
 @asn1.sequence
+class SignedBytes:
+    """A whole certificate around bytes that are not looked into."""
+
+    tbs_certificate: asn1.TLV
+    signature_algorithm: AlgorithmIdentifier
+    signature: asn1.BitString
+
+
+@asn1.sequence
 class AuthorityKeyIdentifier:
     """The key-identifier form of AuthorityKeyIdentifier, the only one we write (RFC 5280 §4.2.1.1)."""
 
@@ -132,3 +141,22 @@ class CertificationRequestInfo:
     subject: asn1.TLV
     subject_public_key_info: asn1.TLV
     attributes: Annotated[asn1.SetOf[RequestAttribute], asn1.Implicit(0)]
+
+
+def encode_certificate(
+    tbs: bytes, algorithm: x509.ObjectIdentifier, signature: bytes, *, null_parameters: bool
+) -> bytes:
+    """The certificate around a to-be-signed one, which goes into it as it is.
+
+    Raises:
+        ValueError: when `tbs` is not one DER value.
+    """
+    return asn1.encode_der(
+        SignedBytes(
+            tbs_certificate=asn1.decode_der(asn1.TLV, tbs),
+            signature_algorithm=AlgorithmIdentifier(
+                algorithm=algorithm, parameters=asn1.Null() if null_parameters else None
+            ),
+            signature=asn1.BitString(signature, 0),
+        )
+    )

@@ -1,8 +1,10 @@
 """Prepare, lint, sign, check: the only way to a workload certificate.
 
 `prepare` builds the bytes and lints them before any key has seen them; its result is what the caller records
-durably and then lets the signer sign; `assemble` puts bytes and signature together and checks that they are
-what was linted and that the signature is the authority's (a wrong key or slot is found here, not by a peer).
+durably and then lets the signer sign; `assemble` puts bytes and signature together and compares the result with what
+was linted. Whose signature it is (a wrong key or slot must not be found by a peer) says the validation of its path,
+`app.ca.response.PathChecker`, without which no certificate leaves: verifying costs more than anything else here, so
+it is done once.
 
 Nothing of the CSR but its public key gets into a certificate.
 """
@@ -17,19 +19,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from app.ca import der
 from app.ca.authority import Authority
 from app.ca.csr import Csr, check_key_not_blocked
 from app.ca.lint import Expected, key_identifier, lint_workload
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
-from app.ca.signing import capture, is_signed_by, replay
+from app.ca.signing import capture
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
 
 RANDOM_SERIAL_BYTES = 16
 _SERIAL_PREFIX = b"\x47"  # keeps the number positive and of one length: 17 octets, 128 random bits
 
-# The extensions that are the same in every workload certificate.
 _KEY_USAGE = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -43,7 +45,14 @@ _KEY_USAGE = x509.KeyUsage(
 )
 _EXTENDED_KEY_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _NOT_AN_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
-_NO_SUBJECT = x509.Name([])
+# What is the same in every workload certificate, whoever issues it.
+_PROFILE = (
+    x509.CertificateBuilder()
+    .subject_name(x509.Name([]))
+    .add_extension(_KEY_USAGE, critical=True)
+    .add_extension(_EXTENDED_KEY_USAGE, critical=False)
+    .add_extension(_NOT_AN_AUTHORITY, critical=True)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +69,6 @@ class PreparedSvid:
     not_before: datetime
     not_after: datetime
     authority: Authority
-    builder: x509.CertificateBuilder
 
     @property
     def serial_hex(self) -> str:
@@ -130,7 +138,7 @@ def prepare(
     not_before, not_after = _validity(grant, authority, profile, now)
     names = [x509.UniformResourceIdentifier(str(identity)), *serving_names.general_names()]
     builder = _builder(names, csr, authority, serial).not_valid_before(not_before).not_valid_after(not_after)
-    tbs, stand_in = capture(builder, authority.public_key)
+    _, stand_in = capture(builder, authority.public_key)
     expected = Expected(
         identity=identity,
         public_key_der=csr.public_key_der,
@@ -149,35 +157,25 @@ def prepare(
         raise AppError(ErrorCode.INTERNAL, "the certificate failed its own lint", diagnosis="; ".join(findings))
     return PreparedSvid(
         identity=identity,
-        tbs=tbs,
+        tbs=stand_in.tbs_certificate_bytes,
         serial=serial,
         not_before=not_before,
         not_after=not_after,
         authority=authority,
-        builder=builder,
     )
 
 
 def assemble(prepared: PreparedSvid, signature: bytes) -> IssuedSvid:
-    """Put signature and bytes together and check the result.
+    """Put signature and bytes together; whether the signature is the authority's is for `PathChecker` to say.
 
     Raises:
-        AppError: `INTERNAL` when the bytes differ from what was linted or the signature is not the authority's.
+        AppError: `INTERNAL` when the result is no certificate or says anything else than what was linted.
     """
-    public_key = prepared.authority.public_key
-    try:
-        certificate = replay(prepared.builder, public_key, signature)
-        encoded = certificate.public_bytes(Encoding.DER)
-        # Read back what leaves the process, not what the builder believes to have written.
-        read_back = x509.load_der_x509_certificate(encoded)
-        is_ours = is_signed_by(public_key, read_back.signature, read_back.tbs_certificate_bytes)
-    except ValueError:
-        is_ours = False
-    if not is_ours:
-        raise AppError(
-            ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signature is not the authority's"
-        )
-    if read_back.tbs_certificate_bytes != prepared.tbs:
+    scheme = prepared.authority.scheme
+    encoded = der.encode_certificate(prepared.tbs, scheme.oid, signature, null_parameters=scheme.has_null_parameters)
+    # Read back what leaves the process, not what the encoder believes to have written.
+    read_back = x509.load_der_x509_certificate(encoded)
+    if read_back.tbs_certificate_bytes != prepared.tbs or read_back.signature_algorithm_oid != scheme.oid:
         raise AppError(
             ErrorCode.INTERNAL, "the certificate could not be signed", diagnosis="the signed bytes were not linted"
         )
@@ -204,14 +202,9 @@ def _validity(
 
 def _builder(names: list[x509.GeneralName], csr: Csr, authority: Authority, serial: int) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder()
-        .subject_name(_NO_SUBJECT)
-        .issuer_name(authority.certificate.subject)
+        _PROFILE.issuer_name(authority.certificate.subject)
         .public_key(csr.public_key)
         .serial_number(serial)
-        .add_extension(_KEY_USAGE, critical=True)
-        .add_extension(_EXTENDED_KEY_USAGE, critical=False)
-        .add_extension(_NOT_AN_AUTHORITY, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_identifier(csr.public_key_der)), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier(

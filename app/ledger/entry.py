@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class EntryKind(StrEnum):
@@ -46,13 +47,13 @@ class LedgerEntry:
         """The canonical bytes: JSON with sorted keys, no white space, UTF-8, time in UTC with microseconds."""
         value = {
             "kind": self.kind.value,
-            "time": self.time.strftime(_TIME),
+            "time": self.time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z",
             "actor": self.actor,
             "subject": self.subject,
             "requestId": self.request_id,
             "detail": dict(self.detail),
         }
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _CANONICAL.encode(value).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

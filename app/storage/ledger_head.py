@@ -23,6 +23,7 @@ from app.ledger.entry import leaf_hash
 from app.ledger.frontier import STRIDE, SUBTREE_LEAVES, Frontier
 from app.ledger.merkle import HASH_BYTES
 from app.ledger.thinning import CheckpointAge, superfluous
+from app.storage.many_rows import execute_for_rows, value_lists
 from app.storage.tables import ledger, ledger_checkpoints, ledger_head, ledger_subtrees
 from app.storage.upsert import chunks
 
@@ -39,7 +40,6 @@ _NUMBER_POSTGRESQL = (
     "UPDATE ledger SET leaf_index = given.leaf_index "
     "FROM unnest(%b::int8[], %b::int8[]) AS given(id, leaf_index) WHERE ledger.id = given.id"
 )
-_NUMBER_SQLITE = "UPDATE ledger SET leaf_index = ? WHERE id = ?"
 _MICROSECONDS = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 
@@ -162,7 +162,7 @@ def _append(connection: Connection, frontier: Frontier, tail: bytes, rows: Seque
     if connection.dialect.name == "postgresql":
         numbered = connection.exec_driver_sql(_NUMBER_POSTGRESQL, (ids, indices)).rowcount
     else:
-        numbered = connection.exec_driver_sql(_NUMBER_SQLITE, list(zip(indices, ids, strict=True))).rowcount
+        numbered = execute_for_rows(connection, _number_in_sqlite, list(zip(ids, indices, strict=True)))
     if numbered != len(rows):
         raise damaged(f"of {len(rows)} rows to number, {numbered} were there")
     hashes = tail + b"".join(leaves)
@@ -182,6 +182,11 @@ def _append(connection: Connection, frontier: Frontier, tail: bytes, rows: Seque
             ],
         )
     return hashes[len(hashes) - frontier.size % SUBTREE_LEAVES * HASH_BYTES :]
+
+
+def _number_in_sqlite(count: int) -> str:
+    given = f"(VALUES {value_lists(2, count)}) AS given"
+    return f"UPDATE ledger SET leaf_index = given.column2 FROM {given} WHERE ledger.id = given.column1"  # noqa: S608
 
 
 def _slice(hashes: bytes, number: int) -> bytes:

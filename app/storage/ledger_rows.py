@@ -3,14 +3,14 @@
 Stored entries have no index yet: that one comes later, from whoever numbers them (`app.storage.ledger_head`), so that
 storing takes no lock that writers of several replicas would share. An entry's `uid` makes storing it again harmless.
 
-This is the hot path of issuing, hence statements that go to the driver as they are: one call a table and commit.
+This is the hot path of issuing, hence statements that go to the driver as they are, few a table and commit.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from app.ledger.entry import EntryKind, LedgerEntry, leaf_hash
+from app.storage.many_rows import execute_for_rows, value_lists
 from app.storage.tables import ledger
 from app.storage.upsert import chunks
 
@@ -30,24 +31,27 @@ _CERTIFICATE_TEXTS = ("authority", "node", "cluster", "purpose", "bundle")
 class _Insert:
     """INSERT ... ON CONFLICT DO NOTHING of many rows, in each database's quickest form."""
 
-    sqlite: str
-    postgresql: str
+    table: str
+    columns: Mapping[str, str]  # by name, the type of each in PostgreSQL
 
     @classmethod
     def into(cls, table: str, **columns: str) -> _Insert:
-        names = ", ".join(columns)
-        marks = ", ".join("?" for _ in columns)
-        arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
-        return cls(
-            f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608 - names of ours
-            f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING",  # noqa: S608
-        )
+        return cls(table, columns)
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Store the rows that are not there yet; returns how many those were."""
         if connection.dialect.name == "postgresql":
-            return connection.exec_driver_sql(self.postgresql, tuple(map(list, zip(*rows, strict=True)))).rowcount
-        return connection.exec_driver_sql(self.sqlite, list(rows)).rowcount
+            arrays = ", ".join(f"%b::{kind}[]" for kind in self.columns.values())
+            parameters = tuple(map(list, zip(*rows, strict=True)))
+            return connection.exec_driver_sql(self._of(f"SELECT * FROM unnest({arrays})"), parameters).rowcount
+        return execute_for_rows(connection, self._of_rows, rows)
+
+    def _of_rows(self, count: int) -> str:
+        return self._of(f"VALUES {value_lists(len(self.columns), count)}")
+
+    def _of(self, source: str) -> str:
+        names = ", ".join(self.columns)
+        return f"INSERT INTO {self.table} ({names}) {source} ON CONFLICT DO NOTHING"
 
 
 _ENTRIES = _Insert.into(
@@ -159,7 +163,11 @@ def _close_intents(connection: Connection, serials: Sequence[str]) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("DELETE FROM intents WHERE serial = ANY(%s::text[])", (list(serials),))
     else:
-        connection.exec_driver_sql("DELETE FROM intents WHERE serial = ?", [(serial,) for serial in serials])
+        execute_for_rows(connection, _delete_intents, [(serial,) for serial in serials])
+
+
+def _delete_intents(count: int) -> str:
+    return f"DELETE FROM intents WHERE serial IN (VALUES {value_lists(1, count)})"  # noqa: S608 - marks of ours
 
 
 def _certificate_row(prepared: PreparedEntry) -> tuple[Any, ...]:

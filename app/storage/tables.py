@@ -155,7 +155,7 @@ certificates = Table(
     Column("cluster", key_text(), nullable=False),
     Column("purpose", Text, nullable=False),  # empty for a workload's, else what of ours it is for
     Column("bundle", Text, nullable=False),  # the fingerprint of the trust bundle that went with it
-    Column("key_hash", Text, nullable=False, index=True),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+    Column("key_hash", Text, nullable=False),  # SHA-256 of its SubjectPublicKeyInfo, hexadecimal
     # Who holds it besides others of that identity on the node: empty for a node proxy, which holds one for all.
     Column("holder", key_text(), nullable=False, server_default=""),
     Column("not_before", UtcTime),

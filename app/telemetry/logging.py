@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -70,8 +71,14 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
     return event
 
 
+@lru_cache(maxsize=1024)
+def _names_secret(key: str) -> bool:
+    """Whether what has this name is a secret; the same few names are in every line."""
+    return key != "event" and _SECRET.search(key) is not None and not _HARMLESS.search(key)
+
+
 def _redacted(key: str, value: Any) -> Any:
-    if value and key != "event" and _SECRET.search(key) and not _HARMLESS.search(key):
+    if value and _names_secret(key):
         return _MASK
     if isinstance(value, str):
         return _IN_TEXT.sub(_MASK, value)

@@ -1,4 +1,4 @@
-"""Certified keys are found by their hash; the deadlines by which a mesh shall have renewed everything"""
+"""The deadlines by which a mesh shall have renewed everything"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_index("ix_certificates_key_hash", "certificates", ["key_hash"], unique=False)
     op.create_table(
         "convergences",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

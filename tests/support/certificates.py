@@ -25,7 +25,7 @@ from app.ca.csr import parse_csr
 from app.ca.issuance import IssuedSvid, PreparedSvid, assemble, prepare, serial_number
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.ca.serving_names import NO_SERVING_NAMES, ServingNames
-from app.ca.signing import AuthorityPrivateKey, AuthorityPublicKey, sign_bytes
+from app.ca.signing import AuthorityPrivateKey, AuthorityPublicKey, is_signed_by, sign_bytes
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.limits import CertificateLimits
 
@@ -46,6 +46,13 @@ def steady_bytes(number: int) -> bytes:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(number.to_bytes(8))
     return digest.finalize()[:16]
+
+
+def verified(prepared: PreparedSvid, signature: bytes) -> IssuedSvid:
+    """The certificate, whose signature must be its authority's."""
+    issued = assemble(prepared, signature)
+    assert is_signed_by(prepared.authority.public_key, signature, prepared.tbs)
+    return issued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +90,7 @@ class Pki:
             serial=serial(number),
             serving_names=serving_names,
         )
-        return assemble(prepared, self.sign(prepared))
+        return verified(prepared, self.sign(prepared))
 
 
 def make_pki(

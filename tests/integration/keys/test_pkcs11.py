@@ -15,12 +15,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from app.ca.issuance import assemble
 from app.ca.signing import is_signed_by
 from app.errors import AppError, ErrorCode
 from app.keys.signer_client import SignerClient
 from app.keys.signer_settings import SignerSettings, TokenSettings
 from app.limits import SignerLimits
+from tests.support.certificates import verified
 from tests.support.signer import (
     CHEAP_SETTINGS,
     MAX_LIFETIME,
@@ -57,10 +57,10 @@ async def test_authorities_live_in_the_token(hsm: SoftHsm) -> None:
         made = await fresh_authorities(client)
         assert [(b"", f"pkcs11:{row.id}") for row in made.rows] == [(row.sealed_key, row.key_ref) for row in made.rows]
         one = prepared_now(made.active)
-        assemble(one, await made.signer.sign(one.tbs))
+        verified(one, await made.signer.sign(one.tbs))
     async with signer_client(settings(hsm)) as client:
         await client.open_authority(made.rows[1], max_lifetime=MAX_LIFETIME)
-        assemble(one, await client.signer(made.active.id).sign(one.tbs))
+        verified(one, await client.signer(made.active.id).sign(one.tbs))
 
 
 async def test_an_rsa_key_that_was_put_into_the_token_signs(hsm: SoftHsm) -> None:
@@ -130,7 +130,7 @@ async def test_bar_k3_a_token_that_is_removed_under_load_fails_fast_and_comes_ba
     async with signer_client(settings(hsm)) as client:
         made = await fresh_authorities(client)
         pid, one = client.pid, prepared_now(made.active)
-        assemble(one, await made.signer.sign(one.tbs))
+        verified(one, await made.signer.sign(one.tbs))
         away = hsm.tokens.rename(hsm.folder / "away")
         failures = []
         for _ in range(20):

@@ -15,11 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.authority.authority_ports import StoredAuthority
-from app.ca.issuance import assemble
 from app.errors import AppError, ErrorCode
 from app.keys.signer_client import SignerClient
 from app.limits import SignerLimits
-from tests.support.certificates import make_pki
+from tests.support.certificates import make_pki, verified
 from tests.support.signer import (
     CHEAP_SETTINGS,
     MAX_LIFETIME,
@@ -43,7 +42,7 @@ async def test_authorities_are_made_and_issue_without_a_key_in_this_process() ->
         each = [prepared_now(found.active, number) for number in range(300)]
         signatures = await asyncio.gather(*(found.signer.sign(one.tbs) for one in each))
         for one, signature in zip(each, signatures, strict=True):
-            assemble(one, signature)
+            verified(one, signature)
         assert b"seed" == await client.unseal("snapshot", await client.seal("snapshot", b"seed"))
         await client.probe(found.active.id)
 
@@ -55,7 +54,7 @@ async def test_the_next_signer_opens_what_an_earlier_one_sealed() -> None:
     async with signer_client() as client:
         await client.open_authority(made.rows[1], max_lifetime=MAX_LIFETIME)
         one = prepared_now(made.active)
-        assemble(one, await client.signer(made.active.id).sign(one.tbs))
+        verified(one, await client.signer(made.active.id).sign(one.tbs))
     async with signer_client(passphrase=b"wrong horse battery") as client:
         with pytest.raises(AppError, match="passphrase is wrong"):
             await client.open_authority(made.rows[1], max_lifetime=MAX_LIFETIME)
@@ -69,7 +68,7 @@ async def test_bytes_that_were_tampered_with_are_refused_with_the_reason() -> No
         answers = await asyncio.gather(
             found.signer.sign(good.tbs), found.signer.sign(good.tbs + b"\x00"), return_exceptions=True
         )
-        assemble(good, answers[0])
+        verified(good, answers[0])
         assert isinstance(answers[1], AppError)
         assert ErrorCode.INTERNAL is answers[1].code
         assert "DER" in answers[1].diagnosis
@@ -267,7 +266,7 @@ async def test_a_signer_that_dies_is_replaced_and_nobody_notices() -> None:
         before = client.pid
         os.kill(before, signal.SIGKILL)
         one = prepared_now(found.active)
-        assemble(one, await found.signer.sign(one.tbs))
+        verified(one, await found.signer.sign(one.tbs))
         assert before != client.pid
         assert [None] == restarts
         await client.probe("young")
@@ -298,7 +297,7 @@ async def test_a_signer_that_hangs_is_given_up_and_replaced() -> None:
         async with asyncio.timeout(30):
             while True:
                 try:
-                    assemble(one, await found.signer.sign(one.tbs))
+                    verified(one, await found.signer.sign(one.tbs))
                     break
                 except AppError:
                     await asyncio.sleep(0)
@@ -328,7 +327,7 @@ async def kill_under_load(times: int) -> list[float]:
             while not stop.is_set():
                 one = prepared_now(found.active)
                 try:
-                    assemble(one, await found.signer.sign(one.tbs))
+                    verified(one, await found.signer.sign(one.tbs))
                 except AppError as error:
                     failures.append(error)
 
@@ -338,7 +337,7 @@ async def kill_under_load(times: int) -> list[float]:
             os.kill(pid, signal.SIGKILL)
             began = time.monotonic()
             one = prepared_now(found.active)
-            assemble(one, await found.signer.sign(one.tbs))
+            verified(one, await found.signer.sign(one.tbs))
             away.append(time.monotonic() - began)
             await asyncio.sleep(0.01)
         stop.set()

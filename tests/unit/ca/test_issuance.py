@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from app.ca import der
 from app.ca.authority_issuance import ISSUING_LIFETIME
 from app.ca.csr import parse_csr
 from app.ca.issuance import PreparedSvid, assemble, prepare, serial_number
 from app.ca.profile import TtlGrant
+from app.ca.response import PathChecker
 from app.ca.serving_names import ServingNames
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId
@@ -188,45 +190,61 @@ def test_an_identity_of_another_trust_domain_is_stopped(pki: Pki) -> None:
     assert (ErrorCode.INTERNAL, True) == (caught.value.code, "trust domain" in caught.value.diagnosis)
 
 
-def test_a_signature_of_another_key_is_found(pki: Pki) -> None:
+@pytest.fixture(name="checker", params=["first", "later"])
+def _checker(request: pytest.FixtureRequest, pki: Pki) -> PathChecker:
+    """A check that has yet to validate the whole path, and one that has done so."""
+    checker = PathChecker(pki.authority, pki.bundle)
+    if request.param == "later":
+        checker.check(pki.issue(make_csr()), now=NOW)
+    return checker
+
+
+def refusal(checker: PathChecker, intent: PreparedSvid, signature: bytes) -> AppError:
+    """How the two checks after signing refuse."""
+    with pytest.raises(AppError) as caught:
+        checker.check(assemble(intent, signature), now=NOW)
+    return caught.value
+
+
+def test_a_signature_of_another_key_is_found(pki: Pki, checker: PathChecker) -> None:
     """A mix-up of keys fails here and not at somebody's handshake."""
     intent = prepared(pki, make_csr())
     wrong = pki.root_key.sign(intent.tbs, ec.ECDSA(hashes.SHA256()))
-    with pytest.raises(AppError) as caught:
-        assemble(intent, wrong)
-    assert ErrorCode.INTERNAL is caught.value.code
+
+    assert ErrorCode.INTERNAL is refusal(checker, intent, wrong).code
 
 
 @pytest.mark.parametrize("signature", [b"", b"\x30\x00", bytes(64), b"\xff" * 72])
-def test_a_signature_that_is_none_is_found(pki: Pki, signature: bytes) -> None:
+def test_a_signature_that_is_none_is_found(pki: Pki, checker: PathChecker, signature: bytes) -> None:
     """Whatever a broken signer answers."""
-    with pytest.raises(AppError) as caught:
-        assemble(prepared(pki, make_csr()), signature)
-    assert ErrorCode.INTERNAL is caught.value.code
+    assert ErrorCode.INTERNAL is refusal(checker, prepared(pki, make_csr()), signature).code
 
 
-def test_a_signature_over_another_intent_is_found(pki: Pki) -> None:
+def test_a_signature_over_another_intent_is_found(pki: Pki, checker: PathChecker) -> None:
     """Two certificates under way cannot swap their signatures."""
     first, second = prepared(pki, make_csr(), number=1), prepared(pki, make_csr(), number=2)
-    with pytest.raises(AppError):
-        assemble(first, pki.sign(second))
+
+    assert ErrorCode.INTERNAL is refusal(checker, first, pki.sign(second)).code
 
 
-def test_bytes_that_were_not_linted_are_found(pki: Pki) -> None:
-    """A correct signature over other bytes than the recorded ones is not enough."""
+def test_bytes_that_were_not_linted_are_found(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A correct signature over other bytes than the recorded ones is not enough, whoever mixed them up."""
     first, second = prepared(pki, make_csr(), number=1), prepared(pki, make_csr(), number=2)
-    mixed = PreparedSvid(
-        identity=first.identity,
-        tbs=first.tbs,
-        serial=first.serial,
-        not_before=first.not_before,
-        not_after=first.not_after,
-        authority=first.authority,
-        builder=second.builder,
-    )
+    other = assemble(second, pki.sign(second)).der
+    monkeypatch.setattr(der, "encode_certificate", lambda *_, **__: other)
+
     with pytest.raises(AppError) as caught:
-        assemble(mixed, pki.sign(second))
+        assemble(first, pki.sign(first))
     assert "not linted" in caught.value.diagnosis
+
+
+def test_what_is_put_together_is_what_was_linted(pki: Pki) -> None:
+    """The to-be-signed bytes go into the certificate as they were recorded, the algorithm is the authority's."""
+    intent = prepared(pki, make_csr())
+    certificate = x509.load_der_x509_certificate(assemble(intent, pki.sign(intent)).der)
+
+    assert intent.tbs == certificate.tbs_certificate_bytes
+    assert pki.authority.scheme.oid == certificate.signature_algorithm_oid
 
 
 def test_a_certificate_for_a_listener_of_ours_has_host_names_too(pki: Pki) -> None:

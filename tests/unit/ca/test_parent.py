@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.ca.authority import Authority
 from app.ca.bundle import TrustBundle
 from app.ca.csr import parse_csr
-from app.ca.issuance import assemble, prepare
+from app.ca.issuance import prepare
 from app.ca.parent import CERT_MANAGER_FILES, ISTIO_FILES, MAX_FILE_BYTES, Parent, parse_parent, recognise
 from app.ca.profile import TtlGrant
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
 from app.ca.signing import sign_bytes
 from app.errors import AppError, ErrorCode
-from tests.support.certificates import IDENTITY, LIMITS, PROFILE, TRUST_DOMAIN, make_csr, serial
+from tests.support.certificates import IDENTITY, LIMITS, PROFILE, TRUST_DOMAIN, make_csr, serial, verified
 from tests.support.istio_files import (
     IstioSet,
     cert_managers,
@@ -61,7 +61,7 @@ def issues_for_ztunnel(parent: Parent, found: IstioSet) -> list[str]:
         IDENTITY, parse_csr(make_csr(), LIMITS), TtlGrant(seconds=3600),
         authority=authority, profile=PROFILE, now=NOW, serial=serial(5),
     )  # fmt: skip
-    issued = assemble(prepared, sign_bytes(found.key, prepared.tbs))
+    issued = verified(prepared, sign_bytes(found.key, prepared.tbs))
     chain = cert_chain(issued, authority, bundle)
     check_as_ztunnel(chain, str(IDENTITY))
     checker = PathChecker(authority, bundle)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.bootstrap.signer import check_profiles
@@ -45,7 +46,9 @@ def test_a_profile_with_findings_refuses_the_start(monkeypatch: pytest.MonkeyPat
     usage = issuance._KEY_USAGE
     broken = {name: getattr(usage, name) for name in ("digital_signature", "content_commitment", "key_agreement")}
     others = dict.fromkeys(("data_encipherment", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)
-    monkeypatch.setattr(issuance, "_KEY_USAGE", type(usage)(key_encipherment=True, **broken, **others))
+    wrong = type(usage)(key_encipherment=True, **broken, **others)
+    profile = x509.CertificateBuilder().subject_name(x509.Name([])).add_extension(wrong, critical=True)
+    monkeypatch.setattr(issuance, "_PROFILE", profile)
     with pytest.raises(AppError) as caught:
         check_profiles(make_pki().authority, load_settings(environ={}), now=NOW)
     assert ErrorCode.FAILED_PRECONDITION is caught.value.code

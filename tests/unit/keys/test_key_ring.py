@@ -29,14 +29,25 @@ from app.ca.authority_issuance import (
     prepare_root,
 )
 from app.ca.csr import parse_csr
-from app.ca.issuance import PreparedSvid, assemble, prepare
+from app.ca.issuance import PreparedSvid, prepare
 from app.ca.profile import TtlGrant, max_workload_lifetime
 from app.ca.serving_names import ServingNames
 from app.ca.signing import capture, replay
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.keys.key_ring import KeyRing
-from tests.support.certificates import IDENTITY, LIMITS, NOW, PROFILE, TRUST_DOMAIN, Pki, make_csr, make_pki, serial
+from tests.support.certificates import (
+    IDENTITY,
+    LIMITS,
+    NOW,
+    PROFILE,
+    TRUST_DOMAIN,
+    Pki,
+    make_csr,
+    make_pki,
+    serial,
+    verified,
+)
 from tests.support.key_keeper import cheap_sealer
 
 CAP = max_workload_lifetime(LIMITS)
@@ -117,7 +128,7 @@ def test_certificates_of_the_profile_are_signed(pki: Pki, ring: KeyRing) -> None
         prepared(pki, identity=OWN, serving_names=names),
         prepared(pki, grant=TtlGrant(seconds=LIMITS.max_ttl_seconds)),
     ):
-        assert each.tbs == assemble(each, sign(ring, each.tbs)).certificate.tbs_certificate_bytes
+        assert each.tbs == verified(each, sign(ring, each.tbs)).certificate.tbs_certificate_bytes
 
 
 def test_a_batch_has_an_answer_for_each(pki: Pki, ring: KeyRing) -> None:
@@ -126,7 +137,7 @@ def test_a_batch_has_an_answer_for_each(pki: Pki, ring: KeyRing) -> None:
     first, second, third = ring.sign_workloads("issuing", [good.tbs, b"garbage", good.tbs])
     assert isinstance(second, AppError)
     for signature in (first, third):
-        assemble(good, signature)
+        verified(good, signature)
 
 
 # What is tampered with between the process that builds and the one that signs
@@ -312,7 +323,7 @@ def test_a_root_and_an_issuing_authority_are_made_and_issue() -> None:
     again = new_ring()
     again.open_authority(stored(authority, sealed=made.sealed), max_lifetime=CAP)
     each = prepared(Pki(root_key=None, issuing_key=None, root=root, authority=authority, bundle=None))
-    assemble(each, sign(again, each.tbs))
+    verified(each, sign(again, each.tbs))
 
 
 def test_authorities_are_signed_only_for_keys_of_the_ring() -> None:
@@ -543,4 +554,4 @@ def test_signatures_are_of_the_schemes_hash(pki: Pki, ring: KeyRing) -> None:
     """SHA-256 but for P-384."""
     expected = hashes.SHA384 if "384" in str(getattr(pki.authority.scheme.curve, "name", "")) else hashes.SHA256
     each = prepared(pki)
-    assert isinstance(assemble(each, sign(ring, each.tbs)).certificate.signature_hash_algorithm, expected)
+    assert isinstance(verified(each, sign(ring, each.tbs)).certificate.signature_hash_algorithm, expected)
