@@ -893,7 +893,7 @@ async def test_a_node_that_asks_too_often_is_slowed_down() -> None:
         await agent.fetch("spiffe://cluster.local/ns/shop/sa/pay")
 
     assert failure.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert world.observer.refusals == [("rate_rate_limited", "rate_limited")]
+    assert world.observer.refusals == [("identity_rate", "rate_limited")]
 
 
 async def test_the_pod_uid_of_the_token_must_be_current(served: Served) -> None:
