@@ -94,8 +94,7 @@ class TokenIssuers:
         asked = [
             reviewer
             for reviewer in self._reviewers
-            if reviewer.issuer == issuer
-            and (reviewer.cluster == claimed or not says_cluster)
+            if (reviewer.issuer == issuer and (reviewer.cluster == claimed or not says_cluster))
             or (not reviewer.issuer and reviewer.cluster == claimed and not self._is_foreign(issuer, reviewer))
         ]
         return [

@@ -305,8 +305,10 @@ def test_a_cluster_with_an_api_server_uses_it_for_tokens_and_inventory(tmp_path:
             "clusters.0.issuer: must name the iss",
         ),
         (
-            "clusters: [{name: Kubernetes, kubernetes: {in_cluster: true}, issuer: i}, "
-            "{name: east, kubernetes: {kubeconfig: /k}, issuer: i}]",
+            (
+                "clusters: [{name: Kubernetes, kubernetes: {in_cluster: true}, issuer: i}, "
+                "{name: east, kubernetes: {kubeconfig: /k}, issuer: i}]"
+            ),
             "clusters.1.issuer: 'i' is that of cluster 'Kubernetes', too",
         ),
         ("tokens: {issuers: [{name: i, issuer: x, jwks_file: /j, cluster: nowhere}]}", "is no cluster"),

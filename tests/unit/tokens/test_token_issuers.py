@@ -29,7 +29,7 @@ class ProgrammedReviewer:
         self.cluster, self.issuer = cluster, issuer
         self.shown: list[str] = []
 
-    async def authenticate(self, token: str, *, now: datetime, cluster: str = "") -> TokenCaller:  # noqa: ARG002
+    async def authenticate(self, token: str, *, now: datetime, cluster: str = "") -> TokenCaller:
         self.shown.append(token)
         raise AppError(ErrorCode.UNAUTHENTICATED, "not authenticated", diagnosis="review: unknown")
 
