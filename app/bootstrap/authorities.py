@@ -81,7 +81,7 @@ async def open_authority_parts(
         clock=clock,
         longest_life=timedelta(seconds=settings.limits.certificate.max_ttl_seconds),
         backdate=timedelta(seconds=settings.limits.certificate.backdate_seconds),
-        limits=_limits(settings),
+        limits=authority_limits(settings),
         replica_id=replica_id(settings),
         observer=observer,
     )
@@ -108,7 +108,7 @@ async def open_authority_parts(
     )
 
 
-def _limits(settings: Settings) -> AuthorityLimits:
+def authority_limits(settings: Settings) -> AuthorityLimits:
     """The limits, with a lease that outlasts the time for which the journal stands in for the database."""
     limits = settings.limits.authority
     if settings.ledger.mode is not LedgerMode.AVAILABLE:
