@@ -66,7 +66,7 @@ def write_receipt(facts: QuarantineFacts) -> dict[str, Any]:
         "workers": _workers(facts),
         "crls": [_crl(crl) for crl in facts.crls],
         "certificates": _certificates(facts),
-        "warnings": [warning.message for warning in facts.warnings],
+        "warnings": [warning.message for warning in facts.warnings] if holds else [],
         "notCut": _not_cut(facts) if holds else _not_restored(facts),
     }
 
