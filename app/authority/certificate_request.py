@@ -23,13 +23,14 @@ class CertificateStep(StrEnum):
     CLOCK = "clock"
     AUTHENTICATE = "authenticate"
     CLUSTER = "cluster"
-    AUTHORIZE = "authorize"
     RATE = "rate"
+    AUTHORIZE = "authorize"
+    IDENTITY_RATE = "identity_rate"
     LOOP = "loop"
     CSR = "csr"
-    KEY = "key"
-    LIFETIME = "lifetime"
     QUARANTINE = "quarantine"
+    LIFETIME = "lifetime"
+    KEY = "key"
     ISSUE = "issue"
 
 

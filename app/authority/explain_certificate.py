@@ -1,75 +1,53 @@
 """Why did a node proxy get no certificate? By request id, or by asking the same question again.
 
-A request id finds what was recorded when the request was refused. A caller and an identity are judged against the
-inventory of now, without a token: what is shown is every check in order, the first that fails, and what to do.
+A request id finds what was recorded when the request was refused. A caller and an identity are judged as a request
+would be that came now, by everything that needs neither a token nor a CSR: clock, rates, placement, quarantine,
+lifetime and room. What is shown is every step in order, the first that refuses, what to do, and the lifetime granted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.authority.certificate_request import AccessRules, CertificateStep
-from app.authority.placements import Placements, SourceState
-from app.authority.quarantines import QUARANTINE_ADVICE, NoQuarantines, Quarantines
+from app.authority.certificate_steps import ADVICE, NEED_A_REQUEST, AnyStep, StepOutcome, outcomes_until, place_of
+from app.authority.issue_certificate import Issuer
+from app.authority.key_guard import holder_of
+from app.authority.placements import Placements, PlacementSource, SourceState
+from app.authority.ports import Clock
+from app.authority.quarantines import QUARANTINE_ADVICE, QUARANTINED, NoQuarantines, Quarantines
+from app.authority.refusal_reasons import reason_of
 from app.authority.refusals import Refusal, Refusals
-from app.ca.impersonation import NodeCaller, Refused, Step, authorize, authorize_own
+from app.authority.request_guards import RequestGuards
+from app.ca.impersonation import Granted, NodeCaller, Refused, authorize, authorize_own
+from app.ca.lifetimes import renewal_delay_seconds
+from app.ca.profile import TtlGrant
 from app.errors import AppError, ErrorCode
 
-_ADVICE_OF_STEP = {
-    CertificateStep.DECODE: "the caller does not speak istio.v1.auth; check what sends to this port.",
-    CertificateStep.CLUSTER: "set the node proxy's CLUSTER_ID to this cluster's name, or add its name as an alias.",
-    CertificateStep.RATE: "wait; if it persists, find out why this node asks so often, or raise the limit.",
-    CertificateStep.LOOP: "find out why the node proxy does not keep its certificate.",
-    CertificateStep.CSR: "the message says what is wrong with the CSR.",
-    CertificateStep.ISSUE: "see the reason; the log has more under this request id.",
-}
-_WORDS = {
-    CertificateStep.DECODE: "the request is valid protobuf",
-    CertificateStep.CLOCK: "the authority's clock was not moved",
-    CertificateStep.AUTHENTICATE: "the bearer token, or the client certificate, is valid",
-    CertificateStep.CLUSTER: "the cluster id agrees with the token's issuer",
-    CertificateStep.RATE: "the caller keeps within its rate",
-    CertificateStep.LOOP: "the caller does not ask long before it needs to, again and again",
-    CertificateStep.CSR: "the CSR is acceptable",
-    CertificateStep.KEY: "the key is neither blocked nor another workload's",
-    CertificateStep.LIFETIME: "the lifetime can be granted",
-    CertificateStep.QUARANTINE: "neither caller, identity nor node is in quarantine",
-    CertificateStep.ISSUE: "the certificate is issued and on record",
-    Step.CALLER_ACCOUNT: "the caller's service account may ask for others",
-    Step.IDENTITY: "the requested identity is well-formed",
-    Step.TRUST_DOMAIN: "the identity is of this trust domain",
-    Step.CALLER_POD: "the caller's pod is in the inventory",
-    Step.CALLER_POD_UID: "the pod's UID is the token's",
-    Step.CALLER_POD_ACCOUNT: "the pod's service account is the token's",
-    Step.CALLER_NODE: "the caller's node is known and the same everywhere",
-    Step.NODE_BANNED: "the node is not banned",
-    Step.PLACEMENT: "a workload with that identity runs on the node",
-}
-_ORDER: tuple[CertificateStep | Step, ...] = (
-    CertificateStep.DECODE,
-    CertificateStep.CLOCK,
-    CertificateStep.AUTHENTICATE,
-    CertificateStep.CLUSTER,
-    *Step,
-    CertificateStep.RATE,
-    CertificateStep.LOOP,
-    CertificateStep.CSR,
-    CertificateStep.KEY,
-    CertificateStep.LIFETIME,
-    CertificateStep.QUARANTINE,
-    CertificateStep.ISSUE,
-)
-_JUDGED_AGAIN = frozenset({*Step, CertificateStep.QUARANTINE})
+DEFAULT_TTL_SECONDS = 86_400  # what ztunnel and istio-agent ask for unless told otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """One check: `ok`, `refused` or `not reached`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """What a request of now would be granted, and when its holder would renew it."""
 
-    name: str
-    outcome: str
-    description: str
+    requested_seconds: int
+    grant: TtlGrant
+    not_after: datetime
+    renews_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """What the API shows."""
+        return {
+            "requestedSeconds": self.requested_seconds,
+            "grantedSeconds": self.grant.seconds,
+            "clamp": self.grant.clamp.value,
+            "spreadSeconds": self.grant.spread_seconds,
+            "notAfter": self.not_after.isoformat(),
+            "renewsAt": self.renews_at.isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +64,7 @@ class CertificateExplanation:
     node: str = ""
     cluster: str = ""
     source: SourceState | None = None
+    lifetime: Lifetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What the API and the command line show."""
@@ -96,6 +75,7 @@ class CertificateExplanation:
             "node": self.node,
             "cluster": self.cluster,
             "source": self.source.to_json() if self.source else None,
+            "lifetime": self.lifetime.to_json() if self.lifetime else None,
             "reason": self.reason,
             "advice": self.advice,
             "steps": [
@@ -105,19 +85,52 @@ class CertificateExplanation:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What is asked, with the cluster by its id."""
+
+    caller: NodeCaller
+    identity: str | None
+    cluster: str
+    source: PlacementSource
+    ttl_seconds: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the question has come."""
+
+    step: AnyStep
+    node: str
+    lifetime: Lifetime | None = None
+
+
+class _Ended(Exception):  # noqa: N818 - no error: the step of a question where it ends
+    def __init__(self, step: AnyStep, reason: str, advice: str) -> None:
+        super().__init__(reason)
+        self.step, self.reason, self.advice = step, reason, advice
+
+
 class ExplainCertificate:
-    """Explains refusals to an operator; never to a caller."""
+    """Explains refusals to an operator; never to a caller. It counts nothing: asking changes no rate."""
 
     def __init__(
         self,
         refusals: Refusals,
         placements: Placements,
         rules: AccessRules,
+        *,
+        issuer: Issuer,
+        guards: RequestGuards,
+        clock: Clock,
         quarantines: Quarantines | None = None,
     ) -> None:
         self._refusals = refusals
         self._placements = placements
         self._rules = rules
+        self._issuer = issuer
+        self._guards = guards
+        self._clock = clock
         self._quarantines = quarantines or NoQuarantines()
 
     def by_request(self, request_id: str) -> CertificateExplanation:
@@ -133,11 +146,12 @@ class ExplainCertificate:
                 f"no refused request {request_id!r} is remembered: it was granted, is too old, "
                 "or another replica or an earlier process answered it; ask by caller and identity instead",
             )
+        place = place_of(refusal)
         return CertificateExplanation(
             outcome="refused",
-            steps=_steps(_place_of(refusal)),
+            steps=outcomes_until(place),
             reason=refusal.reason,
-            advice=refusal.advice or _advice(refusal.step),
+            advice=refusal.advice or _advice(place),
             refusal=refusal,
             identity=refusal.identity,
             caller=refusal.caller,
@@ -145,74 +159,103 @@ class ExplainCertificate:
         )
 
     async def by_caller(
-        self, caller: NodeCaller, identity: str | None = None, *, cluster: str = ""
+        self,
+        caller: NodeCaller,
+        identity: str | None = None,
+        *,
+        cluster: str = "",
+        ttl_seconds: int = DEFAULT_TTL_SECONDS,
     ) -> CertificateExplanation:
         """What a caller of a cluster with a valid token would get now; without an identity, for its own.
 
         Raises:
-            AppError: `NOT_FOUND` when no cluster is called so; `UNAVAILABLE` when its placement cannot be read.
+            AppError: `NOT_FOUND` when no cluster is called so.
         """
         cluster, source = self._placements.named(cluster)
-        index = await source.look_again(caller)
+        asked = _Question(caller=caller, identity=identity, cluster=cluster, source=source, ttl_seconds=ttl_seconds)
+        progress = _Progress(CertificateStep.CLOCK, caller.node_name)
+        ended: _Ended | None = None
+        try:
+            await self._walk(asked, progress)
+        except _Ended as end:
+            ended = end
+        except AppError as error:
+            ended = _as_end(error, progress.step)
+        return CertificateExplanation(
+            outcome="refused" if ended else "granted",
+            steps=outcomes_until(ended.step if ended else None, not_judged=NEED_A_REQUEST),
+            reason=ended.reason if ended else "",
+            advice=ended.advice if ended else "",
+            identity=identity or self._own(caller),
+            caller=caller.account,
+            node=progress.node,
+            cluster=cluster,
+            source=source.describe(),
+            lifetime=progress.lifetime,
+        )
+
+    async def _walk(self, asked: _Question, progress: _Progress) -> None:
+        """Every step in the order of a real request; raises where one refuses."""
+        self._issuer.rules.clock_guard.check()
+        progress.step = CertificateStep.RATE
+        known = self._guards.newest(asked.caller, lambda name: self._rules.clusters.resolve(name) == asked.cluster)
+        if known is not None:
+            self._guards.check_caller(known)
+        progress.step = CertificateStep.AUTHORIZE
+        granted = await self._placed(asked)
+        identity, progress.node = str(granted.identity), granted.node
+        if known is not None:
+            progress.step = CertificateStep.IDENTITY_RATE
+            self._guards.check_identity(known, identity)
+            progress.step = CertificateStep.LOOP
+            self._guards.check_loop(known, identity)
+        progress.step = CertificateStep.QUARANTINE
+        self._quarantines.check(identity=identity, node=granted.node, cluster=asked.cluster)
+        self._quarantines.check(identity=self._own(asked.caller))
+        progress.step = CertificateStep.ISSUE
+        holder = holder_of(cluster=asked.cluster, node=granted.node, identity=identity)
+        grant = self._issuer.foresee(granted.identity.spiffe_id, asked.ttl_seconds, holder)
+        progress.lifetime = self._lifetime(asked.ttl_seconds, grant)
+
+    async def _placed(self, asked: _Question) -> Granted:
+        index = await asked.source.look_again(asked.caller)
         trust_domain = self._rules.trust_domain
-        if identity is None:
-            verdict = authorize_own(caller, index=index, trust_domain=trust_domain)
+        if asked.identity is None:
+            verdict = authorize_own(asked.caller, index=index, trust_domain=trust_domain)
         else:
             verdict = authorize(
-                caller,
-                identity,
+                asked.caller,
+                asked.identity,
                 index=index,
                 trust_domain=trust_domain,
                 trusted_accounts=self._rules.trusted_accounts,
             )
-        own = f"spiffe://{trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}"
-        ended_at: CertificateStep | Step | None
         if isinstance(verdict, Refused):
-            ended_at, reason, advice, node = verdict.step, verdict.reason, verdict.advice, caller.node_name
-        else:
-            reason, node = self._quarantined(str(verdict.identity), own, verdict.node, cluster), verdict.node
-            ended_at, advice = (CertificateStep.QUARANTINE, QUARANTINE_ADVICE) if reason else (None, "")
-        return CertificateExplanation(
-            outcome="refused" if ended_at else "granted",
-            steps=tuple(step for step in _steps(ended_at) if step.name in _JUDGED_AGAIN),
-            reason=reason,
-            advice=advice,
-            identity=identity or own,
-            caller=f"{caller.namespace}/{caller.service_account}",
-            node=node,
-            cluster=cluster,
-            source=source.describe(),
+            raise _Ended(verdict.step, verdict.reason, verdict.advice)
+        return verdict
+
+    def _lifetime(self, requested: int, grant: TtlGrant) -> Lifetime:
+        now, backdate = self._clock.now(), self._issuer.rules.lifetimes.profile.backdate_seconds
+        return Lifetime(
+            requested_seconds=requested,
+            grant=grant,
+            not_after=now + timedelta(seconds=grant.seconds - 1),
+            renews_at=now + timedelta(seconds=renewal_delay_seconds(grant.seconds, backdate)),
         )
 
-    def _quarantined(self, identity: str, own: str, node: str, cluster: str) -> str:
-        """Why the certificate would not be issued after all; empty when it would."""
-        try:
-            self._quarantines.check(identity=identity, node=node, cluster=cluster)
-            self._quarantines.check(identity=own)
-        except AppError as error:
-            if error.code is not ErrorCode.UNAUTHENTICATED:
-                raise
-            return error.diagnosis
-        return ""
+    def _own(self, caller: NodeCaller) -> str:
+        return f"spiffe://{self._rules.trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}"
 
 
-def _place_of(refusal: Refusal) -> CertificateStep | Step:
-    if refusal.step == CertificateStep.AUTHORIZE:
-        return Step(refusal.check) if refusal.check in set(Step) else Step.IDENTITY
-    return CertificateStep(refusal.step)
+def _as_end(error: AppError, step: AnyStep) -> _Ended:
+    """A refusal of the service as the step that it belongs to, with what an operator may know of it."""
+    reason = error.diagnosis or error.detail
+    if reason.startswith(QUARANTINED):
+        return _Ended(CertificateStep.QUARANTINE, reason, QUARANTINE_ADVICE)
+    if (found := reason_of(error.diagnosis)) is not None:
+        return _Ended(found[1], reason, found[2])
+    return _Ended(step, reason, _advice(step))
 
 
-def _steps(ended_at: CertificateStep | Step | None) -> tuple[StepOutcome, ...]:
-    outcomes = []
-    outcome = "ok"
-    for step in _ORDER:
-        if step == ended_at:
-            outcomes.append(StepOutcome(step.value, "refused", _WORDS[step]))
-            outcome = "not reached"
-        else:
-            outcomes.append(StepOutcome(step.value, outcome, _WORDS[step]))
-    return tuple(outcomes)
-
-
-def _advice(step: str) -> str:
-    return _ADVICE_OF_STEP.get(CertificateStep(step), "")
+def _advice(step: AnyStep) -> str:
+    return ADVICE.get(step, "") if isinstance(step, CertificateStep) else ""

@@ -167,14 +167,11 @@ class Issuer:
                 `FAILED_PRECONDITION` when the authority is about to expire or the clock was moved; `INTERNAL` when a
                 check of ours fails.
         """
-        if self._draining:
-            raise AppError(ErrorCode.UNAVAILABLE, "shutting down; try again")
-        if len(self._jobs) >= self._limits.max_in_flight:
-            raise AppError(ErrorCode.OVERLOADED, "too many certificates are being issued; try again")
+        self._check_room()
         self._rules.clock_guard.check()
         self._check_quarantine(order)  # before anything is on record
         state, now = self._state, self._clock.now()
-        grant = self._grant(order, state, now)
+        grant = self._grant(order.identity, order.ttl_seconds, order.holder, state, now)
         is_shared = self._claim_key(order, grant, now)
         prepared = prepare(
             order.identity,
@@ -194,16 +191,31 @@ class Issuer:
         issued = await asyncio.shield(job)
         return replace(issued, key_is_shared=is_shared)
 
-    def _grant(self, order: Order, state: IssuingState, now: datetime) -> TtlGrant:
-        _, _, namespace, _, account = order.identity.path.split("/")
+    def foresee(self, identity: SpiffeId, ttl_seconds: int, holder: str) -> TtlGrant:
+        """The lifetime that an order of `holder` would be granted now; nothing is issued.
+
+        Raises:
+            AppError: what `issue` would raise for want of room or because of the lifetime.
+        """
+        self._check_room()
+        return self._grant(identity, ttl_seconds, holder, self._state, self._clock.now())
+
+    def _check_room(self) -> None:
+        if self._draining:
+            raise AppError(ErrorCode.UNAVAILABLE, "shutting down; try again")
+        if len(self._jobs) >= self._limits.max_in_flight:
+            raise AppError(ErrorCode.OVERLOADED, "too many certificates are being issued; try again")
+
+    def _grant(self, identity: SpiffeId, ttl_seconds: int, holder: str, state: IssuingState, now: datetime) -> TtlGrant:
+        _, _, namespace, _, account = identity.path.split("/")
         return self._rules.lifetimes.grant(
-            order.ttl_seconds,
+            ttl_seconds,
             namespace=namespace,
             service_account=account,
-            spread_by=order.holder,
+            spread_by=holder,
             now=now,
             chain_not_after=state.authority.not_after,
-            converge_by=self._rules.converge_by() if order.holder else None,
+            converge_by=self._rules.converge_by() if holder else None,
         )
 
     def _claim_key(self, order: Order, grant: TtlGrant, now: datetime) -> bool:
@@ -244,6 +256,9 @@ class Issuer:
         return Issued(svid=svid, grant=grant, chain=chain)
 
     def _check_quarantine(self, order: Order) -> None:
+        if order.serving_names != NO_SERVING_NAMES:
+            # Our own listener, with a key made a moment ago: without it nobody could reach us to lift anything.
+            return
         node, cluster = str(order.detail.get("node", "")), str(order.detail.get("cluster", ""))
         self._quarantines.check(identity=str(order.identity), node=node, cluster=cluster, serial=order.presented_serial)
         if order.caller:

@@ -21,12 +21,12 @@ class LoopGuard:
     """Counts early requests by node and identity, in monotonic time; bounded memory, the least recent go first."""
 
     def __init__(self, limits: CertificateLimits) -> None:
-        self._early = TokenBuckets(
+        self._early: TokenBuckets[Hashable] = TokenBuckets(
             rate_per_second=limits.early_renewals / limits.early_window_seconds,
             burst=limits.early_renewals,
             max_keys=limits.max_tracked_callers,
         )
-        self._logged = TokenBuckets(
+        self._logged: TokenBuckets[Hashable] = TokenBuckets(
             rate_per_second=1 / limits.early_window_seconds, burst=1, max_keys=limits.max_tracked_callers
         )
         self._max_keys = limits.max_tracked_callers
@@ -41,14 +41,21 @@ class LoopGuard:
             AppError: `RATE_LIMITED`, its diagnosis beginning with `renewal_loop`.
         """
         if is_early is None:
-            is_early = now < self._early_until.get(key, now)
-        if not is_early or self._early.take(key, now=now):
-            return
-        raise AppError(
-            ErrorCode.RATE_LIMITED,
-            "this node asks for the same identity again and again, long before its certificate is due; slow down",
-            diagnosis="renewal_loop: more early requests for this identity than a few restarts explain",
-        )
+            is_early = self._is_early(key, now)
+        if is_early and not self._early.take(key, now=now):
+            raise _loop()
+
+    def foresee(self, key: Hashable, *, now: float) -> None:
+        """Refuse what `check` would refuse now, and count nothing.
+
+        Raises:
+            AppError: as `check`.
+        """
+        if self._is_early(key, now) and not self._early.has(key, now=now):
+            raise _loop()
+
+    def _is_early(self, key: Hashable, now: float) -> bool:
+        return now < self._early_until.get(key, now)
 
     def issued(self, key: Hashable, *, now: float, renewal_in_seconds: float) -> None:
         """A certificate was issued that is due for renewal in so many seconds."""
@@ -60,3 +67,11 @@ class LoopGuard:
     def is_news(self, key: Hashable, *, now: float) -> bool:
         """Whether this loop should be logged: once a window each."""
         return self._logged.take(key, now=now)
+
+
+def _loop() -> AppError:
+    return AppError(
+        ErrorCode.RATE_LIMITED,
+        "this node asks for the same identity again and again, long before its certificate is due; slow down",
+        diagnosis="renewal_loop: more early requests for this identity than a few restarts explain",
+    )

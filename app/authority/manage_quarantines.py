@@ -10,8 +10,9 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,11 +22,14 @@ from app.authority.administration import Administration
 from app.authority.ports import Clock
 from app.authority.publish_crls import CrlPublisher
 from app.authority.quarantine_receipt import QuarantineFacts, awaited, subject_json, write_receipt
+from app.authority.quarantine_warnings import quarantine_warnings
 from app.authority.quarantines import QuarantineView
 from app.authority.records import StoredDocument
 from app.authority.store import Store, Transaction
 from app.authority.stored_certificates import CertificateFilter, StoredCertificate
 from app.authority.worker_registry import WorkerRegistry
+from app.ca.impersonation import DEFAULT_TRUSTED_ACCOUNTS
+from app.ca.lifecycle import Replica
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
 from app.policy.document import GATEHOUSE_VERSION, QUARANTINE, parse_document
@@ -36,6 +40,18 @@ _log = structlog.get_logger(__name__)
 _POLL_SECONDS = 0.02
 _CRL_SECONDS = 5.0  # a receipt does not wait longer for revocation lists; the publisher tries on
 _MAX_SLUG = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a receipt cannot see by itself: which replica of the authority writes it, and who node proxies are.
+
+    Another replica counts while it said within `replica_window` that it runs.
+    """
+
+    replica_id: str = "local"
+    replica_window: timedelta = timedelta(hours=1)
+    node_accounts: AbstractSet[str] = DEFAULT_TRUSTED_ACCOUNTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +66,7 @@ class NewQuarantine:
 class ManageQuarantines:
     """The use cases behind `/v1/quarantines`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         administration: Administration,
         store: Store,
@@ -61,6 +77,7 @@ class ManageQuarantines:
         clock: Clock,
         limits: Limits,
         random_hex: Callable[[int], str] = secrets.token_hex,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._administration = administration
         self._store = store
@@ -70,6 +87,7 @@ class ManageQuarantines:
         self._clock = clock
         self._limits = limits
         self._random_hex = random_hex
+        self._surroundings = surroundings or Surroundings()
 
     async def add(self, actor: Actor, asked: NewQuarantine, *, wait_seconds: float) -> dict[str, Any]:
         """Put somebody in quarantine; the receipt, after every live worker confirmed or the wait was over.
@@ -169,10 +187,11 @@ class ManageQuarantines:
         now, most = self._clock.now(), self._limits.quarantine.max_revoked
         asked = CertificateFilter.of_quarantine(quarantine, trust_domain=self._view.trust_domain, now=now)
 
-        def work(transaction: Transaction) -> list[StoredCertificate]:
-            return transaction.certificates.page(asked, before="", limit=most + 1)
+        def work(transaction: Transaction) -> tuple[list[StoredCertificate], int]:
+            concerned = transaction.certificates.page(asked, before="", limit=most + 1)
+            return concerned, sum(self._is_another(one, now) for one in transaction.authorities.replicas())
 
-        certificates = await self._store.read(work)
+        certificates, other_replicas = await self._store.read(work)
         issuers = {certificate.authority for certificate in certificates}
         return write_receipt(
             QuarantineFacts(
@@ -186,8 +205,14 @@ class ManageQuarantines:
                 crls=[crl for crl in self._crls.crls if crl.stored.issuer in issuers],
                 unpublished=[one for one in self._crls.unpublished if one.issuer in issuers],
                 now=now,
+                other_replicas=other_replicas,
+                warnings=quarantine_warnings(quarantine, node_accounts=self._surroundings.node_accounts),
             )
         )
+
+    def _is_another(self, replica: Replica, now: datetime) -> bool:
+        around = self._surroundings
+        return replica.id != around.replica_id and now - replica.seen_at <= around.replica_window
 
     def _summary(self, stored: StoredDocument) -> dict[str, Any]:
         quarantine = quarantine_from_document(parse_document(stored.content, self._limits.policy))

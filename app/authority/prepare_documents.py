@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.authority.policy_commit import SOURCE, check_owner
+from app.authority.quarantine_warnings import quarantine_warnings
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome
 from app.authority.store import Store
 from app.errors import AppError, ErrorCode, FieldError
@@ -158,6 +159,8 @@ def _check(
         FieldError(found.pointer, found.message) for found in findings if found.severity is not Severity.ERROR
     )
     if not errors:
+        if document.kind == QUARANTINE:
+            warnings += quarantine_warnings(quarantine_from_document(document))
         try:
             _compile(document, mesh, limits)
         except AppError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from app.authority.publish_crls import PublishedCrl, Unpublished
 from app.authority.stored_certificates import StoredCertificate
 from app.authority.worker_registry import WorkerStatus
+from app.errors import FieldError
 from app.policy.quarantine import Quarantine
 
 SILENT_AFTER = timedelta(seconds=5)  # a worker reports every second
@@ -34,6 +35,8 @@ class QuarantineFacts:
     crls: Sequence[PublishedCrl]
     unpublished: Sequence[Unpublished]
     now: datetime
+    other_replicas: int = 0  # of the authority: workers that report to them are not known here
+    warnings: Sequence[FieldError] = ()
 
 
 def confirmed(workers: Iterable[WorkerStatus], number: int) -> list[WorkerStatus]:
@@ -63,6 +66,7 @@ def write_receipt(facts: QuarantineFacts) -> dict[str, Any]:
         "workers": _workers(facts),
         "crls": [_crl(crl) for crl in facts.crls],
         "certificates": _certificates(facts),
+        "warnings": [warning.message for warning in facts.warnings] if holds else [],
         "notCut": _not_cut(facts) if holds else _not_restored(facts),
     }
 
@@ -91,6 +95,7 @@ def _workers(facts: QuarantineFacts) -> dict[str, Any]:
             }
             for worker in rest
         ],
+        "otherReplicas": facts.other_replicas,
     }
 
 
@@ -154,6 +159,7 @@ def _not_cut(facts: QuarantineFacts) -> list[dict[str, Any]]:
                 "why": "no decision worker reports to this replica of the authority, so nobody confirmed",
             }
         )
+    found += _elsewhere(facts)
     if quarantine.node or quarantine.serial:
         found.append(
             {
@@ -170,15 +176,32 @@ def _not_cut(facts: QuarantineFacts) -> list[dict[str, Any]]:
 
 
 def _not_restored(facts: QuarantineFacts) -> list[dict[str, Any]]:
+    if not facts.lifted:
+        return []
     pending = _workers(facts)["notConfirmed"]
-    if not pending or not facts.lifted:
+    found: list[dict[str, Any]] = []
+    if pending:
+        found.append(
+            {
+                "what": "decision workers",
+                "count": len(pending),
+                "workers": [worker["worker"] for worker in pending],
+                "why": "they have not confirmed the snapshot, and go on denying until they load it",
+            }
+        )
+    return found + _elsewhere(facts)
+
+
+def _elsewhere(facts: QuarantineFacts) -> list[dict[str, Any]]:
+    """The workers of which this replica cannot say anything."""
+    if not facts.other_replicas:
         return []
     return [
         {
-            "what": "decision workers",
-            "count": len(pending),
-            "workers": [worker["worker"] for worker in pending],
-            "why": "they have not confirmed the snapshot, and go on denying until they load it",
+            "what": "decision workers of other replicas of the authority",
+            "replicas": facts.other_replicas,
+            "why": f"{facts.other_replicas} more ran lately; which workers report there, and what those serve, is not "
+            "known here: `gatehouse quarantine show` at each tells",
         }
     ]
 

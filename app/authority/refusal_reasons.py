@@ -41,6 +41,14 @@ _OTHERS = {
         CertificateStep.CLOCK,
         "set this host's clock right; if it was wrong when Gatehouse started and is right now, restart the authority.",
     ),
+    "node_rate": (
+        CertificateStep.RATE,
+        "wait; if it persists, find out why this node asks so often, or raise node_rate_per_second and node_burst.",
+    ),
+    "identity_rate": (
+        CertificateStep.IDENTITY_RATE,
+        "wait; if it persists, find out why this node asks so often for it, or raise identity_rate_per_second.",
+    ),
     "renewal_loop": (
         CertificateStep.LOOP,
         "find out why the node proxy does not keep its certificate: compare its clock and look into its log.",

@@ -54,7 +54,7 @@ class ReportCertificate:
         observer: CertificateObserver | None = None,
     ) -> None:
         self._refusals = refusals
-        self._log_lines = TokenBuckets(
+        self._log_lines: TokenBuckets[tuple[str, str, str]] = TokenBuckets(
             rate_per_second=limits.refusal_log_per_second,
             burst=limits.refusal_log_burst,
             max_keys=limits.max_tracked_callers,

@@ -5,16 +5,21 @@ Everything here runs on monotonic time: a wall clock that jumps must neither loc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from app.authority.certificate_request import Attempt, CertificateStep
 from app.authority.issue_certificate import Issued
 from app.authority.loop_guard import LoopGuard
 from app.authority.ports import MonotonicClock, TokenCaller
 from app.authority.rate_limits import TokenBuckets
+from app.ca.impersonation import NodeCaller
 from app.ca.lifetimes import renewal_delay_seconds
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
+
+CallerKey = tuple[str, str, str, str]  # issuer, account, cluster and node, pod or presented certificate
 
 
 class RequestGuards:
@@ -22,8 +27,10 @@ class RequestGuards:
 
     def __init__(self, limits: CertificateLimits, clock: MonotonicClock) -> None:
         self._clock = clock
-        self._nodes = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
-        self._identities = _buckets(limits, limits.identity_rate_per_second, limits.identity_burst)
+        self._nodes: TokenBuckets[CallerKey] = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
+        self._identities: TokenBuckets[tuple[CallerKey, str]] = _buckets(
+            limits, limits.identity_rate_per_second, limits.identity_burst
+        )
         self._loops = LoopGuard(limits)
         self._backdate_seconds = limits.backdate_seconds
 
@@ -35,7 +42,7 @@ class RequestGuards:
         """
         attempt.step = CertificateStep.RATE
         if not self._nodes.take(_key(caller), now=self._clock.monotonic()):
-            raise AppError(ErrorCode.RATE_LIMITED, "this node asks for too many certificates; slow down")
+            raise _too_many()
 
     def admit_identity(self, caller: TokenCaller, attempt: Attempt) -> None:
         """Count one request of a caller for an identity.
@@ -45,10 +52,10 @@ class RequestGuards:
         Raises:
             AppError: `RATE_LIMITED`; with the diagnosis `renewal_loop` when it asks long before it needs to.
         """
-        attempt.step = CertificateStep.RATE
+        attempt.step = CertificateStep.IDENTITY_RATE
         key, now = (_key(caller), attempt.identity), self._clock.monotonic()
         if not self._identities.take(key, now=now):
-            raise AppError(ErrorCode.RATE_LIMITED, "this node asks too often for this identity; slow down")
+            raise _too_often()
         attempt.step = CertificateStep.LOOP
         key = _loop_key(caller, attempt)
         try:
@@ -65,12 +72,69 @@ class RequestGuards:
             renewal_in_seconds=renewal_delay_seconds(issued.grant.seconds, self._backdate_seconds),
         )
 
+    def newest(self, caller: NodeCaller, is_cluster: Callable[[str], bool]) -> CallerKey | None:
+        """Which caller of that account and place asked last; None when none is remembered. Looks at all of them."""
+        return next((key for key in self._nodes.newest_first() if _is_of(key, caller, is_cluster)), None)
 
-def _buckets(limits: CertificateLimits, rate: float, burst: int) -> TokenBuckets:
+    def check_caller(self, key: CallerKey) -> None:
+        """Refuse what `admit_caller` would refuse now, and count nothing.
+
+        Raises:
+            AppError: `RATE_LIMITED`.
+        """
+        if not self._nodes.has(key, now=self._clock.monotonic()):
+            raise _too_many()
+
+    def check_identity(self, key: CallerKey, identity: str) -> None:
+        """Refuse what `admit_identity` would refuse now because of its rate, and count nothing.
+
+        Raises:
+            AppError: `RATE_LIMITED`.
+        """
+        if not self._identities.has((key, identity), now=self._clock.monotonic()):
+            raise _too_often()
+
+    def check_loop(self, key: CallerKey, identity: str) -> None:
+        """Refuse what would be a turn of a loop now, and count nothing.
+
+        Raises:
+            AppError: `RATE_LIMITED`.
+        """
+        self._loops.foresee((key, identity), now=self._clock.monotonic())
+
+
+def _too_many() -> AppError:
+    return AppError(
+        ErrorCode.RATE_LIMITED,
+        "this node asks for too many certificates; slow down",
+        diagnosis="node_rate: the caller asks for more certificates than its rate and burst allow",
+    )
+
+
+def _too_often() -> AppError:
+    return AppError(
+        ErrorCode.RATE_LIMITED,
+        "this node asks too often for this identity; slow down",
+        diagnosis="identity_rate: the caller asks for this identity more often than its rate and burst allow",
+    )
+
+
+def _buckets(limits: CertificateLimits, rate: float, burst: int) -> TokenBuckets[Any]:
     return TokenBuckets(rate_per_second=rate, burst=burst, max_keys=limits.max_tracked_callers)
 
 
-def _key(caller: TokenCaller) -> tuple[str, str, str, str]:
+def _is_of(key: CallerKey, caller: NodeCaller, is_cluster: Callable[[str], bool]) -> bool:
+    """Whether that is the caller's key, by what an operator knows of it: never the issuer, seldom the pod."""
+    _, account, place, pod_uid = key
+    cluster, _, node = place.partition("/")
+    if account != caller.account or not is_cluster(cluster):
+        return False
+    if caller.pod_uid:
+        return pod_uid == caller.pod_uid
+    return node == caller.node_name
+
+
+def _key(caller: TokenCaller) -> CallerKey:
     """One caller: its account and where it runs. Pods of one account on one node are callers of their own."""
     return (
         caller.issuer,
@@ -80,6 +144,6 @@ def _key(caller: TokenCaller) -> tuple[str, str, str, str]:
     )
 
 
-def _loop_key(caller: TokenCaller, attempt: Attempt) -> tuple[tuple[str, str, str, str], str]:
+def _loop_key(caller: TokenCaller, attempt: Attempt) -> tuple[CallerKey, str]:
     """A renewal has a new serial number each time: what loops is the workload on its node."""
     return (_key(replace(caller, renewed_serial="") if caller.renewed_serial else caller), attempt.identity)

@@ -263,6 +263,21 @@ def _build_core(
         refuse_cert_signer=refuses_cert_signer(settings),
     )
     placements = placement.placements
+    ca = certificate_ports(
+        CertificateParts(
+            authenticator=placement.authenticator,
+            authorize=AuthorizeIdentity(placements, rules),
+            records=certificates,
+            known=known,
+            issuer=issuer,
+            refusals=refusals,
+            rules=rules,
+            revocations=quarantines,
+        ),
+        limits,
+        clock=clock,
+        observe=_count_rpc,
+    )
     registry, followers = WorkerRegistry(), build_followers(settings, parts, clock)
     administration = Administration(
         database, clock=clock, limits=limits, clusters=rules.clusters, on_quarantine=quarantines.refresh
@@ -288,27 +303,15 @@ def _build_core(
             issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
         ),
         worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
-        ca=certificate_ports(
-            CertificateParts(
-                authenticator=placement.authenticator,
-                authorize=AuthorizeIdentity(placements, rules),
-                records=certificates,
-                known=known,
-                issuer=issuer,
-                refusals=refusals,
-                rules=rules,
-                revocations=quarantines,
-            ),
-            limits,
-            clock=clock,
-            observe=_count_rpc,
-        ),
+        ca=ca,
         certificates=certificates,
         known_authorities=known,
         rest=RestServices(
             administration=administration,
             mint_tokens=MintTokens(foundation.token_issuer, database, clock=clock),
-            explain_certificate=ExplainCertificate(refusals, placements, rules, quarantines),
+            explain_certificate=ExplainCertificate(
+                refusals, placements, rules, issuer=issuer, guards=ca.guards, clock=clock, quarantines=quarantines
+            ),
             converge=converge,
             placements=placements,
             workers=registry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import timedelta
 
 import structlog
@@ -30,7 +31,8 @@ class CertificateFigures:
         self._crls = crls
         self._clock = clock
         self._margin = margin
-        self._bundles: set[str] = set()
+        self._bundles: set[str] = set()  # that ever had holders
+        self._issuers: set[str] = set()  # that ever had a list
 
     async def run(self) -> None:
         """Refresh for ever; a database that is away leaves the figures as they were."""
@@ -56,13 +58,14 @@ class CertificateFigures:
 
         overdue, coverage = await self._store.read(work)
         metrics.OVERDUE_RENEWALS.set(overdue)
-        for bundle in self._bundles - coverage.keys():
-            metrics.BUNDLE_COVERAGE.remove(bundle)
-        self._bundles = set(coverage)
-        for bundle, count in coverage.items():
-            metrics.BUNDLE_COVERAGE.labels(bundle).set(count)
+        self._bundles |= coverage.keys()
+        for bundle in self._bundles:  # a label never leaves a file that several processes share: nobody is 0
+            metrics.BUNDLE_COVERAGE.labels(bundle).set(coverage.get(bundle, 0))
         metrics.QUARANTINES.set(sum(quarantine.holds(now) for quarantine in self._view.index.all()))
+        for issuer in self._issuers - {crl.stored.issuer for crl in self._crls.crls}:
+            metrics.CRL_NEXT_UPDATE.labels(issuer).set(math.inf)
         for crl in self._crls.crls:
+            self._issuers.add(crl.stored.issuer)
             metrics.CRL_NUMBER.labels(crl.stored.issuer).set(crl.stored.number)
             metrics.CRL_NEXT_UPDATE.labels(crl.stored.issuer).set(crl.stored.next_update.timestamp())
         metrics.CRLS_UNPUBLISHED.set(len(self._crls.unpublished))

@@ -12,15 +12,17 @@ from typing import Any
 import structlog
 
 from app.authority.administration import Administration
-from app.authority.manage_quarantines import ManageQuarantines
+from app.authority.manage_quarantines import ManageQuarantines, Surroundings
 from app.authority.placements import Placements
 from app.authority.publish_crls import CrlPublisher
 from app.authority.quarantines import QuarantineView
 from app.authority.read_certificates import ReadCertificates
 from app.authority.worker_registry import WorkerRegistry
+from app.bootstrap.authorities import authority_limits
 from app.bootstrap.certificate_figures import CertificateFigures
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation
+from app.bootstrap.state import replica_id
 from app.ca.profile import max_workload_lifetime
 from app.rest.services import CertificateServices
 from app.settings import Settings
@@ -73,7 +75,20 @@ def build_certificates(
     reading = ReadCertificates(
         database, administration.pages, view, crls, placements, clock=clock, limits=limits, overdue_margin=margin
     )
-    quarantines = ManageQuarantines(administration, database, view, crls, workers, clock=clock, limits=limits)
+    quarantines = ManageQuarantines(
+        administration,
+        database,
+        view,
+        crls,
+        workers,
+        clock=clock,
+        limits=limits,
+        surroundings=Surroundings(
+            replica_id=replica_id(settings),
+            replica_window=timedelta(seconds=authority_limits(settings).lease_seconds),
+            node_accounts=frozenset(settings.tokens.trusted_node_accounts),
+        ),
+    )
     return Certificates(
         services=CertificateServices(certificates=reading, quarantines=quarantines, crls=crls),
         view=view,

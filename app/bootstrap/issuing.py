@@ -145,10 +145,11 @@ def refuses_cert_signer(settings: Settings) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificatePorts:
-    """The two servers of the certificate service: with bearer tokens, and with client certificates."""
+    """The servers of the certificate service, for bearer tokens and client certificates, and the guards of both."""
 
     tokens: GrpcServer
     mutual_tls: GrpcServer
+    guards: RequestGuards
 
     @property
     def servers(self) -> tuple[GrpcServer, ...]:
@@ -198,6 +199,7 @@ def certificate_ports(
         mutual_tls=GrpcServer(
             certificate_methods(by_certificate, mutual_tls=True), limits.ca_mtls_grpc, observe=observe
         ),
+        guards=guards,
     )
 
 

@@ -31,11 +31,17 @@ def explain(
     ] = "",
     node: Annotated[str, typer.Option("--node", help="The node that the caller's token names.")] = "",
     identity: Annotated[str, typer.Option("--identity", help="The SPIFFE ID that is asked for.")] = "",
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=0, help="The lifetime that is asked for; 0 for the authority's default.")
+    ] = 86_400,
     cluster: Cluster = "",
     output: Output = Format.TABLE,
     context: ContextName = "",
 ) -> None:
-    """Say which step refused a certificate and what to do, by request id or by asking the same question again."""
+    """Say which step refused a certificate and what to do, by request id or by asking the same question again.
+
+    Asked again, every step is judged that needs neither the token nor the CSR, as it stands now, and counts nothing.
+    """
     if bool(request_id) == bool(caller or node):
         raise UsageError("name a request id, or the caller and the identity: --caller NODE --identity SPIFFE-ID")
     with connect(context) as api:
@@ -45,7 +51,9 @@ def explain(
             answer = api.get(f"/v1/ca/refusals/{request_id}")
         else:
             account, node = (caller, node) if "/" in caller else (_NODE_PROXY, node or caller)
-            answer = api.get("/v1/ca/explain", caller=account, node=node, identity=identity, cluster=cluster)
+            answer = api.get(
+                "/v1/ca/explain", caller=account, node=node, identity=identity, ttlSeconds=seconds, cluster=cluster
+            )
     if output is Format.TABLE:
         _print_explanation(answer)
     else:
@@ -191,6 +199,7 @@ def _print_explanation(answer: dict[str, Any]) -> None:
         "cluster": answer["cluster"],
         "placement": _source(answer["source"]),
         "time": request.get("time", ""),
+        "lifetime": _lifetime(answer["lifetime"]),
         "reason": answer["reason"],
         "advice": answer["advice"],
     }
@@ -200,6 +209,19 @@ def _print_explanation(answer: dict[str, Any]) -> None:
         ("STEP", "OUTCOME", "WHAT"),
         [(step["name"], step["outcome"], step["description"]) for step in answer["steps"]],
     )
+
+
+def _lifetime(lifetime: dict[str, Any] | None) -> str:
+    if lifetime is None:
+        return ""
+    why = {
+        "maximum": ", shortened to the maximum",
+        "issuer": ", shortened to what the authority has left",
+        "convergence": ", shortened because the mesh converges",
+    }.get(lifetime["clamp"], "")
+    spread = f", {lifetime['spreadSeconds']} s taken off to spread renewals" if lifetime["spreadSeconds"] else ""
+    granted = f"{lifetime['grantedSeconds']} s of {lifetime['requestedSeconds']} s"
+    return f"{granted}{why}{spread}; until {lifetime['notAfter']}, renewed about {lifetime['renewsAt']}"
 
 
 def _source(source: dict[str, Any] | None) -> str:

@@ -112,7 +112,6 @@ def _print_receipt(receipt: dict[str, Any], output: Format) -> None:
         print_value(receipt, output)
         return
     workers, certificates = receipt["workers"], receipt["certificates"]
-    total = len(workers["confirmed"]) + len(workers["notConfirmed"])
     lists = [f"{crl['issuer'][:12]} number {crl['number']} of {crl['publishedAt']}" for crl in receipt["crls"]]
     print_facts(
         {
@@ -122,18 +121,26 @@ def _print_receipt(receipt: dict[str, Any], output: Format) -> None:
             "reason": receipt["reason"],
             "until": receipt["until"],
             "issuing": receipt["issuing"],
-            "workers": f"{len(workers['confirmed'])} of {total} confirmed snapshot {receipt['snapshot']}",
+            "workers": _confirmed(workers, receipt["snapshot"]),
             "certificates": f"{certificates['count']}{'' if certificates['isComplete'] else ' and more'}",
             "valid until": certificates["validUntil"],
             "revocation lists": "; ".join(lists),
         }
     )
     print()
+    for warning in receipt["warnings"]:
+        say(f"warning: {warning}")
     if not receipt["notCut"]:
         say("nothing is left over that this authority knows of")
         return
     say("not cut off yet:" if receipt["state"] == "holds" else "not restored yet:")
     for one in receipt["notCut"]:
-        count = f"{one['count']} " if "count" in one else ""
+        count = f" ({one['count']})" if "count" in one else ""
         until = f" until {one['until']}" if one.get("until") else ""
-        say(f"  {count}{one['what']}{until}: {one['why']}")
+        say(f"  {one['what']}{count}{until}: {one['why']}")
+
+
+def _confirmed(workers: dict[str, Any], snapshot: int) -> str:
+    total = len(workers["confirmed"]) + len(workers["notConfirmed"])
+    which = " that report to this replica" if workers["otherReplicas"] else ""
+    return f"{len(workers['confirmed'])} of {total}{which} confirmed snapshot {snapshot}"

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse
 
 from app import __version__
+from app.authority.explain_certificate import DEFAULT_TTL_SECONDS
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.rest.bodies import JSON, read_json
@@ -80,11 +81,15 @@ async def explain_certificate(
     identity: Annotated[
         str | None, Query(max_length=4_096, description="The SPIFFE ID asked for; without it, the caller's own.")
     ] = None,
+    ttl_seconds: Annotated[
+        int, Query(alias="ttlSeconds", ge=0, lt=2**63, description="The lifetime asked for; 0 asks for the default.")
+    ] = DEFAULT_TTL_SECONDS,
     cluster: Cluster = "",
 ) -> dict[str, Any]:
-    """Whether a caller would get a certificate for an identity now, step by step."""
+    """Whether a caller would get a certificate for an identity now, step by step, and with which lifetime."""
     namespace, slash, account = caller.partition("/")
     if not slash or not namespace or not account or "/" in account:
         raise AppError(ErrorCode.INVALID, "The caller is a service account, written NAMESPACE/NAME.")
     asked = NodeCaller(namespace=namespace, service_account=account, pod_name=pod, pod_uid=pod_uid, node_name=node)
-    return (await services.explain_certificate.by_caller(asked, identity, cluster=cluster)).to_json()
+    explain = services.explain_certificate.by_caller
+    return (await explain(asked, identity, cluster=cluster, ttl_seconds=ttl_seconds)).to_json()

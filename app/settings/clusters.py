@@ -57,7 +57,7 @@ class ServedCluster(Section):
     aliases: tuple[str, ...] = ()
     kubernetes: KubernetesSettings | None = None
     tokens: Literal["review", "jwks", "none"] = "none"
-    issuer: str = ""  # the iss of its tokens; with `review` only such tokens are shown to it
+    issuer: str = ""  # the iss of its tokens; with `review` only such are shown to it. Needed beside other clusters
     audiences: tuple[str, ...] = ("istio-ca",)
     inventory: Literal["kubernetes", "database", "file"] = "database"
     inventory_file: Path | None = None
@@ -106,6 +106,27 @@ def contradicting_clusters(
                 yield f"clusters.{index}: {name!r} is a name of cluster {owners[name]!r} already"
         if cluster.name == local.id and inventory.file is not None and cluster.inventory != "database":
             yield f"inventory.file: clusters.{index} says already where the inventory of {local.id!r} comes from"
+    yield from _shown_to_strangers(local, served)
     for index, name in enumerate(issuers):
         if name and name not in owners:
             yield f"tokens.issuers.{index}.cluster: {name!r} is no cluster; name it under clusters"
+
+
+def _shown_to_strangers(local: ClusterSettings, served: tuple[ServedCluster, ...]) -> Iterator[str]:
+    """Which API servers would be shown tokens of other clusters: whoever sees a token can use it until it expires."""
+    several = len({local.id, *(cluster.name for cluster in served)}) > 1
+    reviewing: dict[str, str] = {}
+    for index, cluster in enumerate(served):
+        if cluster.tokens != "review":
+            continue
+        if several and not cluster.issuer:
+            yield (
+                f"clusters.{index}.issuer: must name the iss of its tokens, because there are other clusters: with "
+                "tokens: review its API server would be shown theirs (`kubectl get --raw "
+                f"/.well-known/openid-configuration` says which), or set cluster.id if {cluster.name!r} is the only one"
+            )
+        elif cluster.issuer and (other := reviewing.setdefault(cluster.issuer, cluster.name)) != cluster.name:
+            yield (
+                f"clusters.{index}.issuer: {cluster.issuer!r} is that of cluster {other!r}, too, so each API server "
+                "would be shown tokens of both; set tokens: jwks for one of them"
+            )

@@ -28,13 +28,15 @@ _AUTHENTICATION, _PARSING, _IDENTITY, _SIGNING = (
     "citadel_server_csr_sign_err_count",
 )
 _NO_IDENTITY = frozenset({"metadata", "identity"})  # our reasons for an identity that does not parse
-# istiod's words for why signing failed (its label `error`), by our error code.
+_REFUSALS = "gatehouse_certificate_refusals"
+# istiod's words for why signing failed (its label `error`), by our error code, and our reasons that belong there.
 _SIGN_ERRORS = {
     "invalid": "TTL_ERROR",
     "unavailable": "CA_NOT_READY",
     "failed_precondition": "CA_NOT_READY",
     "internal": "CERT_GEN_ERROR",
 }
+_SIGNING_REASONS = ("issue_", "lifetime_", "issuer_expiring", "clock")
 _EXPIRY = {"root": "citadel_server_root_cert_expiry", "issuing": "citadel_server_cert_chain_expiry"}
 
 
@@ -69,16 +71,20 @@ class _IstioNames(Collector):
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
+        names = set()
         for family in self._source.collect():  # type: ignore[no-untyped-call]
+            names.add(family.name)
             yield family
             yield from _aliases(family, self._now)
+        if _REFUSALS not in names:  # zeros from the start: a rate over a metric that appears with its first 1 is blind
+            yield from _refusals(Metric(_REFUSALS, "Nothing was refused.", "counter"))
 
 
 def _aliases(family: Metric, now: float) -> Iterator[Metric]:
     if family.name in ISTIO_NAMES:
         total = sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
         yield _metric(ISTIO_NAMES[family.name], {(): total})
-    elif family.name == "gatehouse_certificate_refusals":
+    elif family.name == _REFUSALS:
         yield from _refusals(family)
     elif family.name == "gatehouse_authority_expiry_timestamp_seconds":
         for sample in family.samples:
@@ -108,7 +114,7 @@ def _istio_refusal(reason: str, code: str) -> tuple[str, tuple[str, ...]]:
         return _IDENTITY, ()
     if code in ("unauthenticated", "permission_denied"):
         return _AUTHENTICATION, ()
-    if reason.startswith("issue_") and code in _SIGN_ERRORS:
+    if reason.startswith(_SIGNING_REASONS) and code in _SIGN_ERRORS:
         return _SIGNING, (_SIGN_ERRORS[code],)
     return (_PARSING, ()) if code in ("malformed", "invalid") else ("", ())
 

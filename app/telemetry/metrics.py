@@ -52,7 +52,7 @@ AUTHORITY_EXPIRY = Gauge(
     "gatehouse_authority_expiry_timestamp_seconds",
     "When the certificate of an authority expires, as seconds since 1970.",
     ["role"],
-    multiprocess_mode="max",
+    multiprocess_mode="livemax",  # an earlier process may have had one that lived longer
 )
 
 AUTHORITY_END = Gauge(
@@ -153,7 +153,7 @@ CRL_NUMBER = Gauge(
 )
 CRL_NEXT_UPDATE = Gauge(
     "gatehouse_crl_next_update_timestamp_seconds",
-    "By when a newer revocation list will have come, as seconds since 1970.",
+    "By when a newer revocation list will have come, as seconds since 1970; +Inf once there will be none.",
     ["authority"],
     multiprocess_mode="livemax",
 )
@@ -165,12 +165,14 @@ CRLS_UNPUBLISHED = Gauge(
 
 LEDGER_ENTRIES = Gauge("gatehouse_ledger_entries", "Entries of the ledger that have an index.", multiprocess_mode="max")
 LEDGER_UNNUMBERED = Gauge(
-    "gatehouse_ledger_unnumbered_entries", "Entries that are stored and wait for their index.", multiprocess_mode="max"
+    "gatehouse_ledger_unnumbered_entries",
+    "Entries that are stored and wait for their index.",
+    multiprocess_mode="livemax",
 )
 LEDGER_CHECKPOINT_AGE = Gauge(
     "gatehouse_ledger_checkpoint_age_seconds",
     "Seconds since the newest checkpoint was signed.",
-    multiprocess_mode="max",
+    multiprocess_mode="livemax",
 )
 
 GRPC_HANDLED = Counter(

@@ -86,19 +86,26 @@ class TokenIssuers:
                 await authenticator.close()
 
     def _candidates(self, token: str, claimed: str | None, *, says_cluster: bool) -> list[_Verifier]:
-        """Who may verify it, those of the cluster that the caller says it is of first."""
+        """Who may verify it: first whoever does it in silence, and of each kind the claimed cluster's first."""
         read_header(token)
         issuer = _claimed_issuer(token)
-        found: list[tuple[bool, _Verifier]] = [
-            (cluster != claimed, authenticator) for cluster, authenticator in self._by_issuer.get(issuer, {}).items()
-        ]
-        found += [
-            (reviewer.cluster != claimed, reviewer)
+        known = self._by_issuer.get(issuer, {})
+        offline = sorted(known.items(), key=lambda one: one[0] != claimed)
+        asked = [
+            reviewer
             for reviewer in self._reviewers
-            if reviewer.issuer in ("", issuer)
-            and (reviewer.cluster == claimed or (reviewer.issuer == issuer and not says_cluster))
+            if (reviewer.issuer == issuer and (reviewer.cluster == claimed or not says_cluster))
+            or (not reviewer.issuer and reviewer.cluster == claimed and not self._is_foreign(issuer, reviewer))
         ]
-        return [verifier for _, verifier in sorted(found, key=lambda one: one[0])]
+        return [
+            *(authenticator for _, authenticator in offline),
+            *sorted(asked, key=lambda reviewer: reviewer.cluster != claimed),
+        ]
+
+    def _is_foreign(self, issuer: str, reviewer: ClusterTokens) -> bool:
+        """Whether that issuer is known to be another cluster's: its token is not for this one's API server."""
+        owners = {*self._by_issuer.get(issuer, {}), *(one.cluster for one in self._reviewers if one.issuer == issuer)}
+        return bool(owners - {reviewer.cluster})
 
 
 def _claimed_issuer(token: str) -> str:

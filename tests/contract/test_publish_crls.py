@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from app.authority.authority_ports import StoredAuthority
+from app.authority.authority_ports import AuthorityRole, StoredAuthority
 from app.authority.publish_crls import CrlPublisher
 from app.authority.quarantines import QuarantineView
+from app.ca.lifecycle import Step
 from app.ledger.entry import EntryKind
 from app.limits import Limits
 from app.storage.database import Database
 from tests.contract.test_quarantines import CART, issue
 from tests.support.administration import ALICE, StandingClock, acts, administration_over
-from tests.support.authorities import make_kit
+from tests.support.authorities import Kit, make_kit
 from tests.support.quarantines import quarantine
 
 LIMITS = Limits()
@@ -35,6 +36,7 @@ class Site:
     publisher: CrlPublisher
     issuing: StoredAuthority
     root: StoredAuthority
+    kit: Kit
     files: list[str] = field(default_factory=list)
 
     async def put(self, name: str = "q", **spec: Any) -> None:
@@ -72,7 +74,7 @@ async def site_over(database: Database, authorities: Any = None) -> Site:
         max_lifetime=DAY,
         sink=files.append,
     )
-    return Site(database, clock, view, publisher, stored["issuing"], stored["root"], files)
+    return Site(database, clock, view, publisher, stored["issuing"], stored["root"], kit, files)
 
 
 async def test_every_authority_has_a_list_also_when_nothing_is_revoked(database: Database) -> None:
@@ -188,6 +190,33 @@ class Authorities:
     async def list_authorities(self) -> list[StoredAuthority]:
         found = await self.database.list_authorities()
         return [replace(one, **self.changes) if one.role == "issuing" else one for one in found]
+
+
+async def test_a_quarantine_holds_across_a_rotation(database: Database) -> None:
+    """Certificates of the authority before stay on its list and with the workers, those of the new one get theirs."""
+    site = await site_over(database)
+    await site.kit.issue("node-x", "cart")
+    await site.put(node="node-x")
+    (successor,) = await site.kit.rotate(AuthorityRole.ISSUING)
+    site.clock.time += timedelta(minutes=1)
+    await site.kit.do(Step.ACTIVATE, successor)
+    await site.kit.issue("node-x", "pay")  # this issuer knows of no quarantine: as if it was under way
+    await site.view.refresh()
+    await site.publisher.publish()
+
+    before, after = (one.svid.certificate.serial_number for one in site.kit.issued)
+    rows = await site.kit.rows()
+    assert ("retiring", "active") == (rows[site.issuing.id].state, rows[successor].state)
+    assert {before: "certificateHold"} == site.serials(rows[site.issuing.id])
+    assert {after: "certificateHold"} == site.serials(rows[successor])
+    revoked = site.view.index.revoked
+    assert {f"{before:x}", f"{after:x}"} == {serial for _, serial in revoked.serials}
+    assert 2 == len({key_id for key_id, _ in revoked.serials})
+
+    site.clock.time += timedelta(days=3)  # nobody can present a certificate of the old one any more
+    await site.view.refresh()
+    await site.publisher.publish()
+    assert {} == dict(site.view.index.revoked.serials)
 
 
 async def test_a_tainted_authority_is_on_its_roots_list(database: Database) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from app.authority.certificate_records import RecordedCertificate
@@ -73,7 +75,7 @@ async def test_what_may_not_be_settled_yet_waits(database: Database) -> None:
 
 
 async def test_figures_say_what_is_overdue_held_and_in_quarantine(database: Database) -> None:
-    """As gauges; a bundle that nobody holds any more leaves."""
+    """As gauges; a bundle that nobody holds any more is 0, because labels never leave files of several processes."""
     clock = StandingClock()
     services = await services_over(database, clock)
     view = services.quarantines._view
@@ -90,9 +92,27 @@ async def test_figures_say_what_is_overdue_held_and_in_quarantine(database: Data
     await figures.refresh()
     after = {sample.labels["bundle"]: sample.value for sample in _samples(metrics.BUNDLE_COVERAGE)}
 
-    assert ({"b1": 1, "b2": 1}, {"b2": 2}) == (before, after)
+    assert ({"b1": 1, "b2": 1}, {"b1": 0, "b2": 2}) == (before, after)
     assert [0] == [sample.value for sample in _samples(metrics.OVERDUE_RENEWALS)]
     assert [1] == [sample.value for sample in _samples(metrics.QUARANTINES)]
+
+
+async def test_a_list_that_will_not_come_again_is_not_late_for_ever(database: Database) -> None:
+    """Its authority has expired: an alert on the next update of a list must not stand for the rest of time."""
+    clock = StandingClock()
+    view = (await services_over(database, clock)).quarantines._view
+    stored = SimpleNamespace(issuer="ended", number=4, next_update=NOW)
+    crls: Any = SimpleNamespace(crls=(SimpleNamespace(stored=stored),), unpublished=())
+    figures = CertificateFigures(database, view, crls, clock=clock, margin=HOUR)
+
+    def next_update() -> list[float]:
+        return [one.value for one in _samples(metrics.CRL_NEXT_UPDATE) if one.labels["authority"] == "ended"]
+
+    await figures.refresh()
+    assert [NOW.timestamp()] == next_update()
+    crls.crls = ()
+    await figures.refresh()
+    assert [math.inf] == next_update()
 
 
 def _samples(gauge: Any) -> list[Any]:

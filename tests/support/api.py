@@ -21,10 +21,12 @@ from app.authority.converge_mesh import ConvergeMesh
 from app.authority.explain_certificate import ExplainCertificate
 from app.authority.follow_peers import PeerStatus
 from app.authority.inventory_view import InventoryView
+from app.authority.issue_certificate import Issuer, IssuingState
 from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
 from app.authority.placements import Placements
 from app.authority.read_ledger import ReadLedger
 from app.authority.refusals import Refusals
+from app.authority.request_guards import RequestGuards
 from app.authority.worker_registry import WorkerRegistry
 from app.ca.bundle import TrustBundle
 from app.identity.spiffe import TrustDomain
@@ -35,7 +37,9 @@ from app.serving.bounded import AsgiApp
 from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from tests.support.authorities import FixedClock, Kit, make_kit
+from tests.support.ca import MemoryLedger
 from tests.support.certificates import make_pki
+from tests.support.key_keeper import AnythingSigner
 from tests.support.ledger import LEDGER_KEY
 from tests.support.revocation import certificate_services, view_over
 
@@ -98,7 +102,14 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
     limits = limits or Limits()
     clock = FixedClock()
     refusals = Refusals(max_kept=100)
-    bundles, peers = MovableBundle(make_pki().bundle), list[PeerStatus]()
+    pki = make_pki(now=clock.now())
+    bundles, peers = MovableBundle(pki.bundle), list[PeerStatus]()
+    issuer = Issuer(
+        IssuingState.of(pki.authority, AnythingSigner(pki.issuing_key), pki.bundle),
+        MemoryLedger(),
+        clock=clock,
+        limits=limits.certificate,
+    )
     with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
         view = view_over(database, clock, limits)
         await view.refresh()
@@ -116,7 +127,10 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             explain_certificate=ExplainCertificate(
                 refusals,
                 placements,
-                AccessRules(trust_domain=TrustDomain.parse("cluster.local")),
+                AccessRules(trust_domain=TrustDomain.parse("cluster.local"), clusters=clusters),
+                issuer=issuer,
+                guards=RequestGuards(limits.certificate, clock),
+                clock=clock,
             ),
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),
             placements=placements,

@@ -303,9 +303,10 @@ def make_world(
     sources: dict[str, PlacementSource] = {rules.clusters.id: view.source()}
     placements = Placements(sources | (other_sources or {}), rules.clusters)
     records, doubts = MemoryRecords(ledger), Doubts()
+    guards = RequestGuards(limits, clock)
     shared: dict[str, Any] = {
         "authorize": AuthorizeIdentity(placements, rules),
-        "guards": RequestGuards(limits, clock),
+        "guards": guards,
         "issuer": issuer,
         "report": ReportCertificate(refusals, limits=limits, clock=clock, observer=observer),
         "rules": rules,
@@ -335,7 +336,7 @@ def make_world(
         renew=renew,
         records=records,
         doubts=doubts,
-        explain=ExplainCertificate(refusals, placements, rules),
+        explain=ExplainCertificate(refusals, placements, rules, issuer=issuer, guards=guards, clock=clock),
     )
 
 

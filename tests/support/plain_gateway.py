@@ -4,19 +4,27 @@ from pathlib import Path
 from typing import Any
 
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import Credentials, bootstrap, socket_address, typed, upstream_tls
+from app.demo.proxy_config import Credentials, bootstrap, downstream_tls, socket_address, typed, upstream_tls
 
 LISTENER = "gateway"
 
 
 def gateway_config(
-    check_address: str, *, credentials: Credentials | None = None, timeout_seconds: float = 5.0
+    check_address: str,
+    *,
+    credentials: Credentials | None = None,
+    serves: Credentials | None = None,
+    timeout_seconds: float = 5.0,
 ) -> dict[str, Any]:
-    """One listener that asks `check_address` over gRPC (mutual TLS with `credentials`), and fails closed."""
+    """One listener that asks `check_address` over gRPC (mutual TLS with `credentials`), and fails closed.
+
+    With `serves` its clients must show a certificate of the mesh, which it passes on (`include_peer_certificate`).
+    """
     ext_authz = typed(
         "extensions.filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
         failure_mode_allow=False,
+        include_peer_certificate=serves is not None,
         status_on_error={"code": "ServiceUnavailable"},
         grpc_service={"envoy_grpc": {"cluster_name": "check"}, "timeout": f"{timeout_seconds}s"},
     )
@@ -30,11 +38,10 @@ def gateway_config(
             {"name": "router", "typed_config": typed("extensions.filters.http.router.v3.Router")},
         ],
     )
-    listener = {
-        "name": LISTENER,
-        "address": socket_address("127.0.0.1:0"),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
+    if serves is not None:
+        chain["transport_socket"] = downstream_tls(serves, alpn="http/1.1")
+    listener = {"name": LISTENER, "address": socket_address("127.0.0.1:0"), "filter_chains": [chain]}
     endpoint = {"endpoint": {"address": socket_address(check_address)}}
     cluster: dict[str, Any] = {
         "name": "check",
@@ -52,6 +59,9 @@ def gateway_config(
     return bootstrap("gateway", [listener], [cluster])
 
 
-def gateway(check_address: str, directory: Path, *, credentials: Credentials | None = None) -> Envoy:
+def gateway(
+    check_address: str, directory: Path, *, credentials: Credentials | None = None, serves: Credentials | None = None
+) -> Envoy:
     """An Envoy with two threads, so that it has connections to both workers."""
-    return Envoy("gateway", gateway_config(check_address, credentials=credentials), directory, concurrency=2)
+    config = gateway_config(check_address, credentials=credentials, serves=serves)
+    return Envoy("gateway", config, directory, concurrency=2)

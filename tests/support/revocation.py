@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from app.authority.administration import Administration
 from app.authority.authority_ports import KeyKeeper
-from app.authority.manage_quarantines import ManageQuarantines
+from app.authority.manage_quarantines import ManageQuarantines, Surroundings
 from app.authority.placements import Placements
 from app.authority.ports import Clock
 from app.authority.publish_crls import CrlPublisher
@@ -60,6 +60,14 @@ def certificate_services(
     )
     names = iter(f"{number:06x}" for number in range(1_000))
     quarantines = ManageQuarantines(
-        administration, database, view, crls, workers, clock=clock, limits=limits, random_hex=lambda _: next(names)
+        administration,
+        database,
+        view,
+        crls,
+        workers,
+        clock=clock,
+        limits=limits,
+        random_hex=lambda _: next(names),
+        surroundings=Surroundings(replica_id="one"),
     )
     return CertificateServices(certificates=reading, quarantines=quarantines, crls=crls)

@@ -821,6 +821,58 @@ async def test_case_074_and_m13_a_caller_that_leaves_does_not_stop_its_job(serve
     assert served.world.observer.refusals == [("issue_timeout", "timeout")]
 
 
+async def test_case_075_a_request_while_the_authority_changes_has_one_issuer_from_end_to_end(either: Served) -> None:
+    """Prepared by the old one, it is signed by the old one and answered with a chain that verifies; the next is new."""
+    world = either.world
+    new = make_pki(now=world.clock.now())
+    both = TrustBundle.of(TRUST_DOMAIN, (*world.pki.bundle.roots, *new.bundle.roots))
+    ledger = world.ledger
+    ledger.gate = asyncio.Event()
+    async with either.raw_channel() as channel:
+        create = channel.unary_unary(CREATE_CERTIFICATE)
+        under_way = asyncio.ensure_future(create(body(), metadata=either.metadata()))
+        await asyncio.wait_for(ledger.waiting.wait(), 30)
+        world.issuer.replace_state(IssuingState.of(new.authority, AnythingSigner(new.issuing_key), both))
+        ledger.gate.set()
+        answers = [await under_way, await create(body(), metadata=either.metadata())]
+
+    chains = [
+        [
+            x509.load_pem_x509_certificate(pem.encode())
+            for pem in IstioCertificateResponse.FromString(one).cert_chain[:2]
+        ]
+        for one in answers
+    ]
+    for leaf, intermediate in chains:
+        leaf.verify_directly_issued_by(intermediate)
+    assert [world.pki.authority.certificate.subject, new.authority.certificate.subject] == [
+        leaf.issuer for leaf, _ in chains
+    ]
+
+
+@pytest.mark.parametrize("door", ["token", "certificate"])
+async def test_case_077_a_call_beyond_the_last_resort_is_turned_away_at_once(door: str) -> None:
+    """With RESOURCE_EXHAUSTED, while those inside go on and are answered."""
+    limits = replace(Limits().ca_grpc, max_concurrent_rpcs=2)
+    async with serve(make_world(), limits) as served:
+        caller = served if door == "token" else await served.with_certificate()
+        ledger = served.world.ledger
+        ledger.gate = asyncio.Event()
+        async with caller.raw_channel() as channel:
+            create = channel.unary_unary(CREATE_CERTIFICATE)
+            inside = [asyncio.ensure_future(create(body(), metadata=caller.metadata())) for _ in range(2)]
+            while served.world.issuer.jobs_in_flight < 2:
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await asyncio.wait_for(create(body(), metadata=caller.metadata()), 5)
+            assert not any(call.done() for call in inside)
+            ledger.gate.set()
+            answers = await asyncio.gather(*inside)
+
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED is failure.value.code()
+    assert all(answers)
+
+
 async def test_case_076_a_request_during_a_drain_is_served_or_unavailable(served: Served) -> None:
     """The call in flight is answered; the next finds the door closed."""
     ledger = served.world.ledger
@@ -893,7 +945,7 @@ async def test_a_node_that_asks_too_often_is_slowed_down() -> None:
         await agent.fetch("spiffe://cluster.local/ns/shop/sa/pay")
 
     assert failure.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert world.observer.refusals == [("rate_rate_limited", "rate_limited")]
+    assert world.observer.refusals == [("identity_rate", "rate_limited")]
 
 
 async def test_the_pod_uid_of_the_token_must_be_current(served: Served) -> None:

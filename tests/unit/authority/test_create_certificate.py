@@ -400,7 +400,8 @@ async def test_a_refused_request_is_explained_by_its_id() -> None:
     assert "inventory" in told["advice"]
     assert outcomes["authenticate"] == outcomes["caller_node"] == "ok"
     assert outcomes["placement"] == "refused"
-    assert outcomes["rate"] == outcomes["csr"] == outcomes["issue"] == "not reached"
+    assert outcomes["rate"] == "ok"
+    assert outcomes["identity_rate"] == outcomes["csr"] == outcomes["issue"] == "not reached"
     assert told["request"]["peer"] == "ipv4:10.0.0.1:40000"
 
 
@@ -450,7 +451,7 @@ async def test_a_caller_and_an_identity_are_judged_by_the_inventory_of_now() -> 
     own = await world.explain.by_caller(replace(ztunnel, namespace="shop", service_account="cart"))
 
     assert (granted.outcome, granted.node, granted.advice) == ("granted", NODE, "")
-    assert {step.outcome for step in granted.steps} == {"ok"}
+    assert {step.outcome for step in granted.steps} == {"ok", "not judged"}
     assert refused.outcome == "refused"
     assert ["placement"] == [step.name for step in refused.steps if step.outcome == "refused"]
     assert (own.outcome, own.identity) == ("granted", CART)

@@ -10,7 +10,12 @@ from structlog.testing import capture_logs
 from app.authority.create_certificate import CertificateRequest
 from app.authority.credentials import Credentials
 from app.authority.link_ports import WorkerCaller
-from app.authority.serving_certificates import WORKER_ACCOUNT, WorkerCertificates
+from app.authority.serving_certificates import (
+    AUTHORITY_ACCOUNT,
+    WORKER_ACCOUNT,
+    ListenerCertificates,
+    WorkerCertificates,
+)
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
@@ -78,7 +83,16 @@ async def test_explain_by_caller_says_who_is_in_quarantine() -> None:
     lifted = await world.explain.by_caller(ztunnel, CART)
 
     assert ("refused", "granted") == (explained.outcome, lifted.outcome)
-    assert "quarantine" == explained.steps[-1].name
+    assert ["quarantine"] == [step.name for step in explained.steps if step.outcome == "refused"]
+
+
+async def test_the_authoritys_own_listener_is_the_one_exception() -> None:
+    """Without its certificate the process does not start, and nobody could lift the quarantine."""
+    world, _ = quarantined_world(f"spiffe://cluster.local/ns/gatehouse-system/sa/{AUTHORITY_ACCOUNT}")
+    listener = ListenerCertificates(world.issuer, clock=world.clock, trust_domain=TRUST_DOMAIN, limits=world.limits)
+
+    assert (await listener.renew()).not_after > world.clock.now()
+    assert [EntryKind.CERTIFICATE_INTENT, EntryKind.CERTIFICATE_ISSUED] == world.ledger.kinds()
 
 
 async def test_workers_are_no_exception() -> None:

@@ -113,8 +113,13 @@ def test_ca_explain_by_caller(run, live, tmp_path):
     identity = "spiffe://cluster.local/ns/shop/sa/web"
     granted = run("ca", "explain", "--caller", "node-1", "--identity", identity, "-o", "json")
     refused = run("ca", "explain", "--caller", "shop/web", "--node", "node-1", "--identity", identity + "x")
+    long = run("ca", "explain", "--caller", "node-1", "--identity", identity, "--seconds", "99999999")
+    short = run("ca", "explain", "--caller", "node-1", "--identity", identity, "--seconds", "1")
 
     assert "granted" == json.loads(granted.out)["outcome"]
+    assert 86_400 == json.loads(granted.out)["lifetime"]["grantedSeconds"]
+    assert "of 99999999 s, shortened to the maximum; until 20" in long.out
+    assert "lifetime_below_minimum" in short.out
     assert "refused" in refused.out
 
 

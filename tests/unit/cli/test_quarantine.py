@@ -23,7 +23,7 @@ def test_quarantine_from_add_to_lift(run, live):
     assert [0, 0, 0] == [each.code for each in (added, listed, lifted)]
     assert "issuing            stopped" in added.out
     assert "not cut off yet:" in added.out
-    assert "1 certificates until" in added.out
+    assert "certificates (1) until" in added.out
     assert CART in listed.out
     assert ("holds", 1) == (shown["state"], shown["certificates"]["count"])
     assert CART == document["spec"]["identity"]

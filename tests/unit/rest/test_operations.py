@@ -214,7 +214,11 @@ async def test_a_lease_is_a_promise_that_ends_the_placement_when_it_is_broken(ap
     assert (False, "2026-11-23T12:02:59+00:00") == (local["usable"], local["leaseUntil"])
     assert "did not renew" in local["problem"]
     assert (True, "") == (east["usable"], east["problem"])
-    assert 503 == refused.status_code
+    assert ("refused", ["authorize"]) == (
+        refused.json()["outcome"],
+        [step["name"] for step in refused.json()["steps"] if step["outcome"] == "refused"],
+    )
+    assert "did not renew" in refused.json()["reason"]
     assert {"cluster": "Kubernetes", "leaseUntil": None} == ended.json()
     assert await usable()
     assert 422 == (await api.client.put("/v1/inventory/lease")).status_code

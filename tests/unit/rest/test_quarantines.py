@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from app.ca.lifecycle import Replica
 from tests.support.api import Api
+from tests.support.quarantines import quarantine
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 
@@ -228,3 +230,51 @@ async def test_a_bad_cursor_is_told(api: Api) -> None:
     """A cursor is what the answer before said."""
     answer = await api.client.get("/v1/certificates/watch", params={"cursor": "zz", "waitSeconds": 0})
     assert 422 == answer.status_code
+
+
+async def test_workers_of_other_replicas_are_not_claimed(api: Api) -> None:
+    """While another replica of the authority runs, "all confirmed" is not known; a dead one is forgotten in time."""
+    await worker_says(api, 99)
+
+    async def report(replica: str) -> None:
+        seen = Replica(id=replica, epoch=1, seen_at=api.clock.now())
+        await api.kit.database.write(lambda transaction: transaction.authorities.report_replica(seen))
+
+    await report("one")
+    alone = (await add(api, identity=CART, name="q")).json()
+    await report("other")
+    both = (await api.client.get("/v1/quarantines/q")).json()
+    api.clock.advance(timedelta(hours=1, seconds=1))
+    later = (await api.client.get("/v1/quarantines/q")).json()
+    await report("other")
+    lifted = (await api.client.delete("/v1/quarantines/q")).json()
+
+    assert [0, 1, 0, 1] == [one["workers"]["otherReplicas"] for one in (alone, both, later, lifted)]
+    elsewhere = "decision workers of other replicas of the authority"
+    assert [False, True, False, True] == [
+        elsewhere in [item["what"] for item in one["notCut"]] for one in (alone, both, later, lifted)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subject", "says"),
+    [
+        ({"namespace": "gatehouse-system", "serviceAccount": "authority"}, "the authority itself"),
+        ({"identity": "spiffe://cluster.local/ns/gatehouse-system/sa/decision-worker"}, "all decision workers"),
+        ({"identity": "spiffe://cluster.local/ns/istio-system/sa/ztunnel"}, "every node proxy"),
+        ({"identity": CART}, ""),
+    ],
+    ids=("authority", "workers", "node proxies", "a workload"),
+)
+async def test_a_quarantine_that_stops_more_than_it_names_is_warned_of(
+    api: Api, subject: dict[str, str], says: str
+) -> None:
+    """In the receipt, and where it is applied as a document, also by a dry run."""
+    document = quarantine("dry", **subject)
+    path = "/v1/policies/Quarantine/-/dry"
+    tried = (await api.client.put(path, json=document, params={"dryRun": "All"})).json()
+    receipt = (await add(api, **subject)).json()
+
+    for warnings in (receipt["warnings"], [warning["message"] for warning in tried["changes"][0]["warnings"]]):
+        assert [bool(says)] * len(warnings) == [says in warning for warning in warnings]
+        assert bool(says) == bool(warnings)

@@ -273,7 +273,7 @@ def test_a_cluster_with_an_api_server_uses_it_for_tokens_and_inventory(tmp_path:
     file = _write(
         tmp_path,
         "clusters:\n"
-        "- {name: Kubernetes, kubernetes: {in_cluster: true}}\n"
+        "- {name: Kubernetes, kubernetes: {in_cluster: true}, issuer: 'https://here.example'}\n"
         "- {name: east, aliases: [e], kubernetes: {kubeconfig: /k}, tokens: jwks, inventory: database}\n"
         "- {name: west, inventory: file, inventory_file: /i}\n",
     )
@@ -297,11 +297,26 @@ def test_a_cluster_with_an_api_server_uses_it_for_tokens_and_inventory(tmp_path:
         ("clusters: [{name: a, kubernetes: {in_cluster: true, server: 'https://x'}}]", "exactly one of"),
         ("clusters: [{name: a, kubernetes: {in_cluster: true, context: c}}]", "context belongs"),
         ("clusters: [{name: a, kubernetes: {kubeconfig: /k, token_file: /t}}]", "belong to server"),
-        ("clusters: [{name: a, kubernetes: {server: 'http://10.0.0.1'}}]", "clusters.0.kubernetes.server: must start"),
+        (
+            "clusters: [{name: Kubernetes, kubernetes: {server: 'http://10.0.0.1'}}]",
+            "clusters.0.kubernetes.server: must start",
+        ),
         ("clusters: [{name: a}, {name: a}]", "is there twice"),
         ("clusters: [{name: a, aliases: [b]}, {name: b}]", "'b' is a name of cluster 'a' already"),
         ("clusters: [{name: a, aliases: [Kubernetes]}]", "is a name of cluster 'Kubernetes' already"),
         ("clusters: [{name: a/b}]", "without '/'"),
+        ("clusters: [{name: east, kubernetes: {kubeconfig: /k}}]", "clusters.0.issuer: must name the iss"),
+        (
+            "clusters: [{name: Kubernetes, kubernetes: {in_cluster: true}}, {name: east}]",
+            "clusters.0.issuer: must name the iss",
+        ),
+        (
+            (
+                "clusters: [{name: Kubernetes, kubernetes: {in_cluster: true}, issuer: i}, "
+                "{name: east, kubernetes: {kubeconfig: /k}, issuer: i}]"
+            ),
+            "clusters.1.issuer: 'i' is that of cluster 'Kubernetes', too",
+        ),
         ("tokens: {issuers: [{name: i, issuer: x, jwks_file: /j, cluster: nowhere}]}", "is no cluster"),
         ("inventory: {file: /i}\nclusters: [{name: Kubernetes, kubernetes: {in_cluster: true}}]", "says already where"),
     ],
