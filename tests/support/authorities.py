@@ -124,7 +124,9 @@ class Kit:
         """The states, by id."""
         return {authority: row.state for authority, row in (await self.rows()).items()}
 
-    async def add_tokens(self, *actors: Actor, created_at: datetime | None = None) -> None:
+    async def add_tokens(
+        self, *actors: Actor, created_at: datetime | None = None, created_by: str = "system"
+    ) -> None:
         """Store tokens of administrators, so that they may confirm acts."""
         for actor in actors or (ALICE, BOB):
             token = AdminToken(
@@ -132,7 +134,7 @@ class Kit:
                 name=actor.name,
                 role=actor.role,
                 created_at=created_at or self.clock.now() - DAY,
-                created_by="system",
+                created_by=created_by,
             )
             await self.database.write(lambda transaction, token=token: transaction.tokens.add(token, token.id.encode()))
 
