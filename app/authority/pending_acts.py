@@ -105,7 +105,7 @@ class PendingActs:
             commit_change(transaction, change, self._authorities.trust_domain)
 
         await self._store.write(work)
-        await self._authorities.refresh()
+        await self._authorities.take_over_now()
 
     async def reject(self, actor: Actor, act_id: str) -> PendingAct:
         """Let an act never be done; whoever asked for it may do this too.

@@ -106,14 +106,19 @@ def status(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
         print_value(found, output)
         return
     active = [item["id"][:_SHORT] for item in found["items"] if item["role"] == "issuing" and item["state"] == "active"]
-    behind = [one["id"] for one in found["replicas"] if one["epoch"] < found["epoch"]]
+    behind = [one for one in found["replicas"] if one["epoch"] < found["epoch"]]
     print_facts(
         {
             "signing": ", ".join(active) or "nothing",
             "bundle": f"{found['bundle']['sequence']}, since {found['bundle']['since']}",
-            "replicas": f"{len(found['replicas'])}, behind: {', '.join(behind) or 'none'}",
+            "replicas": f"{len(found['replicas'])}, behind: {len(behind) or 'none'}",
         }
     )
+    if behind:
+        print()
+        print_table(
+            ("REPLICA BEHIND", "LAST HEARD OF", "WHAT IT MEANS"), [(one["id"], one["seenAt"], _delay(one)) for one in behind]
+        )
     waiting = [
         (item["id"][:_SHORT], item["role"], item["state"], step["step"], step["reason"], step["until"])
         for item in found["items"]
@@ -124,6 +129,16 @@ def status(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
     if waiting:
         print()
         print_table(("ID", "ROLE", "STATE", "STEP", "WAITS BECAUSE", "AT MOST UNTIL"), waiting)
+
+
+def _delay(replica: dict[str, Any]) -> str:
+    """What a replica that is behind means for the steps of a rotation."""
+    if replica["holdsUpUntil"] is None:
+        return "nothing: it may not issue any more"
+    return (
+        f"it may still issue: activate and remove wait until it follows, at most until {replica['holdsUpUntil']}; "
+        "if it surely runs no more, --force with a second administrator does not wait"
+    )
 
 
 def rotate(
