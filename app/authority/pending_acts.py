@@ -1,8 +1,9 @@
 """Acts that take two administrators: asked for by one, confirmed by another, bound to a hash of all they do.
 
 Who confirms must hold another token under another name, older than the request, and neither of the two may have made
-the other's token, directly or through tokens that were made with it: so nobody confirms an act of their own with a token
-made for the purpose. (Whoever made both tokens, and kept both, is still two people here: the ledger has who made which.)
+the other's token, directly or through tokens that were made with it: so nobody confirms an act of their own with a
+token made for the purpose. (Whoever made two tokens for others, and kept both, is two people here; the ledger has who
+made which.)
 """
 
 from __future__ import annotations
@@ -75,6 +76,15 @@ class PendingActs:
             lambda transaction: transaction.pending_acts.list(limit=self._limits.max_kept_acts)
         )
 
+    async def kind_of(self, actor: Actor, act_id: str) -> str:
+        """What kind of act it is.
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        actor.require(Role.ADMIN)
+        return (await self._store.read(lambda transaction: _find(transaction, act_id))).kind
+
     async def read(self, act_id: str, kind: str) -> tuple[PendingAct, dict[str, Any]]:
         """An act of a kind and its body.
 
@@ -89,8 +99,8 @@ class PendingActs:
         body: dict[str, Any] = json.loads(act.body)
         return act, body
 
-    async def approve(self, actor: Actor, act_id: str, sha256: str, change: AuthorityChange) -> None:
-        """Confirm an act by its hash and make its change, in one transaction; then take the change over.
+    async def approve(self, actor: Actor, act_id: str, sha256: str, change: AuthorityChange | None = None) -> None:
+        """Confirm an act by its hash and make its change, if it is one, in one transaction; then take it over.
 
         Raises:
             AppError: `PERMISSION_DENIED` when the actor may not confirm it; `PRECONDITION_FAILED` for another hash;
@@ -102,7 +112,8 @@ class PendingActs:
             act = self._check(transaction, actor, _find(transaction, act_id), sha256)
             transaction.pending_acts.decide(self._decided(act, actor, ActState.APPROVED))
             transaction.record(_entry(actor, act, "act.approved", time=self._clock.now()))
-            commit_change(transaction, change, self._authorities.trust_domain)
+            if change is not None:
+                commit_change(transaction, change, self._authorities.trust_domain)
 
         await self._store.write(work)
         await self._authorities.take_over_now()
