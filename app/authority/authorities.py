@@ -203,11 +203,15 @@ class Authorities:
             subject=change.subject,
             epoch=stored.epoch,
         )
+        await self.take_over_now()
+        return stored
+
+    async def take_over_now(self) -> None:
+        """Take over a change that is stored; where that fails it is done all the same, and the next poll takes it over."""
         try:
             await self.refresh()
-        except AppError as error:  # it is done all the same, and taken over by the next poll
+        except AppError as error:
             _log.warning("authorities_not_read", reason=error.detail, diagnosis=error.diagnosis)
-        return stored
 
     def check_may_sign(self, authority_id: str) -> None:
         """Whether an authority may sign in this process at this moment.

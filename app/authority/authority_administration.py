@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.authority.change_authority import ChangeAuthority
+from app.authority.actor import Actor
+from app.authority.change_authority import FORCED_STEP, ChangeAuthority, StepDone
 from app.authority.describe_authorities import DescribeAuthorities
+from app.authority.export_root import ROOT_EXPORT, ExportRoot
 from app.authority.pending_acts import PendingActs
 from app.authority.prepare_authority import PrepareAuthority
 
@@ -18,3 +20,13 @@ class AuthorityAdministration:
     prepare: PrepareAuthority
     describe: DescribeAuthorities
     acts: PendingActs
+    export: ExportRoot
+
+    async def approve(self, actor: Actor, act_id: str, sha256: str) -> StepDone:
+        """Confirm an act of whatever kind.
+
+        Raises:
+            AppError: as `PendingActs.approve`, and what the kind of act adds.
+        """
+        confirm = {FORCED_STEP: self.change.approve, ROOT_EXPORT: self.export.approve}
+        return await confirm[await self.acts.kind_of(actor, act_id)](actor, act_id, sha256)

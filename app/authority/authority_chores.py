@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from app.authority.authorities import Authorities
-from app.authority.authority_ports import AuthorityRole, AuthorityState
+from app.authority.authority_ports import AuthorityRole, AuthorityState, StoredAuthority
 from app.authority.authority_set import AuthoritySet
 from app.authority.commit_authorities import AuthorityChange, with_states
 from app.ca.lifecycle import Allowed, Fleet, Member, Step, judge
@@ -24,6 +24,7 @@ _log = structlog.get_logger(__name__)
 
 _ACTOR = "system"
 _FIRST_RETRY = timedelta(seconds=10)
+_ATTEMPTS = 3  # to store what a parent signed while others change something
 _MAX_STEPS = 16  # chores of one turn; each leaves the next to be seen
 _LOOK = timedelta(minutes=5)
 _WARN_SHARES = (0.9, 0.75, 0.5)  # of a life that is over, when nothing renews by itself
@@ -64,18 +65,28 @@ class AuthorityChores:
         self._pause = _FIRST_RETRY
         self._looked_at: datetime | None = None
         self._warned: dict[str, float] = {}
+        self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Do chores for ever; a failure is logged and tried again later."""
-        while True:
-            await asyncio.sleep(self._authorities.limits.chore_seconds)
-            try:
-                await self.turn()
-            except AppError as error:
-                _log.warning("authority_chore_failed", reason=error.detail, diagnosis=error.diagnosis)
+        try:
+            while True:
+                await asyncio.sleep(self._authorities.limits.chore_seconds)
+                try:
+                    await self.turn()
+                except AppError as error:
+                    _log.warning("authority_chore_failed", reason=error.detail, diagnosis=error.diagnosis)
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
+
+    async def parent_answered(self) -> None:
+        """Wait until the parent that is being asked for a successor has answered; at once where none is."""
+        if self._asking is not None:
+            await self._asking
 
     async def turn(self) -> list[Due]:
-        """Do what is due now.
+        """Do what is due now; a parent elsewhere is asked beside it, for its answer may take minutes.
 
         Raises:
             AppError: what the store raises.
@@ -119,7 +130,8 @@ class AuthorityChores:
         return True
 
     def _due(self, known: AuthoritySet, fleet: Fleet, now: datetime) -> Due | None:
-        may_prepare = self._automatic and (self._not_before is None or now >= self._not_before)
+        is_time = self._not_before is None or now >= self._not_before
+        may_prepare = self._automatic and is_time and (self._asking is None or self._asking.done())
         return due_chore(
             fleet,
             self._authorities.rules,
@@ -143,6 +155,18 @@ class AuthorityChores:
         return end > known.certificates[active.id].not_valid_after_utc and end > now
 
     async def _do(self, due: Due, known: AuthoritySet, fleet: Fleet, now: datetime) -> bool:
+        if due.chore is Chore.PREPARE and self._authorities.maker.has_upstream:
+            self._asking = asyncio.create_task(self._ask_parent(due, known, fleet, now))
+            return False
+        return await self._do_now(due, known, fleet, now)
+
+    async def _ask_parent(self, due: Due, known: AuthoritySet, fleet: Fleet, now: datetime) -> None:
+        try:
+            await self._do_now(due, known, fleet, now)
+        except Exception:  # whatever it is: nobody awaits this, and the next turn asks again
+            _log.exception("authority_chore_crashed", chore=due.chore.value)
+
+    async def _do_now(self, due: Due, known: AuthoritySet, fleet: Fleet, now: datetime) -> bool:
         try:
             if due.chore is Chore.PREPARE:
                 await self._prepare(known, due.authority_id, now)
@@ -175,21 +199,28 @@ class AuthorityChores:
             self._pause = min(2 * self._pause, timedelta(seconds=self._authorities.limits.retry_max_seconds))
 
     async def _prepare(self, known: AuthoritySet, root_id: str, now: datetime) -> None:
-        made = await self._authorities.maker.issuing(known, root_id, now)
-        rows = (*made[:-1], replace(made[-1], automatic=True))
-        change = AuthorityChange(
-            transition="issuing.prepared",
-            actor=_ACTOR,
-            subject=rows[-1].id,
-            now=now,
-            base=known.epoch,
-            added=rows,
-            detail={"automatic": True},
-        )
+        """Have a successor made and store it.
+
+        A parent may take minutes to sign it; what others changed meanwhile does not make its answer worthless, unless
+        it was that there is another successor.
+        """
+        maker = self._authorities.maker
+        made = await maker.issuing(known, root_id, now)
+        made = (*made[:-1], replace(made[-1], automatic=True))
         try:
-            await self._authorities.commit(change)
+            for _ in range(_ATTEMPTS):
+                try:
+                    await self._authorities.commit(_prepared(made, known.epoch, now))
+                except AppError as error:
+                    later, _ = await self._authorities.read_fleet()
+                    if error.code is not ErrorCode.CONFLICT or _has_successor(known, later):
+                        raise
+                    made, known = maker.moved(made, known, later, now), later
+                else:
+                    return
+            raise AppError(ErrorCode.CONFLICT, "the authorities are being changed all the time")
         except AppError:
-            await self._authorities.maker.close(rows[-1].id)
+            await maker.close(made[-1].id)
             raise
 
     async def _step(self, step: Step, known: AuthoritySet, fleet: Fleet, authority_id: str, now: datetime) -> None:
@@ -230,3 +261,23 @@ class AuthorityChores:
         _log.warning(
             "authority_ends", authority=member.id, role=member.role, ends=member.not_after.isoformat(), do=advice
         )
+
+
+def _prepared(made: tuple[StoredAuthority, ...], base: int, now: datetime) -> AuthorityChange:
+    return AuthorityChange(
+        transition="issuing.prepared",
+        actor=_ACTOR,
+        subject=made[-1].id,
+        now=now,
+        base=base,
+        added=made,
+        detail={"automatic": True},
+    )
+
+
+def _has_successor(before: AuthoritySet, known: AuthoritySet) -> bool:
+    """Whether somebody else was faster: another one is active, or prepared without being asked."""
+    return before.active() != known.active() or any(
+        row.role == AuthorityRole.ISSUING and row.state == AuthorityState.PREPARED and row.automatic
+        for row in known.rows
+    )

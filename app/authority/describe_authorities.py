@@ -12,7 +12,7 @@ from app.authority.authority_ports import AuthorityRole, AuthorityState, StoredA
 from app.authority.authority_set import ROOT_ROLES, AuthoritySet, bundles_with, certificate_hash, read_fleet
 from app.authority.authority_store import NodeHolding, StoredBundle
 from app.authority.store import Transaction
-from app.ca.lifecycle import Blocked, Coverage, Fleet, Member, Step, judge
+from app.ca.lifecycle import Blocked, Coverage, Fleet, Member, Replica, Step, judge
 
 _STEPS = {
     AuthorityState.PREPARED: (Step.ACTIVATE, Step.RETIRE, Step.TAINT),
@@ -51,7 +51,7 @@ class DescribeAuthorities:
                 "since": published.since if published else None,
             },
             "items": [self._shown(row, picture) for row in picture.known.rows],
-            "replicas": [{"id": one.id, "epoch": one.epoch, "seenAt": one.seen_at} for one in picture.fleet.replicas],
+            "replicas": [self._replica(one, picture) for one in picture.fleet.replicas],
         }
 
     async def one(self, authority_id: str) -> dict[str, Any]:
@@ -97,6 +97,10 @@ class DescribeAuthorities:
             transaction.authorities.published(),
             now,
         )
+
+    def _replica(self, replica: Replica, picture: _Picture) -> Mapping[str, Any]:
+        holds_up = replica.holds_up_until(picture.fleet.epoch, self._authorities.rules, picture.now)
+        return {"id": replica.id, "epoch": replica.epoch, "seenAt": replica.seen_at, "holdsUpUntil": holds_up}
 
     def _shown(self, row: StoredAuthority, picture: _Picture) -> dict[str, Any]:
         member = picture.fleet.members[row.id]

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 
 from app.authority.authority_ports import PeerRoots
 from app.authority.authority_set import adopted_id
+from app.authority.peer_sequences import PeerSequences, SeenBundle
 from app.authority.ports import Clock
 from app.ca.bundle import TrustBundle
 from app.ca.parent import name_of
@@ -116,6 +117,7 @@ class PeerBundles:
         roots: PeerRoots,
         limits: ParentLimits,
         *,
+        sequences: PeerSequences,
         trust_domain: TrustDomain,
         clock: Clock,
         observer: PeerObserver | None = None,
@@ -124,6 +126,7 @@ class PeerBundles:
         self._peers = tuple(peers)
         self._roots = roots
         self._limits = limits
+        self._sequences = sequences
         self._trust_domain = trust_domain
         self._clock = clock
         self._observer = observer
@@ -150,8 +153,8 @@ class PeerBundles:
         """Ask once; when to ask again. Nothing here raises but a cancellation."""
         before = self._statuses[peer.name]
         try:
-            bundle, sequence, hint = self._read(peer, await peer.source.fetch())
-            status = await self._judge(peer, before, bundle, sequence)
+            bundle, seen, hint = self._read(peer, await peer.source.fetch())
+            status = await self._judge(peer, before, bundle, seen)
             self._had_at[peer.name] = self._monotonic()
             pause = timedelta(seconds=peer.refresh_seconds) if peer.refresh_seconds else hint
         except AppError as error:
@@ -165,11 +168,14 @@ class PeerBundles:
         least, most = self._limits.peer_refresh_min_seconds, self._limits.peer_refresh_max_seconds
         return timedelta(seconds=min(max(pause.total_seconds(), least), most))
 
-    def _read(self, peer: Peer, data: bytes) -> tuple[TrustBundle, int | None, timedelta]:
-        sequence, hint = None, None
+    def _read(self, peer: Peer, data: bytes) -> tuple[TrustBundle, SeenBundle | None, timedelta]:
+        seen, hint = None, None
         if peer.is_spiffe:
             found = parse_spiffe_bundle(data, self._trust_domain)
-            bundle, sequence, hint = found.bundle, found.sequence, found.refresh_hint
+            bundle, hint = found.bundle, found.refresh_hint
+            if found.sequence is not None:
+                # Of all roots: one that expires here changes nothing there.
+                seen = SeenBundle(found.sequence, bundle.fingerprint)
         else:
             bundle = TrustBundle.from_pem(self._trust_domain, data.decode("ascii", "replace"))
         now = self._clock.now()
@@ -177,29 +183,34 @@ class PeerBundles:
         if not valid:
             raise AppError(ErrorCode.INVALID, f"every root of {peer.source.url} has expired")
         pause = DEFAULT_REFRESH_HINT if hint is None else hint
-        return TrustBundle.of(self._trust_domain, valid), sequence, pause
+        return TrustBundle.of(self._trust_domain, valid), seen, pause
 
-    async def _judge(self, peer: Peer, before: PeerStatus, bundle: TrustBundle, sequence: int | None) -> PeerStatus:
+    async def _judge(
+        self, peer: Peer, before: PeerStatus, bundle: TrustBundle, seen: SeenBundle | None
+    ) -> PeerStatus:
         found = tuple(PeerRoot.of(peer.name, root) for root in bundle.roots)
-        reason = _reason_to_hold(peer, before, found, sequence)
+        last = None if seen is None else await self._sequences.last(peer.name)
+        reason = _reason_to_hold(peer, found, last, seen)
         if reason:
             if reason != before.error:
                 _log.error("peer_bundle_held", peer=peer.name, reason=reason, roots=[root.sha256 for root in found])
             return replace(before, state="held", held=found, error=reason)
         if await self._roots.adopt(peer.name, bundle, actor=_ACTOR):
-            _log.info("peer_bundle_adopted", peer=peer.name, roots=[root.sha256 for root in found], sequence=sequence)
+            _log.info("peer_bundle_adopted", peer=peer.name, roots=[root.sha256 for root in found], seen=str(seen))
+        if seen is not None and seen != last:
+            await self._sequences.believe(peer.name, seen)
         return replace(
             before,
             state="adopted",
             roots=found,
             held=(),
-            sequence=sequence,
+            sequence=None if seen is None else seen.sequence,
             fetched_at=self._clock.now(),
             error="",
         )
 
 
-def _reason_to_hold(peer: Peer, before: PeerStatus, found: Sequence[PeerRoot], sequence: int | None) -> str:
+def _reason_to_hold(peer: Peer, found: Sequence[PeerRoot], last: SeenBundle | None, seen: SeenBundle | None) -> str:
     """Why a set is not adopted, or nothing."""
     strangers = [root.sha256 for root in found if root.sha256 not in peer.pins]
     if peer.pins and strangers:
@@ -207,9 +218,13 @@ def _reason_to_hold(peer: Peer, before: PeerStatus, found: Sequence[PeerRoot], s
             f"its bundle has roots that are not pinned: {', '.join(strangers)}; if its operator confirms them, add "
             f"them to the pins of the peer {peer.name}"
         )
-    if before.sequence is not None and sequence is not None:
-        if sequence < before.sequence:
-            return f"its bundle went back from sequence {before.sequence} to {sequence}; an old answer is not believed"
-        if sequence == before.sequence and set(found) != set(before.roots):
-            return f"its bundle changed and its sequence {sequence} did not; ask its operator"
+    if last is None or seen is None:
+        return ""
+    if seen.sequence < last.sequence:
+        return (
+            f"its bundle went back from sequence {last.sequence} to {seen.sequence}; an old answer is not believed. If "
+            "its operator says that it was set up anew, give it another name in ca.peers"
+        )
+    if seen.sequence == last.sequence and seen.fingerprint != last.fingerprint:
+        return f"its bundle changed and its sequence {seen.sequence} did not; ask its operator"
     return ""

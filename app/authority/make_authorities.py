@@ -110,6 +110,19 @@ class AuthorityMaker:
             made = await self._sign_under(root, known.certificates[root.id], AuthorityState.PREPARED, now, max_life)
         return (made,)
 
+    def moved(
+        self, made: tuple[StoredAuthority, ...], before: AuthoritySet, known: AuthoritySet, now: datetime
+    ) -> tuple[StoredAuthority, ...]:
+        """What a parent signed while others changed the authorities: the rows for the set that is known now.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION` when its root was removed or tainted meanwhile.
+        """
+        *roots, row = made
+        known_roots = {one.id: one.certificate_pem for one in (*before.rows, *roots)}
+        pem = f"{row.certificate_pem}\n{row.chain_pem}\n{known_roots[row.root_id]}"
+        return complete(known, replace(row, certificate_pem="", chain_pem="", root_id=""), pem, now)
+
     async def request(self, now: datetime) -> StoredAuthority:
         """A new key and a request to sign it (PKCS#10), as a prepared authority without a certificate."""
         authority_id, key = await self._new_key()

@@ -1,8 +1,9 @@
 """Acts that take two administrators: asked for by one, confirmed by another, bound to a hash of all they do.
 
-Who confirms must hold another token under another name, and that token must be older than the request: so nobody
-confirms an act of their own with a token made for the purpose. (Whoever may make tokens can still prepare one long
-before; that is what the ledger's record of made tokens is for.)
+Who confirms must hold another token under another name, older than the request, and neither of the two may have made
+the other's token, directly or through tokens that were made with it: so nobody confirms an act of their own with a
+token made for the purpose. (Whoever made two tokens for others, and kept both, is two people here; the ledger has who
+made which.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from app.authority.actor import Actor, Role
 from app.authority.authorities import Authorities
 from app.authority.authority_store import ActState, PendingAct
 from app.authority.commit_authorities import AuthorityChange, commit_change
+from app.authority.records import AdminToken
 from app.authority.store import Transaction
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind, LedgerEntry
@@ -74,6 +76,15 @@ class PendingActs:
             lambda transaction: transaction.pending_acts.list(limit=self._limits.max_kept_acts)
         )
 
+    async def kind_of(self, actor: Actor, act_id: str) -> str:
+        """What kind of act it is.
+
+        Raises:
+            AppError: `NOT_FOUND`.
+        """
+        actor.require(Role.ADMIN)
+        return (await self._store.read(lambda transaction: _find(transaction, act_id))).kind
+
     async def read(self, act_id: str, kind: str) -> tuple[PendingAct, dict[str, Any]]:
         """An act of a kind and its body.
 
@@ -88,8 +99,8 @@ class PendingActs:
         body: dict[str, Any] = json.loads(act.body)
         return act, body
 
-    async def approve(self, actor: Actor, act_id: str, sha256: str, change: AuthorityChange) -> None:
-        """Confirm an act by its hash and make its change, in one transaction; then take the change over.
+    async def approve(self, actor: Actor, act_id: str, sha256: str, change: AuthorityChange | None = None) -> None:
+        """Confirm an act by its hash and make its change, if it is one, in one transaction; then take it over.
 
         Raises:
             AppError: `PERMISSION_DENIED` when the actor may not confirm it; `PRECONDITION_FAILED` for another hash;
@@ -101,10 +112,11 @@ class PendingActs:
             act = self._check(transaction, actor, _find(transaction, act_id), sha256)
             transaction.pending_acts.decide(self._decided(act, actor, ActState.APPROVED))
             transaction.record(_entry(actor, act, "act.approved", time=self._clock.now()))
-            commit_change(transaction, change, self._authorities.trust_domain)
+            if change is not None:
+                commit_change(transaction, change, self._authorities.trust_domain)
 
         await self._store.write(work)
-        await self._authorities.refresh()
+        await self._authorities.take_over_now()
 
     async def reject(self, actor: Actor, act_id: str) -> PendingAct:
         """Let an act never be done; whoever asked for it may do this too.
@@ -140,21 +152,58 @@ class PendingActs:
         if found is None:
             raise AppError(ErrorCode.PERMISSION_DENIED, "an act is confirmed with an administrator's token")
         token = found[0]
-        if token.id == act.requested_by or token.name == act.requested_name:
-            raise AppError(ErrorCode.PERMISSION_DENIED, "somebody else than who asked for it must confirm it")
+        self._check_is_another(transaction, token, act)
         is_valid = token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
         if not is_valid or token.role is not Role.ADMIN:
             raise AppError(ErrorCode.PERMISSION_DENIED, "the token may not do this any more")
+        return act
+
+    def _check_is_another(self, transaction: Transaction, token: AdminToken, act: PendingAct) -> None:
+        """Whether it takes somebody else than who asked to hold this token."""
+        if token.id == act.requested_by or token.name == act.requested_name:
+            raise AppError(ErrorCode.PERMISSION_DENIED, "somebody else than who asked for it must confirm it")
         if token.created_at >= act.requested_at:
             raise AppError(
                 ErrorCode.PERMISSION_DENIED, "the token was made after the act was asked for, so it cannot confirm it"
             )
-        return act
+        asking = transaction.tokens.find(act.requested_by)
+        others = transaction.tokens.list(include_revoked=True)
+        if (asking is not None and token.name in makers_above(asking[0], others)) or (
+            act.requested_name in makers_above(token, others)
+        ):
+            raise AppError(
+                ErrorCode.PERMISSION_DENIED,
+                f"one of {act.requested_name} and {token.name} made the other's token, so they count as one person; "
+                "somebody else must confirm it, or ask for it (`gatehouse token admin --reset --name NAME` on the "
+                "authority's host makes a token that no administrator made)",
+            )
 
     def _decided(self, act: PendingAct, actor: Actor, state: ActState) -> PendingAct:
         return replace(
             act, state=state, decided_by=actor.token_id, decided_name=actor.name, decided_at=self._clock.now()
         )
+
+
+def makers_above(token: AdminToken, others: Iterable[AdminToken]) -> frozenset[str]:
+    """The names of the administrators who made a token, or a token of whoever made it, and so on.
+
+    Beyond the token itself every token that a name ever had counts, revoked ones too.
+    """
+    makers: dict[str, set[str]] = {}
+    for other in others:
+        makers.setdefault(other.name, set()).add(_maker(other))
+    above: set[str] = set()
+    new = {_maker(token)}
+    while new:
+        above |= new
+        new = {maker for name in new for maker in makers.get(name, ())} - above
+    return frozenset(above - {""})
+
+
+def _maker(token: AdminToken) -> str:
+    """The name of the administrator who made it; empty for who owns the host."""
+    role, _, name = token.created_by.partition(":")
+    return name if role == Role.ADMIN else ""
 
 
 def _find(transaction: Transaction, act_id: str) -> PendingAct:

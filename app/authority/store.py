@@ -212,6 +212,10 @@ class Transaction(Protocol):
         """Store a small value unless the name is taken; returns what is stored now."""
         ...
 
+    def put_property(self, name: str, value: str) -> None:
+        """Store a small value, whatever was there. Needs the lock."""
+        ...
+
     def status(self) -> StoreStatus:
         """The numbers of the store."""
         ...

@@ -20,6 +20,7 @@ from app.authority.authority_ports import AuthorityState, KeyKeeper, ParentFiles
 from app.authority.authority_set import AuthoritySet
 from app.authority.change_authority import ChangeAuthority
 from app.authority.describe_authorities import DescribeAuthorities
+from app.authority.export_root import ExportRoot
 from app.authority.make_authorities import AuthorityMaker, Lifetimes
 from app.authority.open_authorities import open_authorities
 from app.authority.pending_acts import PendingActs
@@ -100,6 +101,7 @@ async def open_authority_parts(
             prepare=PrepareAuthority(authorities),
             describe=DescribeAuthorities(authorities),
             acts=acts,
+            export=ExportRoot(authorities, acts),
         ),
         parent=AdoptParent(authorities),
         peers=AdoptPeerRoots(authorities),

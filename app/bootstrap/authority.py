@@ -46,6 +46,7 @@ from app.bootstrap.numbering import Numbering
 from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
+from app.bootstrap.root_key import ROOT_KEY_COMMANDS, root_key_command
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.link.server import LinkServices, create_link_app
@@ -161,6 +162,9 @@ class AuthorityProcess(Service):
                 Actor.system(), name=str(arguments.get("name", "admin")), role=Role.ADMIN
             )
             return {"name": made.token.name, "id": made.token.id, "secret": made.secret}
+        if name in ROOT_KEY_COMMANDS:
+            assert self.core.rest.authorities is not None
+            return await root_key_command(self.core.rest.authorities.export, name, arguments)
         raise AppError(ErrorCode.INVALID, f"the authority does not know the command {name}")
 
 

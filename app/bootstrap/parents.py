@@ -8,6 +8,7 @@ from typing import Any
 
 from app.authority.authority_ports import ParentFiles, UpstreamAuthority
 from app.authority.follow_peers import Peer, PeerBundles, PeerSource, PeerStatus
+from app.authority.peer_sequences import StoredPeerSequences
 from app.authority.ports import Clock
 from app.bootstrap.authorities import AuthorityParts
 from app.fetch.client import HttpClient
@@ -111,6 +112,7 @@ def build_followers(settings: Settings, parts: AuthorityParts, clock: Clock) -> 
             [_peer(peer, limits) for peer in settings.ca.peers],
             parts.peers,
             limits.parent,
+            sequences=StoredPeerSequences(parts.authorities.store),
             trust_domain=trust_domain,
             clock=clock,
             observer=observer,

@@ -50,6 +50,7 @@ class Step(StrEnum):
 
 IN_BUNDLE = frozenset({AuthorityState.PREPARED, AuthorityState.ACTIVE, AuthorityState.RETIRING, AuthorityState.TAINTED})
 _MAY_SIGN = frozenset({AuthorityState.PREPARED, AuthorityState.ACTIVE, AuthorityState.RETIRING})
+_NAMED_REPLICAS = 5
 _ROOTS = frozenset({AuthorityRole.ROOT, AuthorityRole.PEER})
 
 
@@ -106,6 +107,11 @@ class Replica:
     id: str
     epoch: int
     seen_at: datetime
+
+    def holds_up_until(self, epoch: int, rules: Rules, now: datetime) -> datetime | None:
+        """Until when steps wait for it, because it may issue under what was changed; None when they do not."""
+        until = self.seen_at + rules.lease
+        return until if self.epoch < epoch and until > now else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,14 +354,15 @@ def _unsettled(since: datetime, what: str, rules: Rules, now: datetime) -> Block
 
 
 def _behind(fleet: Fleet, rules: Rules, now: datetime) -> Blocked | None:
-    late = [one for one in fleet.replicas if one.epoch < fleet.epoch and one.seen_at + rules.lease > now]
+    waited_for = {one.id: one.holds_up_until(fleet.epoch, rules, now) for one in fleet.replicas}
+    late = {name: until for name, until in waited_for.items() if until is not None}
     if not late:
         return None
-    worst = max(late, key=lambda one: one.seen_at)
+    names = ", ".join(sorted(late)[:_NAMED_REPLICAS]) + (", ..." if len(late) > _NAMED_REPLICAS else "")
     return Blocked(
-        reason=f"{len(late)} of {len(fleet.replicas)} replicas did not take over the last change ({worst.id} did not)",
-        do="wait until they do, or until they may not issue any more",
-        until=max(one.seen_at for one in late) + rules.lease,
+        reason=f"{len(late)} of {len(fleet.replicas)} replicas did not take over the last change ({names})",
+        do="start it, or wait until it may not issue any more; `gatehouse ca status` says when it was last heard of",
+        until=max(late.values()),
     )
 
 

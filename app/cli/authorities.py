@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import ApiClient, connect
+from app.cli.export_root import export_root
 from app.cli.failures import UsageError, progress
-from app.cli.options import ContextName, Reason
+from app.cli.options import ContextName, Reason, plain_id
 from app.cli.text import Format, Output, print_facts, print_table, print_value, say
-from app.errors import AppError, ErrorCode
 
 _WAIT_SECONDS = 5.0
 _SHORT = 12  # characters of an id in a table; that many are enough to name it
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
         ("taint", taint),
         ("csr", csr),
         ("import", import_signed),
+        ("export-root", export_root),
         ("pending", pending),
         ("approve", approve),
         ("reject", reject),
@@ -75,7 +76,7 @@ def list_authorities(
 def show(authority_id: AuthorityId, *, output: Output = Format.TABLE, context: ContextName = "") -> None:
     """Show one authority: what blocks each next step and until when, and which nodes lack its root."""
     with connect(context) as api:
-        item = api.get(f"/v1/authorities/{_plain(authority_id)}")
+        item = api.get(f"/v1/authorities/{plain_id(authority_id)}")
     if output is not Format.TABLE:
         print_value(item, output)
         return
@@ -106,14 +107,20 @@ def status(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
         print_value(found, output)
         return
     active = [item["id"][:_SHORT] for item in found["items"] if item["role"] == "issuing" and item["state"] == "active"]
-    behind = [one["id"] for one in found["replicas"] if one["epoch"] < found["epoch"]]
+    behind = [one for one in found["replicas"] if one["epoch"] < found["epoch"]]
     print_facts(
         {
             "signing": ", ".join(active) or "nothing",
             "bundle": f"{found['bundle']['sequence']}, since {found['bundle']['since']}",
-            "replicas": f"{len(found['replicas'])}, behind: {', '.join(behind) or 'none'}",
+            "replicas": f"{len(found['replicas'])}, behind: {len(behind) or 'none'}",
         }
     )
+    if behind:
+        print()
+        print_table(
+            ("REPLICA BEHIND", "LAST HEARD OF", "WHAT IT MEANS"),
+            [(one["id"], one["seenAt"], _delay(one)) for one in behind],
+        )
     waiting = [
         (item["id"][:_SHORT], item["role"], item["state"], step["step"], step["reason"], step["until"])
         for item in found["items"]
@@ -124,6 +131,16 @@ def status(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
     if waiting:
         print()
         print_table(("ID", "ROLE", "STATE", "STEP", "WAITS BECAUSE", "AT MOST UNTIL"), waiting)
+
+
+def _delay(replica: dict[str, Any]) -> str:
+    """What a replica that is behind means for the steps of a rotation."""
+    if replica["holdsUpUntil"] is None:
+        return "nothing: it may not issue any more"
+    return (
+        f"it may still issue: activate and remove wait until it follows, at most until {replica['holdsUpUntil']}; "
+        "if it surely runs no more, --force with a second administrator does not wait"
+    )
 
 
 def rotate(
@@ -264,19 +281,19 @@ def approve(
 ) -> None:
     """Confirm what another administrator asked for, by the hash of exactly that."""
     with connect(context) as api:
-        done, _ = api.call("POST", f"/v1/pending-acts/{_plain(act_id)}/approve", body={"sha256": sha256})
+        done, _ = api.call("POST", f"/v1/pending-acts/{plain_id(act_id)}/approve", body={"sha256": sha256})
     _print_done(done, output)
 
 
 def reject(act_id: Annotated[str, typer.Argument(metavar="ID")], *, context: ContextName = "") -> None:
     """Let an act never be done."""
     with connect(context) as api:
-        act, _ = api.call("POST", f"/v1/pending-acts/{_plain(act_id)}/reject", body={})
+        act, _ = api.call("POST", f"/v1/pending-acts/{plain_id(act_id)}/reject", body={})
     say(f"rejected {act['id']}")
 
 
 def _step(step: str, authority_id: str, wait: bool, force: bool, reason: str, output: Format, context: str) -> None:
-    path = f"/v1/authorities/{_plain(authority_id)}"
+    path = f"/v1/authorities/{plain_id(authority_id)}"
     if wait and force:
         raise UsageError("--wait and --force exclude each other")
     with connect(context) as api:
@@ -324,9 +341,3 @@ def _print_done(done: dict[str, Any], output: Format) -> None:
 
 def _received(coverage: dict[str, Any] | None) -> str:
     return f"{coverage['covered']}/{coverage['workloads']}" if coverage else ""
-
-
-def _plain(text: str) -> str:
-    if not text or not all(character in "0123456789abcdef" for character in text):
-        raise AppError(ErrorCode.INVALID, f"{text!r} is not an id; `gatehouse ca list` and `ca pending` show them")
-    return text

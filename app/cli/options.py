@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.failures import UsageError
+from app.errors import AppError, ErrorCode
 
 ContextName = Annotated[str, typer.Option("--context", help="The context to use instead of the current one.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
@@ -93,3 +94,14 @@ def given_paths(paths: list[str] | None, files: list[str] | None) -> list[str]:
     if not given:
         raise UsageError("name at least one file or directory, or - for standard input")
     return given
+
+
+def plain_id(text: str) -> str:
+    """An id as it may stand in a path.
+
+    Raises:
+        AppError: `INVALID` for anything else.
+    """
+    if not text or not all(character in "0123456789abcdef" for character in text):
+        raise AppError(ErrorCode.INVALID, f"{text!r} is not an id; `gatehouse ca list` and `ca pending` show them")
+    return text

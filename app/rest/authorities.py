@@ -71,6 +71,18 @@ async def get_authority(services: Services, authority_id: AuthorityId) -> dict[s
 
 
 @router.post(
+    "/v1/authorities/{authority_id}/export",
+    status_code=202,
+    response_model=StepResultShape,
+    openapi_extra=body_schema(CsrRequest),
+)
+async def export_root(request: Request, services: Services, actor: CallingActor, authority_id: AuthorityId) -> StepDone:
+    """Ask for a root's key to leave; once another administrator confirmed, the owner of the host can take it."""
+    asked = await read_model(request, services.limits, CsrRequest)
+    return await services.authorities.export.ask(actor, authority_id, reason=asked.reason)
+
+
+@router.post(
     "/v1/authorities/{authority_id}/{step}",
     response_model=StepResultShape,
     responses={202: {"model": StepResultShape, "description": "It waits for a second administrator."}},
@@ -106,7 +118,7 @@ async def list_pending_acts(services: Services, actor: CallingActor) -> dict[str
 async def approve(request: Request, services: Services, actor: CallingActor, act_id: ActId) -> StepDone:
     """Confirm what another administrator asked for, by its hash, and do it."""
     asked = await read_model(request, services.limits, ApproveRequest)
-    return await services.authorities.change.approve(actor, act_id, asked.sha256)
+    return await services.authorities.approve(actor, act_id, asked.sha256)
 
 
 @router.post("/v1/pending-acts/{act_id}/reject", response_model=PendingActShape)

@@ -77,11 +77,12 @@ class BundleShape(Shape):
 
 
 class ReplicaShape(Shape):
-    """A process that issues, and the last change that it took over."""
+    """A process that issues, and the last change that it took over; until when steps wait for it, if they do."""
 
     id: str
     epoch: int
     seen_at: datetime
+    holds_up_until: datetime | None
 
 
 class AuthorityList(Shape):

@@ -1,7 +1,8 @@
 """Who holds what: the bundles that came with the newest certificates, and how long signatures are needed.
 
-Everything here reads the unexpired certificates once, by the index on their end: some 0.1 s for 100,000 of them, so
-it is asked when a step is judged or somebody looks, and not for every certificate.
+Everything here reads the unexpired certificates once, by the index on their end: some 0.5 s of one core for 100,000 of
+them, so it is asked when a step is judged or somebody looks, and not for every certificate. That there are millions
+which have expired costs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, Subquery, Text, and_, func, literal, or_, sel
 from app.authority.authority_store import Holding, NodeHolding
 from app.storage.tables import UtcTime, certificates
 
+# SQLite would rather read every certificate there ever was, in the order of another index, than sort the unexpired.
+_BY_END = {"selectable": certificates, "text": "INDEXED BY ix_certificates_not_after", "dialect_name": "sqlite"}
 _LONG_AGO = literal(datetime(1970, 1, 1, tzinfo=UTC), UtcTime)  # certificates of the first release: no begin is known
 
 
@@ -41,6 +44,7 @@ def _held(now: datetime, settled: datetime) -> Subquery:
             newer_bundle.label("newer_bundle"),
         )
         .where(row.not_after > now, row.purpose == "")
+        .with_hint(**_BY_END)
         .subquery()
     )
     is_newest = seen.c.newer_begin.is_(None)

@@ -18,7 +18,7 @@ from app.storage.policy_rows import SqlPolicyRows
 from app.storage.snapshot_rows import read_delta
 from app.storage.tables import properties
 from app.storage.token_rows import SqlTokenRows
-from app.storage.upsert import insert_if_absent
+from app.storage.upsert import insert_if_absent, upsert
 
 # Any constant will do: the one lock that all administration takes. ("administ" in ASCII.)
 _ADMINISTRATION_LOCK = 0x61646D696E697374
@@ -60,6 +60,10 @@ class SqlTransaction:
         """Store a small value unless the name is taken."""
         insert_if_absent(self.connection, properties, {"name": name, "value": value})
         return self.find_property(name) or value
+
+    def put_property(self, name: str, value: str) -> None:
+        """Store a small value."""
+        upsert(self.connection, properties, [{"name": name, "value": value}])
 
     def status(self) -> StoreStatus:
         """The numbers of the store."""

@@ -299,7 +299,7 @@ class Supervisor:
                 return self.status()
             case "replace-workers":
                 return {"replaced": await self.replace_workers(), "workers": len(self._workers)}
-            case "reset-admin-token":
+            case "reset-admin-token" | "take-root-key" | "forget-root-key":
                 return await _tell(self._authority, command, arguments)
             case "worker-rooms":
                 return [await _tell(worker, command, arguments) for worker in self._workers]

@@ -66,6 +66,23 @@ async def test_activation_waits_for_every_replica(database: Database) -> None:
     await one.do(Step.ACTIVATE, issuing)
 
 
+async def test_a_replica_that_died_is_named_and_two_administrators_do_not_wait_for_it(database: Database) -> None:
+    """How long it holds steps up is shown with its name; force goes on without it, and it never signs again."""
+    one, dead = await two(database)
+    await one.add_tokens()
+    _, issuing = await one.rotate(AuthorityRole.ROOT)
+    one.clock.advance(MINUTE)
+    (shown,) = (each for each in (await one.describe.all())["replicas"] if each["holdsUpUntil"])
+    lease = timedelta(seconds=one.authorities.limits.lease_seconds)
+    assert ("two", one.clock.now() - MINUTE - MINUTE + lease) == (shown["id"], shown["holdsUpUntil"])
+    assert () == await tried(one, issuing)
+    assert "active" in (await one.forced(Step.ACTIVATE, issuing)).changes.values()
+    one.clock.advance(lease)
+    assert not any(each["holdsUpUntil"] for each in (await one.describe.all())["replicas"])
+    with pytest.raises(AppError):
+        await dead.issue()
+
+
 async def test_a_replica_that_leaves_is_not_waited_for(database: Database) -> None:
     """Stopped cleanly, it issues no more."""
     one, other = await two(database)

@@ -35,14 +35,14 @@ async def _kit(database: Database) -> Kit:
     return kit
 
 
-async def asked(kit: Kit) -> PendingAct:
+async def asked(kit: Kit, actor: Actor = ALICE) -> PendingAct:
     """Alice wants the new authority now, although nobody has its root."""
     prepared = [one for one, state in (await kit.states()).items() if state == "prepared"]
     if not prepared:
         prepared = list(await kit.rotate(AuthorityRole.ROOT))
     rows = await kit.rows()
     (issuing,) = (one for one in prepared if rows[one].role == "issuing")
-    act = (await kit.do(Step.ACTIVATE, issuing, force=True)).pending
+    act = (await kit.do(Step.ACTIVATE, issuing, actor=actor, force=True)).pending
     assert act is not None
     return act
 
@@ -98,6 +98,36 @@ async def test_nobody_confirms_an_act_of_their_own(kit: Kit) -> None:
     for actor in (ALICE, second, EVE, Actor.system(), replace(BOB, token_id="t-unknown")):
         await refused(ErrorCode.PERMISSION_DENIED, kit.change.approve(actor, act.id, act.sha256))
     await nothing_happened(kit, act)
+
+
+@pytest.mark.parametrize(
+    "makers",
+    [
+        {"bob": "admin:alice"},
+        {"alice": "admin:bob"},
+        {"bob": "admin:carol", "carol": "admin:alice"},
+        {"bob": "admin:carol", "carol": "admin:dave", "dave": "admin:carol", "alice": "admin:bob"},
+    ],
+    ids=["made-the-approver", "made-the-requester", "through-another", "in-a-circle"],
+)
+async def test_who_made_the_others_token_is_no_second_person(kit: Kit, makers: dict[str, str]) -> None:
+    """Whoever makes tokens in advance, for themselves or through others, still has only one voice."""
+    people = {one: Actor(name=one, role=Role.ADMIN, token_id=f"u-{one}") for one in ("alice", "bob", "carol", "dave")}
+    for name, actor in people.items():
+        await kit.add_tokens(actor, created_by=makers.get(name, "system"))
+    act = await asked(kit, people["alice"])
+    sentence = await refused(ErrorCode.PERMISSION_DENIED, kit.change.approve(people["bob"], act.id, act.sha256))
+    assert "token admin --reset" in sentence
+    await nothing_happened(kit, act)
+
+
+async def test_two_whose_tokens_a_third_made_confirm_for_each_other(kit: Kit) -> None:
+    """The usual way: the first token made one for each administrator and was put away."""
+    alice, bob = replace(ALICE, token_id="u-alice"), replace(BOB, token_id="u-bob")
+    await kit.add_tokens(alice, bob, created_by="admin:first")
+    act = await asked(kit, alice)
+    await kit.change.approve(bob, act.id, act.sha256)
+    assert ActState.APPROVED is (await kit.act(act.id)).state
 
 
 async def test_a_token_of_another_role_or_a_revoked_one_confirms_nothing(kit: Kit) -> None:

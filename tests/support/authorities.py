@@ -18,6 +18,7 @@ from app.authority.authority_ports import AuthorityRole, StoredAuthority, Upstre
 from app.authority.authority_store import PendingAct
 from app.authority.change_authority import ChangeAuthority, StepAsked, StepDone
 from app.authority.describe_authorities import DescribeAuthorities
+from app.authority.export_root import ExportRoot
 from app.authority.issue_certificate import Issued, Issuer, Order
 from app.authority.make_authorities import AuthorityMaker, Lifetimes
 from app.authority.open_authorities import open_authorities
@@ -78,7 +79,13 @@ class Kit:
     @property
     def administration(self) -> AuthorityAdministration:
         """What the API is given."""
-        return AuthorityAdministration(change=self.change, prepare=self.prepare, describe=self.describe, acts=self.acts)
+        return AuthorityAdministration(
+            change=self.change,
+            prepare=self.prepare,
+            describe=self.describe,
+            acts=self.acts,
+            export=ExportRoot(self.authorities, self.acts),
+        )
 
     async def open(self, *, create: bool = True) -> Kit:
         """Open or make the authorities, and an issuer that follows them."""
@@ -124,7 +131,9 @@ class Kit:
         """The states, by id."""
         return {authority: row.state for authority, row in (await self.rows()).items()}
 
-    async def add_tokens(self, *actors: Actor, created_at: datetime | None = None) -> None:
+    async def add_tokens(
+        self, *actors: Actor, created_at: datetime | None = None, created_by: str = "system"
+    ) -> None:
         """Store tokens of administrators, so that they may confirm acts."""
         for actor in actors or (ALICE, BOB):
             token = AdminToken(
@@ -132,7 +141,7 @@ class Kit:
                 name=actor.name,
                 role=actor.role,
                 created_at=created_at or self.clock.now() - DAY,
-                created_by="system",
+                created_by=created_by,
             )
             await self.database.write(lambda transaction, token=token: transaction.tokens.add(token, token.id.encode()))
 

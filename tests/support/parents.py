@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.authority.authority_ports import ParentFiles
+from app.authority.peer_sequences import SeenBundle
 from app.ca.bundle import TrustBundle
 from app.errors import AppError
 from tests.support.istio_files import name
@@ -50,6 +51,19 @@ class RememberingRoots:
         changed = not self.adopted or self.adopted[-1] != (peer, roots)
         self.adopted.append((peer, roots))
         return changed
+
+
+@dataclass
+class RememberedSequences:
+    """A `PeerSequences` in memory; outlives the followers that share it."""
+
+    seen: dict[str, SeenBundle] = field(default_factory=dict)
+
+    async def last(self, peer: str) -> SeenBundle | None:
+        return self.seen.get(peer)
+
+    async def believe(self, peer: str, seen: SeenBundle) -> None:
+        self.seen[peer] = seen
 
 
 class ManualTime:

@@ -15,7 +15,7 @@ from app.errors import AppError, ErrorCode
 from app.limits import ParentLimits
 from tests.support.ca import ManualClock
 from tests.support.certificates import TRUST_DOMAIN, make_pki
-from tests.support.parents import ManualTime, RememberingRoots
+from tests.support.parents import ManualTime, RememberedSequences, RememberingRoots
 
 ONE, TWO = (make_pki(now=datetime.now(UTC)).root for _ in range(2))
 LIMITS = ParentLimits()
@@ -48,13 +48,14 @@ class Server:
 class Followed:
     """One followed peer."""
 
-    def __init__(self, body: bytes, **peer: Any) -> None:
+    def __init__(self, body: bytes, sequences: RememberedSequences | None = None, **peer: Any) -> None:
         self.server, self.roots, self.time = Server(body), RememberingRoots(), ManualTime()
         self.seen: list[tuple[PeerStatus, float]] = []
+        self.clock = ManualClock()
         self.peer = Peer(name="east", source=self.server, **peer)
         self.bundles = PeerBundles(
-            [self.peer], self.roots, LIMITS,
-            trust_domain=TRUST_DOMAIN, clock=ManualClock(), observer=self, monotonic=self.time,
+            [self.peer], self.roots, LIMITS, sequences=sequences or RememberedSequences(),
+            trust_domain=TRUST_DOMAIN, clock=self.clock, observer=self, monotonic=self.time,
         )  # fmt: skip
 
     def peer_seen(self, status: PeerStatus, *, age_seconds: float) -> None:
@@ -111,6 +112,37 @@ async def test_a_set_that_does_not_follow_from_the_last_is_held(body: bytes, sen
     status = await followed.refresh(body)
 
     assert ("held", True, 1) == (status.state, sentence in status.error, len(followed.roots.adopted))
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        (spiffe(TWO, sequence=4), "held"),
+        (spiffe(TWO, sequence=5), "held"),
+        (spiffe(ONE, sequence=5), "adopted"),
+        (spiffe(TWO, sequence=6), "adopted"),
+    ],
+)
+async def test_an_old_set_is_noticed_after_a_restart(body: bytes, state: str) -> None:
+    """What was believed is remembered for longer than the process lives."""
+    sequences = RememberedSequences()
+    await Followed(spiffe(ONE, sequence=5), sequences).refresh()
+    restarted = Followed(body, sequences)
+
+    assert state == (await restarted.refresh()).state
+    assert (state == "adopted") == bool(restarted.roots.adopted)
+
+
+async def test_a_root_that_expires_is_no_change_of_the_peer() -> None:
+    """Its bundle is the same, with the same sequence; only fewer of its roots are taken."""
+    now = datetime.now(UTC)
+    short = make_pki(now=now, root_lifetime=timedelta(days=8), issuing_lifetime=timedelta(days=1)).root
+    followed = Followed(spiffe(ONE, short, sequence=5))
+    assert 2 == len((await followed.refresh()).roots)
+    followed.clock.now = lambda: now + timedelta(days=9)  # type: ignore[method-assign]
+    status = await followed.refresh()
+
+    assert ("adopted", 1) == (status.state, len(status.roots))
 
 
 async def test_a_failed_fetch_keeps_what_is_known_and_its_age_grows() -> None:

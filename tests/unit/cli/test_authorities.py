@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from app.authority.actor import Actor, Role
+from app.ca.lifecycle import Replica
 
 MINUTE = timedelta(minutes=1)
 
@@ -34,6 +35,20 @@ def test_a_rotation_step_by_step(run, live):
     assert (0, True) == (done.code, f"{issuing} active" in done.out)
     listing = run("ca", "list").out
     assert ["active", "active", "retiring", "retiring"] == sorted(line.split()[2] for line in listing.splitlines()[1:])
+
+
+def test_the_status_says_which_dead_replica_is_waited_for_and_until_when(run, live):
+    """With its name, what it means and the way on; after its lease it means nothing any more."""
+    now = live.api.clock.now()
+    for name, seen_at in (("burnt-down", now), ("long-gone", now - timedelta(hours=2))):
+        replica = Replica(id=name, epoch=1, seen_at=seen_at)
+        live.do(live.api.kit.database.write(lambda store, replica=replica: store.authorities.report_replica(replica)))
+    said = run("ca", "status").out
+    (line,) = (line for line in said.splitlines() if line.startswith("burnt-down"))
+    assert "activate and remove wait until it follows, at most until 2026-11-23T13:00:00Z" in line
+    assert "--force" in line
+    (line,) = (line for line in said.splitlines() if line.startswith("long-gone"))
+    assert line.endswith("nothing: it may not issue any more")
 
 
 def test_json_is_what_the_api_says(run, live):
