@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,14 +19,17 @@ from tests.e2e.test_crashes import (
     kill_authority,
     kill_everything,
     pid_of_authority,
+    replicas,
     until_another_serves,
 )
 from tests.support.gatehouse import Gatehouse
-from tests.support.issuing_load import IssuingLoad, issuing_load, read_record
+from tests.support.issuing_load import IssuingLoad, issuing_load
+from tests.support.ledger_audit import audit
 from tests.support.nodes import Nodes
 from tests.support.postgres import PostgresServer, another_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.postgres]
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing: apt-get install strace")
 
 BUDGET_SECONDS = 10.0  # limits.ca_grpc.rpc_budget_seconds
 CLIENTS = 16
@@ -52,8 +57,7 @@ class Running:
         return await self.metric("gatehouse_journal_entries")
 
     async def metric(self, name: str) -> float:
-        lines = (await self.gatehouse.get("/metrics")).text.splitlines()
-        return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
+        return await metric_of(self.gatehouse, name)
 
     async def verbose(self) -> tuple[int, str]:
         answer = await self.gatehouse.get("/readyz?verbose")
@@ -71,9 +75,22 @@ class Running:
             raise AssertionError(f"not {status} with {text!r} within {within} s but {said}") from None
 
     async def until_drained(self) -> None:
-        async with asyncio.timeout(60):
-            while await self.journal() or await self.metric("gatehouse_database_away_seconds"):
-                await asyncio.sleep(0.1)
+        await until_drained(self.gatehouse)
+
+
+async def metric_of(gatehouse: Gatehouse, name: str) -> float:
+    """One figure of /metrics."""
+    lines = (await gatehouse.get("/metrics")).text.splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
+
+
+async def until_drained(gatehouse: Gatehouse) -> None:
+    """Until the database takes entries again and the journal holds none."""
+    async with asyncio.timeout(60):
+        while await metric_of(gatehouse, "gatehouse_journal_entries") or await metric_of(
+            gatehouse, "gatehouse_database_away_seconds"
+        ):
+            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -88,7 +105,7 @@ async def running(tmp_path: Path, server: PostgresServer, **settings: Any) -> As
         ) as load:
             await load.until(20)
             yield Running(gatehouse, server, url, load)
-        read_record(url).account_for(load.received)
+        await audit(gatehouse, url, load.received)
         assert load.received.longest_seconds < BUDGET_SECONDS + 3.0
 
 
@@ -128,6 +145,29 @@ async def test_strict_a_database_that_dies_costs_no_acknowledged_certificate(
             await run.load.until(20)
         await run.until_says(200, "authority: ok")
         assert before == await pid_of_authority(run.gatehouse)
+
+
+@needs_strace
+async def test_strict_a_flush_of_postgresql_that_fails_costs_no_acknowledged_certificate(
+    tmp_path: Path, server: PostgresServer
+) -> None:
+    """R2c: the server panics and recovers from its log; here that is a lost connection, and nobody was told a lie."""
+    async with running(tmp_path, server) as run:
+        before = await pid_of_authority(run.gatehouse)
+        _, *backends = server.pids()  # not the postmaster, which makes new ones
+        tracer = await asyncio.create_subprocess_exec(
+            *("strace", *(part for pid in backends for part in ("-p", str(pid)))),
+            *("-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO", "-o", os.devnull),
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(30):
+            while "PANIC" not in server.log.read_text(errors="replace"):
+                await asyncio.sleep(0.05)
+            await tracer.wait()  # it ends with the processes that it looks at
+        await run.load.until(20)
+        await run.until_says(200, "authority: ok")
+        assert before == await pid_of_authority(run.gatehouse)
+        assert {"UNAVAILABLE", "DEADLINE_EXCEEDED", "OK"} >= set(run.load.received.codes)
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])
@@ -176,3 +216,35 @@ async def test_available_ends_at_its_bound_and_says_so(tmp_path: Path, server: P
         await run.load.until(20)
         await run.until_drained()
         await run.until_says(200, "process authority: ok\n")
+
+
+async def test_available_replicas_with_a_journal_each_lose_nothing_and_store_nothing_twice(
+    tmp_path: Path, server: PostgresServer
+) -> None:
+    """Both go on without their PostgreSQL, one is killed meanwhile; afterwards there is one dense, proved log of both."""
+    nodes, url = Nodes(tmp_path, count=NODES, identities=8), server.create_database()
+    async with replicas(tmp_path, nodes, url, **AVAILABLE) as both:
+        roots = await nodes.introduce(both[0])
+        async with issuing_load(
+            lambda number: nodes.agent(both[number % 2].addresses["ca"], roots, number % NODES),
+            lambda number: nodes.identities(number % NODES),
+            clients=CLIENTS,
+        ) as load:
+            await load.until(20)
+            server.stop(crash=True)
+            async with asyncio.timeout(60):
+                for replica in both:
+                    while not await metric_of(replica, "gatehouse_journal_entries"):
+                        await asyncio.sleep(0.05)
+            await load.until(100)
+            old = await pid_of_authority(both[1])
+            await kill_authority(both[1])
+            await load.until(20)  # of the other one
+            server.start()
+            await until_another_serves(both[1], old)
+            for replica in both:
+                await until_drained(replica)
+            await load.until(40)
+        for replica in both:
+            await audit(replica, url, load.received)
+            assert await metric_of(replica, "gatehouse_journal_drained_total") > 0

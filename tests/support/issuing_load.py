@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 from sqlalchemy import create_engine, text
 
 from app.demo.node_agent import CertificateRefused, NodeAgent
+from app.ledger.entry import EntryKind, LedgerEntry
 from app.storage.engines import parse_url
 
 RETRY_SECONDS = 0.02
@@ -99,6 +98,7 @@ class OnRecord:
 
     intents: tuple[str, ...]
     issued: tuple[str, ...]
+    intended_at: Mapping[str, float]  # wall clock of the intents, by serial
 
     @property
     def possibly_signed(self) -> set[str]:
@@ -118,13 +118,13 @@ def read_record(url: str) -> OnRecord:
     engine = create_engine(parse_url(url))
     try:
         with engine.connect() as connection:
-            rows = connection.execute(
-                text("SELECT kind, data FROM ledger WHERE kind LIKE 'certificate.%' ORDER BY id")
-            ).all()
+            rows = connection.execute(text("SELECT data FROM ledger WHERE kind LIKE 'certificate.%' ORDER BY id")).all()
     finally:
         engine.dispose()
-    serials: dict[str, list[str]] = {"certificate.intent": [], "certificate.issued": []}
-    for kind, data in rows:
-        detail: dict[str, Any] = json.loads(bytes(data))["detail"]
-        serials[kind].append(str(detail["serial"]))
-    return OnRecord(tuple(serials["certificate.intent"]), tuple(serials["certificate.issued"]))
+    entries = [LedgerEntry.from_bytes(bytes(data)) for (data,) in rows]
+    intents = [entry for entry in entries if entry.kind is EntryKind.CERTIFICATE_INTENT]
+    return OnRecord(
+        intents=tuple(str(entry.detail["serial"]) for entry in intents),
+        issued=tuple(str(entry.detail["serial"]) for entry in entries if entry.kind is EntryKind.CERTIFICATE_ISSUED),
+        intended_at={str(entry.detail["serial"]): entry.time.timestamp() for entry in intents},
+    )

@@ -103,12 +103,12 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Stop every process of the server as if its host hung: connections stay open, nothing is answered."""
-        for pid in self._pids():
+        for pid in self.pids():
             os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Undo `pause`."""
-        for pid in self._pids():
+        for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
@@ -123,7 +123,7 @@ class PostgresServer:
         # Fast shutdown, should the test run be killed.
         return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--pdeathsig=INT", "--"), {}
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
         """The postmaster first, so that it starts no more, then its children."""
         assert self._process is not None
         parent = self._process.pid
