@@ -26,6 +26,7 @@ class CertificateStep(StrEnum):
     AUTHORIZE = "authorize"
     RATE = "rate"
     LOOP = "loop"
+    ADMISSION = "admission"
     CSR = "csr"
     KEY = "key"
     LIFETIME = "lifetime"

@@ -21,6 +21,7 @@ _ADVICE_OF_STEP = {
     CertificateStep.CLUSTER: "set the node proxy's CLUSTER_ID to this cluster's name, or add its name as an alias.",
     CertificateStep.RATE: "wait; if it persists, find out why this node asks so often, or raise the limit.",
     CertificateStep.LOOP: "find out why the node proxy does not keep its certificate.",
+    CertificateStep.ADMISSION: "wait; node proxies ask again by themselves. If it persists, add CPU or a replica.",
     CertificateStep.CSR: "the message says what is wrong with the CSR.",
     CertificateStep.ISSUE: "see the reason; the log has more under this request id.",
 }
@@ -31,6 +32,7 @@ _WORDS = {
     CertificateStep.CLUSTER: "the cluster id agrees with the token's issuer",
     CertificateStep.RATE: "the caller keeps within its rate",
     CertificateStep.LOOP: "the caller does not ask long before it needs to, again and again",
+    CertificateStep.ADMISSION: "its turn came in time",
     CertificateStep.CSR: "the CSR is acceptable",
     CertificateStep.KEY: "the key is neither blocked nor another workload's",
     CertificateStep.LIFETIME: "the lifetime can be granted",
@@ -54,6 +56,7 @@ _ORDER: tuple[CertificateStep | Step, ...] = (
     *Step,
     CertificateStep.RATE,
     CertificateStep.LOOP,
+    CertificateStep.ADMISSION,
     CertificateStep.CSR,
     CertificateStep.KEY,
     CertificateStep.LIFETIME,

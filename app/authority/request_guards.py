@@ -1,12 +1,14 @@
-"""How often a caller may ask: by node, by identity on a node, and not in a loop. Shared by all ports.
+"""How often a caller may ask: by node, by identity on a node, and not in a loop; and when it is its turn.
 
-Everything here runs on monotonic time: a wall clock that jumps must neither lock callers out nor let them flood.
+Shared by all ports. Everything here runs on monotonic time: a wall clock that jumps must neither lock callers out nor
+let them flood.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from app.authority.admission import Admission
 from app.authority.certificate_request import Attempt, CertificateStep
 from app.authority.issue_certificate import Issued
 from app.authority.loop_guard import LoopGuard
@@ -18,9 +20,13 @@ from app.limits import CertificateLimits
 
 
 class RequestGuards:
-    """The bounds of what one caller, and one caller for one identity, may ask for."""
+    """The bounds of what one caller, and one caller for one identity, may ask for.
 
-    def __init__(self, limits: CertificateLimits, clock: MonotonicClock) -> None:
+    `admission` is the bound of what all of them together have worked on at once.
+    """
+
+    def __init__(self, limits: CertificateLimits, clock: MonotonicClock, admission: Admission) -> None:
+        self.admission = admission
         self._clock = clock
         self._nodes = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
         self._identities = _buckets(limits, limits.identity_rate_per_second, limits.identity_burst)
