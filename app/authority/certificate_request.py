@@ -27,6 +27,7 @@ class CertificateStep(StrEnum):
     AUTHORIZE = "authorize"
     IDENTITY_RATE = "identity_rate"
     LOOP = "loop"
+    ADMISSION = "admission"
     CSR = "csr"
     QUARANTINE = "quarantine"
     LIFETIME = "lifetime"

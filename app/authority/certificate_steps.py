@@ -17,6 +17,7 @@ ADVICE = {
     CertificateStep.AUTHORIZE: "see `gatehouse inventory sources`: nothing is issued by a placement that is too old.",
     CertificateStep.IDENTITY_RATE: "wait; if it persists, find out why this node asks so often, or raise the limit.",
     CertificateStep.LOOP: "find out why the node proxy does not keep its certificate.",
+    CertificateStep.ADMISSION: "wait; node proxies ask again by themselves. If it persists, add CPU or a replica.",
     CertificateStep.CSR: "the message says what is wrong with the CSR.",
     CertificateStep.ISSUE: "see the reason; the log has more under this request id.",
 }
@@ -38,6 +39,7 @@ _WORDS: dict[AnyStep, str] = {
     Step.PLACEMENT: "a workload with that identity runs on the node",
     CertificateStep.IDENTITY_RATE: "the caller keeps within the rate for this identity",
     CertificateStep.LOOP: "the caller does not ask long before it needs to, again and again",
+    CertificateStep.ADMISSION: "its turn came in time",
     CertificateStep.CSR: "the CSR is acceptable",
     CertificateStep.QUARANTINE: "neither caller, identity nor node is in quarantine",
     CertificateStep.LIFETIME: "the lifetime can be granted",
@@ -50,6 +52,7 @@ NEED_A_REQUEST = frozenset(
         CertificateStep.DECODE,
         CertificateStep.AUTHENTICATE,
         CertificateStep.CLUSTER,
+        CertificateStep.ADMISSION,
         CertificateStep.CSR,
         CertificateStep.KEY,
     }

@@ -1,8 +1,9 @@
 """CreateCertificate: who asks, may they, what do they get.
 
-A straight line: authenticate, authorise, bound the rate, parse the CSR, then the issuer's job. Each port has one of its
-own, which differs in who calls: a token's holder, or a current certificate's. Every failure of authentication or
-impersonation looks the same from outside; the reason goes to one log line, a counter and the memory of refusals.
+A straight line: authenticate, authorise, bound the rate, wait for a turn, parse the CSR, then the issuer's job. Each
+port has one of its own, which differs in who calls: a token's holder, or a current certificate's. Every failure of
+authentication or impersonation looks the same from outside; the reason goes to one log line, a counter and the memory
+of refusals.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Any, Protocol
 from app.authority.certificate_request import AccessRules, Attempt, CertificateRequest, CertificateStep, shown
 from app.authority.credentials import Credentials
 from app.authority.issue_certificate import Issued, Issuer, Order
-from app.authority.key_guard import holder_of
+from app.authority.key_guard import CertifiedKey, holder_of
 from app.authority.ports import MonotonicClock, TokenCaller
 from app.authority.report_certificate import ReportCertificate
 from app.authority.request_guards import RequestGuards
-from app.ca.csr import check_requested_identity, parse_csr
+from app.ca.csr import Csr, check_requested_identity, parse_csr
 from app.ca.impersonation import Granted
+from app.ca.key_policy import key_hash
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits
 
@@ -105,6 +107,31 @@ class CreateCertificate:
         granted = await self._authorize(request, caller, attempt)
         self._guards.admit_identity(caller, attempt)
 
+        attempt.step = CertificateStep.ADMISSION
+        cluster, keys = caller.cluster or self._rules.clusters.id, self._issuer.rules.keys
+        holder = holder_of(cluster=cluster, node=granted.node, identity=attempt.identity)
+        urgency = self._guards.admission.urgency(keys.in_force_until(holder), now=self._clock.now())
+        async with self._guards.admission.turn(f"{cluster}\n{granted.node}", urgency):
+            csr = self._accept_csr(request, granted, attempt)
+            attempt.step = CertificateStep.ISSUE
+            issued = await self._issuer.issue(
+                Order(
+                    identity=granted.identity.spiffe_id,
+                    csr=csr,
+                    ttl_seconds=request.ttl_seconds,
+                    actor=_actor(request, caller, granted),
+                    request_id=attempt.request_id,
+                    detail=_ledger_detail(request, caller, granted, cluster),
+                    holder=holder,
+                    caller=f"spiffe://{self._rules.trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
+                    presented_serial=caller.renewed_serial,
+                )
+            )
+        self._guards.issued(caller, attempt, issued)
+        keys.learn(CertifiedKey(key_hash=key_hash(csr.public_key_der), holder=holder, not_after=issued.svid.not_after))
+        return issued
+
+    def _accept_csr(self, request: CertificateRequest, granted: Granted, attempt: Attempt) -> Csr:
         attempt.step = CertificateStep.CSR
         attempt.cert_signer = shown(request.cert_signer)
         if request.cert_signer and self._rules.refuse_cert_signer:
@@ -114,27 +141,9 @@ class CreateCertificate:
                 diagnosis=f"signer_name: the request names the signer {shown(request.cert_signer)}",
             )
         csr = parse_csr(request.csr_pem, self._limits)
-        identity = granted.identity.spiffe_id
         if self._rules.csr_must_agree:
-            check_requested_identity(csr, identity)
-
-        attempt.step = CertificateStep.ISSUE
-        cluster = caller.cluster or self._rules.clusters.id
-        issued = await self._issuer.issue(
-            Order(
-                identity=identity,
-                csr=csr,
-                ttl_seconds=request.ttl_seconds,
-                actor=_actor(request, caller, granted),
-                request_id=attempt.request_id,
-                detail=_ledger_detail(request, caller, granted, cluster),
-                holder=holder_of(cluster=cluster, node=granted.node, identity=attempt.identity),
-                caller=f"spiffe://{self._rules.trust_domain}/ns/{caller.namespace}/sa/{caller.service_account}",
-                presented_serial=caller.renewed_serial,
-            )
-        )
-        self._guards.issued(caller, attempt, issued)
-        return issued
+            check_requested_identity(csr, granted.identity.spiffe_id)
+        return csr
 
 
 def _actor(request: CertificateRequest, caller: TokenCaller, granted: Granted) -> str:

@@ -1,4 +1,4 @@
-"""Which keys are certified for whom: blocked keys for nobody, a workload's key for nobody else.
+"""Which keys are certified for whom, and until when: blocked keys for nobody, a workload's key for nobody else.
 
 Two workloads with one key can stand in for each other whatever policies say, and the usual cause is an image that was
 built with a key inside. The keys of unexpired certificates are therefore kept in memory, as short hashes: asking costs
@@ -12,8 +12,9 @@ import hashlib
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from app.errors import AppError, ErrorCode
 
@@ -63,6 +64,8 @@ class KeyGuard:
         self._on_shared = on_shared
         self._max_keys = max_keys
         self._holders: dict[bytes, tuple[bytes, float]] = {}
+        # Until when a holder has a certificate. Made of the same objects as the above: it costs a table of pointers.
+        self._in_force: dict[bytes, float] = {}
 
     def __len__(self) -> int:
         """How many certified keys are remembered."""
@@ -98,17 +101,37 @@ class KeyGuard:
                 "the CSR's key is certified for another workload; every workload needs a key of its own",
                 diagnosis="key_shared: an unexpired certificate for another identity or node has this key",
             )
-        self.learn(key)
+        self._remember(key, holder)
         return is_shared
 
     def learn(self, key: CertifiedKey) -> None:
-        """Remember a key that is certified already; of two certificates for it the one that lives longer counts."""
+        """Remember a key that is certified already, learned in the order in which that happened.
+
+        Of two certificates for one key the one that lives longer counts.
+        """
+        holder = _short(key.holder)
+        kept = self._remember(key, holder)
+        holder, until = kept if kept[0] == holder else (holder, key.not_after.timestamp())
+        self._in_force.pop(holder, None)
+        self._in_force[holder] = until
+        _forget_the_first(self._in_force, self._max_keys)
+
+    def in_force_until(self, holder: str) -> datetime | None:
+        """When the newest certificate of a holder ends, or ended; None when none is remembered."""
+        until = self._in_force.get(_short(holder))
+        return None if until is None else datetime.fromtimestamp(until, UTC)
+
+    def _remember(self, key: CertifiedKey, holder: bytes) -> tuple[bytes, float]:
         prefix, until = key.key_hash[:_PREFIX_BYTES], key.not_after.timestamp()
         known = self._holders.pop(prefix, None)
-        fresh = (_short(key.holder), until)
-        self._holders[prefix] = known if known is not None and known[1] >= until else fresh
-        if len(self._holders) > self._max_keys:
-            del self._holders[next(iter(self._holders))]
+        kept = self._holders[prefix] = known if known is not None and known[1] >= until else (holder, until)
+        _forget_the_first(self._holders, self._max_keys)
+        return kept
+
+
+def _forget_the_first(memory: dict[bytes, Any], max_keys: int) -> None:
+    if len(memory) > max_keys:
+        del memory[next(iter(memory))]
 
 
 def _short(holder: str) -> bytes:

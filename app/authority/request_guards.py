@@ -1,6 +1,7 @@
-"""How often a caller may ask: by node, by identity on a node, and not in a loop. Shared by all ports.
+"""How often a caller may ask: by node, by identity on a node, and not in a loop; and when it is its turn.
 
-Everything here runs on monotonic time: a wall clock that jumps must neither lock callers out nor let them flood.
+Shared by all ports. Everything here runs on monotonic time: a wall clock that jumps must neither lock callers out nor
+let them flood.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from app.authority.admission import Admission
 from app.authority.certificate_request import Attempt, CertificateStep
 from app.authority.issue_certificate import Issued
 from app.authority.loop_guard import LoopGuard
@@ -23,9 +25,13 @@ CallerKey = tuple[str, str, str, str]  # issuer, account, cluster and node, pod 
 
 
 class RequestGuards:
-    """The bounds of what one caller, and one caller for one identity, may ask for."""
+    """The bounds of what one caller, and one caller for one identity, may ask for.
 
-    def __init__(self, limits: CertificateLimits, clock: MonotonicClock) -> None:
+    `admission` is the bound of what all of them together have worked on at once.
+    """
+
+    def __init__(self, limits: CertificateLimits, clock: MonotonicClock, admission: Admission) -> None:
+        self.admission = admission
         self._clock = clock
         self._nodes: TokenBuckets[CallerKey] = _buckets(limits, limits.node_rate_per_second, limits.node_burst)
         self._identities: TokenBuckets[tuple[CallerKey, str]] = _buckets(

@@ -39,6 +39,7 @@ from app.bootstrap.issuing import (
     issuing_rules,
     refuses_cert_signer,
     show_clock,
+    show_waiting,
     with_client_roots,
 )
 from app.bootstrap.ledger import OpenLedger, open_ledger
@@ -125,6 +126,7 @@ class AuthorityProcess(Service):
         metrics.LOOP_LAG.set(loop_lag_seconds)
         metrics.SNAPSHOT_PUBLISHED.set(number)
         show_clock(self.core.issuer, self.core.rest.converge)
+        show_waiting(self.core.ca.admission)
         self.core.ledger.count()
         self.core.numbering.count(time.time())
         reasons = {

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from app.authority.admission import Admission
 from app.authority.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
 from app.authority.certificate_records import CertificateRecords, NoRevocations, Revocations
@@ -24,6 +25,7 @@ from app.authority.refusals import Refusals
 from app.authority.report_certificate import ReportCertificate
 from app.authority.request_guards import RequestGuards
 from app.authority.serving_certificates import ListenerCertificate, ListenerCertificates
+from app.authority.waiting_line import Urgency
 from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.errors import AppError, ErrorCode
@@ -59,6 +61,18 @@ class CertificateMetrics:
         metrics.CERTIFICATE_REFUSALS.labels(reason, code).inc()
         if reason == "token_not_yet_valid":
             metrics.TOKENS_FROM_THE_FUTURE.inc()
+
+
+class AdmissionMetrics:
+    """Counts turns in the metrics; implements `AdmissionObserver`."""
+
+    def waited(self, urgency: Urgency, seconds: float) -> None:
+        """A request that had to wait got its turn."""
+        metrics.ADMISSION_SECONDS.labels(urgency.name.lower()).observe(seconds)
+
+    def shed(self, urgency: Urgency) -> None:
+        """A request was refused for load."""
+        metrics.ADMISSION_SHED.labels(urgency.name.lower()).inc()
 
 
 def issuing_rules(
@@ -145,11 +159,15 @@ def refuses_cert_signer(settings: Settings) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificatePorts:
-    """The servers of the certificate service, for bearer tokens and client certificates, and the guards of both."""
+    """The servers of the certificate service, for bearer tokens and client certificates.
+
+    `guards` bound how often anybody may ask, `admission` hands out turns; both are shared by the two.
+    """
 
     tokens: GrpcServer
     mutual_tls: GrpcServer
     guards: RequestGuards
+    admission: Admission
 
     @property
     def servers(self) -> tuple[GrpcServer, ...]:
@@ -175,7 +193,8 @@ def certificate_ports(
     parts: CertificateParts, limits: Limits, *, clock: MonotonicClock, observe: RpcObserver
 ) -> CertificatePorts:
     """The servers, not listening yet."""
-    guards = RequestGuards(limits.certificate, clock)
+    admission = Admission(limits.admission, clock, AdmissionMetrics())
+    guards = RequestGuards(limits.certificate, clock, admission)
     report = ReportCertificate(parts.refusals, limits=limits.certificate, clock=clock, observer=CertificateMetrics())
 
     def create(authenticate: Authenticate) -> CreateCertificate:
@@ -200,6 +219,7 @@ def certificate_ports(
             certificate_methods(by_certificate, mutual_tls=True), limits.ca_mtls_grpc, observe=observe
         ),
         guards=guards,
+        admission=admission,
     )
 
 
@@ -219,6 +239,12 @@ def with_client_roots(certificates: ListenerCertificates, issuer: Issuer) -> Cal
         return last[2]
 
     return current
+
+
+def show_waiting(admission: Admission) -> None:
+    """Put how many requests wait now into the metrics."""
+    for urgency in Urgency:
+        metrics.ADMISSION_WAITING.labels(urgency.name.lower()).set(admission.waiting(urgency))
 
 
 def show_clock(issuer: Issuer, converge: ConvergeMesh) -> None:

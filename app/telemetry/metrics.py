@@ -32,6 +32,21 @@ CERTIFICATES_SPREAD = Counter(
 CERTIFICATE_SHARED_KEYS = Counter(
     "gatehouse_certificate_shared_keys", "Certificates for a key that another identity or node holds, too."
 )
+ADMISSION_WAITING = Gauge(
+    "gatehouse_admission_waiting",
+    "Certificate requests that wait for their turn, by urgency.",
+    ["urgency"],
+    multiprocess_mode="livesum",
+)
+ADMISSION_SECONDS = Histogram(
+    "gatehouse_admission_seconds",
+    "Seconds until the turn of a certificate request that had to wait.",
+    ["urgency"],
+    buckets=_CERTIFICATE_SECONDS,
+)
+ADMISSION_SHED = Counter(
+    "gatehouse_admission_shed", "Certificate requests that were refused for load, by urgency.", ["urgency"]
+)
 TOKENS_FROM_THE_FUTURE = Counter(
     "gatehouse_tokens_from_the_future", "Bearer tokens that begin later than now: the clocks of two hosts differ."
 )

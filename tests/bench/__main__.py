@@ -23,7 +23,8 @@ SECTIONS = {
     "certificates": "certificates: parsing, linting and signing alone",
     "inventory": "the pods of a large cluster: until they are known, memory, one event",
     "certificate_rpc": "CreateCertificate, the whole RPC with the durable ledger",
-    "restart_storm": "a mesh that restarts at once, and one whose authority has lost its database",
+    "restart_storm": "a mesh that restarts at once",
+    "without_database": "a mesh whose authority has lost its database",
 }
 SECTION_SECONDS = 240.0
 

@@ -1,176 +1,261 @@
-"""What a mesh asks of the authority at its worst hours, by simulated ztunnels over TLS and gRPC.
+"""A mesh whose ztunnels all restart at once, simulated over TLS and gRPC on SQLite.
 
-W1: 1,000 ztunnels of 30 identities each restart at once (serial warm-up): seconds until the last identity is served.
-W2: meanwhile, how long a connection waits whose identity nobody has asked for before (p99).
-W3: half an hour without PostgreSQL in `ledger.mode: available`, scaled: refused and missing certificates, both 0.
+W1: 1,000 ztunnels of 30 identities each ask again for everything, one identity after the other as a ztunnel warms up:
+seconds until the last one is served. Their certificates are on record, and the authority has been restarted, too.
+W2: meanwhile connections arrive on those nodes for identities that nobody has a certificate for: how long each waits.
+They come on a schedule that does not wait for answers.
 
-The ztunnels share the machine with the authority: their keys, CSRs and TLS cost about as much CPU as its answers do.
+`--first` is the same on the day when nobody has any certificate yet. `--limit admission.max_at_work=32` tries a limit.
+
+The ztunnels share the machine with the authority. Keys and CSRs are made before the clock starts; what TLS, gRPC and
+reading the answers cost them is said apart from what it costs the authority.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
-import resource
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.bench.cpu import cpu_seconds
+from app.demo.node_agent import NodeAgent, UnusableResponse, WorkloadCertificate, csr_pem
+from app.ledger.entry import EntryKind, LedgerEntry
+from app.limits import StorageLimits
+from app.storage.database import Database
+from app.storage.transaction import SqlTransaction
+from tests.bench.cpu import cpu_seconds, descendants
+from tests.bench.mesh_at_work import allow_many_connections, authority, metrics
 from tests.support.gatehouse import Gatehouse, merged
-from tests.support.issuing_load import Received, read_record
 from tests.support.nodes import Nodes
-from tests.support.postgres import another_server, shared_server
-from tests.support.ztunnels import AgentSource, Fleet, Pace, Priority, Ztunnel
+from tests.support.ztunnels import AgentSource, Fleet, Priority, Tally, Ztunnel
 
 PROBES_PER_SECOND = 10
-PROBE_NODES = 20
-TTL_SECONDS = 600  # W3: so that every identity is renewed some five times in half an hour
+PROBES = 1_000  # at most; they end with the storm
+DAY = 86_400
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-@asynccontextmanager
-async def authority(folder: Path, nodes: Nodes, **settings: Any) -> AsyncIterator[tuple[Gatehouse, bytes, int]]:
-    """A whole `gatehouse serve --role authority`; its roots and the process that issues."""
-    quiet = {"role": "authority", "logging": {"level": "info"}}
-    async with Gatehouse(folder, **merged(merged(quiet, nodes.settings), settings)) as gatehouse:
-        roots = await nodes.introduce(gatehouse)
-        yield gatehouse, roots, int((await gatehouse.processes())["authority"]["pid"])
+class PreparedAgent(NodeAgent):
+    """A node agent whose CSRs are made already; it looks at the leaf's name and nothing else."""
+
+    def __init__(self, address: str, roots_pem: bytes, token: str, csrs: dict[str, str]) -> None:
+        super().__init__(address, roots_pem, token)
+        self._csrs = csrs
+
+    async def fetch(
+        self, identity: str, ttl_seconds: int = DAY, *, timeout_seconds: float | None = None
+    ) -> WorkloadCertificate:
+        chain = await self.create_certificate(
+            self._csrs[identity], ttl_seconds, impersonate=identity, timeout_seconds=timeout_seconds
+        )
+        leaf = x509.load_pem_x509_certificate(chain[0].encode())
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if names.get_values_for_type(x509.UniformResourceIdentifier) != [identity]:
+            raise UnusableResponse(f"SanError: wanted {identity}")
+        return WorkloadCertificate(
+            identity=identity, key_pem=b"", leaf=leaf, intermediates=(), roots=(), chain=tuple(chain)
+        )
 
 
-def sources(gatehouse: Gatehouse, nodes: Nodes, roots: bytes, numbers: range, ttl: int = 86_400) -> list[AgentSource]:
-    """A connection for each node."""
-    address = gatehouse.addresses["ca"]
-    return [
-        AgentSource(lambda number=number: nodes.agent(address, roots, number), ttl_seconds=ttl)  # type: ignore[misc]
-        for number in numbers
-    ]
+def make_csrs(identities: list[str]) -> dict[str, str]:
+    """A CSR for each identity, with a key of its own that nobody needs afterwards."""
+    return {identity: csr_pem(ec.generate_private_key(ec.SECP256R1()), identity) for identity in identities}
 
 
-async def restart_storm(folder: Path, *, ztunnels: int, identities: int) -> dict[str, Any]:
-    """W1 and W2, on SQLite."""
-    nodes = Nodes(folder, count=ztunnels + PROBE_NODES, identities=identities)
-    async with authority(folder, nodes) as (gatehouse, roots, pid):
-        storm = Fleet(sources(gatehouse, nodes, roots, range(ztunnels)))
-        probing = Fleet(sources(gatehouse, nodes, roots, range(ztunnels, ztunnels + PROBE_NODES)))
-        for number in range(ztunnels + PROBE_NODES):  # a real token is there before its ztunnel starts
-            nodes.token(number)
-        waits: list[float] = []
+async def all_csrs(nodes: Nodes) -> dict[str, str]:
+    """The CSRs of all nodes, made by all processors."""
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor() as pool:
+        made = [loop.run_in_executor(pool, make_csrs, nodes.identities(number)) for number in range(nodes.count)]
+        return {identity: csr for some in await asyncio.gather(*made) for identity, csr in some.items()}
 
-        async def never_seen() -> None:
-            """Connections that arrive for identities that nobody has asked for."""
-            for count in range(PROBE_NODES * identities):
-                ztunnel = probing.ztunnels[count % PROBE_NODES]
-                identity = nodes.identities(ztunnels + count % PROBE_NODES)[count // PROBE_NODES]
-                started = time.perf_counter()
-                assert await ztunnel.fetch(identity, Priority.REAL_TIME) is not None
-                waits.append(time.perf_counter() - started)
-                await asyncio.sleep(1 / PROBES_PER_SECOND)
 
-        async def warm_up(ztunnel: Ztunnel, number: int) -> None:
-            await ztunnel.warm_up(nodes.identities(number))
+async def remember(folder: Path, nodes: Nodes, *, identities: int) -> None:
+    """Put a certificate of every warmed-up identity on record, by the ledger's own code, like the one that is there."""
+    now = datetime.now(UTC)
+    with Database.open(f"sqlite:///{folder / 'state' / 'gatehouse.db'}", StorageLimits()) as database:
+        entry = LedgerEntry.from_bytes(await database.read(_an_issued_entry))
 
-        async with storm, probing:
-            started, cpu = time.perf_counter(), cpu_seconds([pid])
-            probes = asyncio.create_task(never_seen())
-            await storm.each(warm_up)
-            took, cpu = time.perf_counter() - started, cpu_seconds([pid]) - cpu
-            probes.cancel()
-            await asyncio.gather(probes, return_exceptions=True)
-        tally = storm.tally
+        def of(node: int, identity: str) -> LedgerEntry:
+            mark = hashlib.sha256(identity.encode()).hexdigest()
+            names = {"serial": mark[:40], "certificateSha256": mark, "keySha256": mark, "node": f"node-{node}"}
+            actor, detail = f"node:istio-system/ztunnel@node-{node}", {**entry.detail, **names}
+            return replace(entry, time=now, actor=actor, subject=identity, request_id=mark[:16], detail=detail)
+
+        for node in range(nodes.count - 1):
+            names = nodes.identities(node)[:identities]
+            await asyncio.gather(*(database.append(of(node, identity)) for identity in names))
+
+
+def _an_issued_entry(transaction: SqlTransaction) -> bytes:
+    query = "SELECT data FROM ledger WHERE kind = ? AND subject LIKE '%/sa/app-%'"
+    row = transaction.connection.exec_driver_sql(query, (EntryKind.CERTIFICATE_ISSUED.value,)).one()
+    return bytes(row.data)
+
+
+async def storm(folder: Path, *, ztunnels: int, identities: int, first: bool, limits: dict[str, Any]) -> dict[str, Any]:
+    """W1 and W2."""
+    nodes = Nodes(folder, count=ztunnels + 1, identities=identities + 1)
+    csrs = await all_csrs(nodes)
+    for number in range(ztunnels):  # a real token is there before its ztunnel starts
+        nodes.token(number)
+    if not first:
+        async with (
+            authority(folder, nodes) as (gatehouse, roots, _),
+            nodes.agent(gatehouse.addresses["ca"], roots, ztunnels) as agent,  # the node that is not in the storm
+        ):
+            await agent.fetch(nodes.identities(ztunnels)[0])
+        await remember(folder, nodes, identities=identities)
+    async with authority(folder, nodes, limits=limits) as (gatehouse, roots, pid):
+        while (await metrics(gatehouse))["gatehouse_ledger_unnumbered_entries"]:
+            await asyncio.sleep(0.2)
+        address = gatehouse.addresses["ca"]
+
+        def connect(number: int) -> PreparedAgent:
+            return PreparedAgent(address, roots, nodes.token(number), csrs)
+
+        fleet = Fleet([AgentSource(lambda number=number: connect(number)) for number in range(ztunnels)])  # type: ignore[misc]
+        signer = next(child for child, command in descendants(pid).items() if "signer" in command)
+        async with fleet:
+            usage = Usage(authority=pid, signer=signer)
+            warming = asyncio.create_task(
+                fleet.each(lambda ztunnel, number: ztunnel.warm_up(nodes.identities(number)[:identities]))
+            )
+            warming.add_done_callback(lambda _: usage.stop())
+            waits = await probe(fleet.ztunnels, nodes, while_runs=warming)
+        served = sum(len(ztunnel.valid()) for ztunnel in fleet.ztunnels)
         return {
             "ztunnels": ztunnels,
             "identities": ztunnels * identities,
-            "w1_seconds_until_the_last_identity": round(took, 2),
-            "certificates_per_second": round(len(tally.accepted) / took, 1),
-            "not_served": ztunnels * identities - sum(len(ztunnel.valid()) for ztunnel in storm.ztunnels),
-            "answers": dict(tally.codes),
-            "p50_ms": round(tally.percentile(tally.accepted, 0.5) * 1e3, 1),
-            "p99_ms": round(tally.percentile(tally.accepted, 0.99) * 1e3, 1),
-            "authority_cpu_us_per_certificate": round(cpu / max(1, len(tally.accepted) + len(waits)) * 1e6, 1),
-            "w2_never_seen_identities": len(waits),
-            "w2_p50_ms": round(tally.percentile(waits, 0.5) * 1e3, 1),
-            "w2_p99_ms": round(tally.percentile(waits, 0.99) * 1e3, 1),
+            "not_served": ztunnels * identities + len(waits) - served,
+            **figures(fleet.tally, waits, usage.spent()),
+            "authority_says": await said(gatehouse),
         }
 
 
-async def without_database(
-    folder: Path, *, ztunnels: int, identities: int, away_seconds: float, pace: float
-) -> dict[str, Any]:
-    """W3: the mesh renews while PostgreSQL is stopped; `away_seconds` are simulated, `pace` of them in a real one."""
-    if shared_server() is None:
-        return {"skipped": "there is no PostgreSQL on this machine"}
-    nodes = Nodes(folder, count=ztunnels, identities=identities)
-    with ExitStack() as stack:
-        server = stack.enter_context(another_server())
-        url = server.create_database()
-        settings = {"database": {"url": url}, "ledger": {"mode": "available", "max_away_seconds": 1_800.0}}
-        async with (
-            authority(folder, nodes, **settings) as (gatehouse, roots, _),
-            Fleet(sources(gatehouse, nodes, roots, range(ztunnels), TTL_SECONDS), pace=Pace(pace)) as fleet,
-        ):
-            await fleet.each(lambda ztunnel, number: ztunnel.warm_up(nodes.identities(number)))
-            before = len(fleet.tally.serials)
-            server.stop(crash=True)
-            await fleet.pace.sleep(away_seconds)
-            while_away = len(fleet.tally.serials) - before
-            waiting = await metric(gatehouse, "gatehouse_journal_entries")
-            server.start()
-            started = time.perf_counter()
-            while await metric(gatehouse, "gatehouse_journal_entries"):
-                await asyncio.sleep(0.1)
-            drained = time.perf_counter() - started
-        received = Received(serials=[f"{serial:x}" for serial in fleet.tally.serials])
-        missing = set(received.serials) - set(read_record(url).issued)
+class Usage:
+    """Where the machine's time goes, from now on."""
+
+    def __init__(self, **processes: int) -> None:
+        self._processes = processes
+        self._before = self._read()
+        self._ended: dict[str, float] | None = None
+
+    def _read(self) -> dict[str, float]:
+        busy = [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        return {
+            "seconds": time.perf_counter(),
+            **{name: cpu_seconds([pid]) for name, pid in self._processes.items()},
+            "clients": time.process_time(),
+            "machine": (sum(busy[:3]) + sum(busy[5:8])) / _TICKS_PER_SECOND,
+        }
+
+    def stop(self) -> None:
+        """No further."""
+        self._ended = self._read()
+
+    def spent(self) -> dict[str, float]:
+        """CPU seconds by process, and of the machine; `seconds` is the wall's."""
+        assert self._ended is not None
+        return {name: value - self._before[name] for name, value in self._ended.items()}
+
+
+async def probe(ztunnels: list[Ztunnel], nodes: Nodes, *, while_runs: asyncio.Task[None]) -> list[float | None]:
+    """Connections for identities without any certificate, on every node once; None waited in vain."""
+
+    async def wait_for(ztunnel: Ztunnel, identity: str) -> float | None:
+        started = time.perf_counter()
+        found = await ztunnel.fetch(identity, Priority.REAL_TIME)
+        return None if found is None else time.perf_counter() - started
+
+    started, calls = time.perf_counter(), []
+    for count in range(min(PROBES, len(ztunnels))):
+        pause = started + count / PROBES_PER_SECOND - time.perf_counter()
+        await asyncio.wait([while_runs], timeout=max(0.0, pause))
+        if while_runs.done():
+            break
+        number = count * 37 % len(ztunnels)  # 37 divides neither 20 nor 1,000: another node each time
+        calls.append(asyncio.create_task(wait_for(ztunnels[number], nodes.identities(number)[-1])))
+    await while_runs
+    return list(await asyncio.gather(*calls))
+
+
+def figures(tally: Tally, waits: list[float | None], spent: dict[str, float]) -> dict[str, Any]:
+    """What the ztunnels saw, and what it cost."""
+    certificates, seen = len(tally.accepted), [wait for wait in waits if wait is not None]
     return {
-        "ztunnels": ztunnels,
-        "identities": ztunnels * identities,
-        "simulated_seconds_away": away_seconds,
-        "pace": pace,
-        "certificates_while_away": while_away,
-        "refused": sum(count for code, count in fleet.tally.codes.items() if code != "OK"),
-        "missing": len(missing),
-        "entries_in_the_journal": int(waiting),
-        "seconds_to_drain": round(drained, 2),
-        "p99_ms": round(fleet.tally.percentile(fleet.tally.accepted, 0.99) * 1e3, 1),
+        "w1_seconds_until_the_last_identity": round(spent["seconds"], 2),
+        "certificates_per_second": round(certificates / spent["seconds"], 1),
+        "answers": dict(tally.codes),
+        "p50_ms": round(tally.percentile(tally.accepted, 0.5) * 1e3, 1),
+        "p99_ms": round(tally.percentile(tally.accepted, 0.99) * 1e3, 1),
+        "w2_never_seen_identities": len(waits),
+        "w2_in_vain": len(waits) - len(seen),
+        "w2_p50_ms": round(tally.percentile(seen, 0.5) * 1e3, 1),
+        "w2_p99_ms": round(tally.percentile(seen, 0.99) * 1e3, 1),
+        "w2_max_ms": round(max(seen, default=0.0) * 1e3, 1),
+        "cpu_seconds": {name: round(value, 1) for name, value in spent.items() if name != "seconds"},
+        "cpu_us_per_certificate": {
+            name: round(value / certificates * 1e6, 1) for name, value in spent.items() if name != "seconds"
+        },
     }
 
 
-async def metric(gatehouse: Gatehouse, name: str) -> float:
-    """One number of /metrics."""
-    lines = (await gatehouse.get("/metrics")).text.splitlines()
-    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
+async def said(gatehouse: Gatehouse) -> dict[str, Any]:
+    """How long requests waited for their turn by the authority's own metrics, and what an answer took in all."""
+    numbers = await metrics(gatehouse)
+
+    def mean(name: str, labels: str = "") -> dict[str, float]:
+        count = numbers.get(f"{name}_count{labels}", 0.0)
+        total = numbers.get(f"{name}_sum{labels}", 0.0)
+        return {"count": count, "mean_ms": round(total / count * 1e3, 1) if count else 0.0}
+
+    urgencies = ("awaited", "missing", "ending", "lasting")
+    return {
+        "answers": mean("gatehouse_certificate_seconds"),
+        "waited": {name: mean("gatehouse_admission_seconds", f'{{urgency="{name}"}}') for name in urgencies},
+    }
 
 
-async def run(*, quick: bool) -> dict[str, Any]:
-    """All three."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+async def run(*, quick: bool, first: bool, limits: dict[str, Any]) -> dict[str, Any]:
+    """In a folder that goes away."""
+    allow_many_connections()
     folder = Path(tempfile.mkdtemp(prefix="gatehouse-bench-"))
+    size = {"ztunnels": 20, "identities": 5} if quick else {"ztunnels": 1_000, "identities": 30}
     try:
-        return {
-            "storm": await restart_storm(
-                folder / "storm", ztunnels=20 if quick else 1_000, identities=5 if quick else 30
-            ),
-            "without_database": await without_database(
-                folder / "away",
-                ztunnels=5 if quick else 30,
-                identities=4 if quick else 10,
-                away_seconds=1_800.0,
-                pace=600.0 if quick else 60.0,
-            ),
-        }
+        return await storm(folder, **size, first=first, limits=limits)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_limits(assignments: list[str]) -> dict[str, Any]:
+    """`admission.max_at_work=32` as settings have it."""
+    limits: dict[str, Any] = {}
+    for assignment in assignments:
+        path, _, value = assignment.partition("=")
+        section, _, name = path.partition(".")
+        limits = merged(limits, {section: {name: float(value) if "." in value else int(value)}})
+    return limits
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    print(json.dumps(uvloop.run(run(quick=parser.parse_args().quick)), indent=2))
+    parser.add_argument("--first", action="store_true")
+    parser.add_argument("--limit", action="append", default=[], help="admission.max_at_work=32")
+    given = parser.parse_args()
+    result = run(quick=given.quick, first=given.first, limits=as_limits(given.limit))
+    print(json.dumps(uvloop.run(result), indent=2))

@@ -19,6 +19,7 @@ import grpc.aio
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.authority.admission import Admission
 from app.authority.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
 from app.authority.authorize_identity import AuthorizeIdentity
 from app.authority.certificate_records import RecordedCertificate
@@ -42,7 +43,7 @@ from app.demo.node_agent import NodeAgent, WorkloadCertificate
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node, Workload
 from app.ledger.entry import EntryKind, LedgerEntry
-from app.limits import CertificateLimits, GrpcLimits, Limits
+from app.limits import AdmissionLimits, CertificateLimits, GrpcLimits, Limits
 from app.rpc.certificates import certificate_methods
 from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
@@ -269,6 +270,7 @@ class World:
 def make_world(
     *,
     limits: CertificateLimits | None = None,
+    admission: AdmissionLimits | None = None,
     workloads: Sequence[Workload] | None = None,
     nodes: Sequence[Node] = (),
     authenticator: Callable[[ManualClock], TokenAuthenticator] | None = None,
@@ -303,7 +305,7 @@ def make_world(
     sources: dict[str, PlacementSource] = {rules.clusters.id: view.source()}
     placements = Placements(sources | (other_sources or {}), rules.clusters)
     records, doubts = MemoryRecords(ledger), Doubts()
-    guards = RequestGuards(limits, clock)
+    guards = RequestGuards(limits, clock, Admission(admission or AdmissionLimits(), clock))
     shared: dict[str, Any] = {
         "authorize": AuthorizeIdentity(placements, rules),
         "guards": guards,
