@@ -124,7 +124,7 @@ def consistency(
 @app.command("export")
 def export(
     *,
-    output_file: Annotated[Path, typer.Option("--file", "-o", help="The file to write.", metavar="FILE")],
+    output_file: Annotated[Path, typer.Option("--file", help="The file to write.", metavar="FILE")],
     size: Annotated[int | None, typer.Option("--size", min=1, help="Up to this kept checkpoint.")] = None,
     context: ContextName = "",
 ) -> None:

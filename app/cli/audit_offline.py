@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -67,7 +68,9 @@ def verify(
     elif proof is not None and log is None and old is None and new is None:
         found = _verified(lambda: InclusionProof.parse(_text(proof, MAX_PROOF_BYTES)))
         checkpoint = _verified(lambda: found.verify(public))
-        facts = {"verified": f"the entry with index {found.index}", **_facts(checkpoint), "entry": found.entry.decode()}
+        entry = json.loads(found.entry)
+        facts = {"verified": f"the entry with index {found.index}", **_facts(checkpoint)}
+        facts |= _told(entry) if output is Format.TABLE else {"entry": entry}
     elif old is not None and new is not None and log is None and proof is None:
         facts = _verify_step(public, old, new, consistency)
     else:
@@ -76,6 +79,15 @@ def verify(
         print_facts(facts)
     else:
         print_value(facts, output)
+
+
+def _told(entry: dict[str, Any]) -> dict[str, object]:
+    """What an entry says, for people; `-o json` has all of it, the certificate too."""
+    detail = entry.get("detail", {})
+    facts = {name: entry.get(name) for name in ("kind", "subject", "time", "actor")}
+    return facts | {
+        name: detail[name] for name in ("serial", "node", "notAfter", "certificateSha256") if name in detail
+    }
 
 
 def fsck(

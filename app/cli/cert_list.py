@@ -91,7 +91,7 @@ def show(
         "issued for": found["entry"]["actor"],
         "request": found["entry"]["requestId"],
         "ledger index": found["ledger"]["index"],
-        "proof": found["ledger"]["proof"],
+        "proof": f"gatehouse audit proof {found['serial']}",
     }
     print_facts(facts)
     print(found["certificate"]["pem"], end="")

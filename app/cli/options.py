@@ -20,7 +20,7 @@ Files = Annotated[
 ]
 NewFile = Annotated[
     Path | None,
-    typer.Option("--file", "-o", help="Write it to a file instead of standard output.", metavar="FILE"),
+    typer.Option("--file", help="Write it to a file instead of standard output.", metavar="FILE"),
 ]
 Paths = Annotated[list[str] | None, typer.Argument(help="The same as -f.", metavar="[FILE]...")]
 

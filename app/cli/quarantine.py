@@ -38,6 +38,8 @@ def add(
     context: ContextName = "",
 ) -> None:
     """Put an identity, a node or a certificate in quarantine, and print the receipt."""
+    if sum(map(bool, (identity, node, serial))) != 1:
+        raise UsageError("name exactly one of --identity, --node and --serial")
     body = {
         "name": name,
         "reason": reason,

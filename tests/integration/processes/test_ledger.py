@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -14,11 +16,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
 
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation, open_foundation
 from app.bootstrap.ledger_tools import accept_rollback, check_ledger_offline
+from app.demo.node_agent import NodeAgent
 from app.errors import AppError, ErrorCode
 from app.ledger.checkpoint import Checkpoint
 from app.ledger.entry import EntryKind, LedgerEntry
@@ -82,14 +86,14 @@ async def test_proofs_and_export_verify_offline(tmp_path: Path) -> None:
         own = gatehouse.state_dir / "ledger-checkpoint"
         first = await until(lambda: remembered(own))
         (tmp_path / "key").write_text(await run("key"))
-        await run("checkpoint", "-o", str(tmp_path / "old"))
+        await run("checkpoint", "--file", str(tmp_path / "old"))
         await client.post("/v1/tokens", json={"name": "bob", "role": "admin"})
         await until(lambda: remembered(own) > first)
-        await run("checkpoint", "-o", str(tmp_path / "new"))
+        await run("checkpoint", "--file", str(tmp_path / "new"))
         old, new = (remembered(tmp_path / name) for name in ("old", "new"))
-        await run("consistency", str(old), str(new), "-o", str(tmp_path / "step"))
-        await run("proof", "--index", "0", "-o", str(tmp_path / "proof"))
-        await run("export", "-o", str(tmp_path / "log"))
+        await run("consistency", str(old), str(new), "--file", str(tmp_path / "step"))
+        await run("proof", "--index", "0", "--file", str(tmp_path / "proof"))
+        await run("export", "--file", str(tmp_path / "log"))
         key = ("verify", "--key", str(tmp_path / "key"))
         assert "the whole ledger" in await run(*key, "--log", str(tmp_path / "log"))
         assert "the entry with index 0" in await run(*key, "--proof", str(tmp_path / "proof"))
@@ -105,6 +109,45 @@ async def test_proofs_and_export_verify_offline(tmp_path: Path) -> None:
         index = changed[: changed.index(b'"eve"')].count(b'{"index"') - 1
         assert 1 == bad.returncode
         assert f"index {index}: the entry does not have its leaf hash" in bad.stderr
+
+
+async def test_a_certificate_leads_to_its_proof_and_the_proof_holds_offline(tmp_path: Path) -> None:
+    """From `cert show` by its link and by its serial: one file that verifies with nothing but the key, whole or not."""
+    async with Gatehouse(tmp_path, role="authority") as gatehouse, await gatehouse.admin() as client:
+        secret = client.headers["authorization"].removeprefix("Bearer ")
+        server = {"GATEHOUSE_URL": f"http://{gatehouse.addresses['api']}", "GATEHOUSE_TOKEN": secret}
+        minted = (await client.post("/v1/tokens/workload", json={"namespace": "shop", "serviceAccount": "cart"})).json()
+        roots = (await client.get("/v1/trust-bundle.pem")).content
+        async with NodeAgent(gatehouse.addresses["ca"], roots, minted["token"]) as agent:
+            leaf = (await agent.fetch_own("spiffe://cluster.local/ns/shop/sa/cart", timeout_seconds=20)).leaf
+        serial = f"{leaf.serial_number:x}"
+        await until(lambda: remembered(gatehouse.state_dir / "ledger-checkpoint"))
+        async with asyncio.timeout(20):  # until the entry is numbered and under a checkpoint
+            while (shown := (await client.get(f"/v1/certificates/{serial}")).json())["ledger"]["index"] is None or (
+                linked := await client.get(shown["ledger"]["proof"])
+            ).status_code != 200:
+                await asyncio.sleep(0.05)
+        table = await asyncio.to_thread(gatehouse_command, "cert", "show", serial, **server)
+        proved = await asyncio.to_thread(gatehouse_command, "audit", "proof", serial.upper(), **server)
+        key = (await client.get("/v1/ledger/key")).json()["publicKey"]
+
+    def verify(name: str, content: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / name).write_text(content)
+        return gatehouse_command(
+            "audit", "verify", "--key", key, "--proof", str(tmp_path / name), "-o", "json", HOME=str(tmp_path)
+        )
+
+    assert f"gatehouse audit proof {serial}" in table.stdout
+    for content in (linked.text, proved.stdout):
+        done = verify("proof", content)
+        assert 0 == done.returncode, done.stderr
+        entry = json.loads(done.stdout)["entry"]
+        assert leaf.public_bytes(Encoding.DER) == base64.b64decode(entry["detail"]["certificate"])
+    head, extra, *rest = linked.text.splitlines(keepends=True)
+    forged = base64.b64encode(base64.b64decode(extra.split()[1]).replace(b"/sa/cart", b"/sa/bank", 1)).decode()
+    bad = verify("forged", "".join((head, f"extra {forged}\n", *rest)))
+    assert 1 == bad.returncode, bad.stdout
+    assert bad.stderr.startswith("error: the entry is not the one at index "), bad.stderr
 
 
 async def test_case_121_a_restored_backup_is_refused_until_the_loss_is_accepted(tmp_path: Path) -> None:

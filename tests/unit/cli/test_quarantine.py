@@ -74,7 +74,7 @@ def test_certificates_are_listed_shown_and_watched(run, live):
     assert [0] * 4 == [each.code for each in (listed, shown, overdue, watched)]
     assert issued.svid.serial_hex in listed.out
     assert {"items": []} == none
-    assert "/v1/ledger/proof?uid=" in shown.out
+    assert "gatehouse audit proof " in shown.out
     assert issued.svid.pem in shown.out
     assert "STILL THERE" in overdue.out
 
