@@ -14,6 +14,7 @@ import httpx2
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
+from app.authority.admission import Admission
 from app.authority.authority_ports import PublishedBundle
 from app.authority.certificate_request import AccessRules
 from app.authority.clusters import Clusters
@@ -129,7 +130,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
                 placements,
                 AccessRules(trust_domain=TrustDomain.parse("cluster.local"), clusters=clusters),
                 issuer=issuer,
-                guards=RequestGuards(limits.certificate, clock),
+                guards=RequestGuards(limits.certificate, clock, Admission(limits.admission, clock)),
                 clock=clock,
             ),
             converge=ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits),

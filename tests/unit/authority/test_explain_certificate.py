@@ -47,7 +47,7 @@ async def test_what_needs_a_token_or_a_csr_is_said_not_to_be_judged() -> None:
     told = await make_world().explain.by_caller(ZTUNNEL, CART)
 
     judged = [step.name for step in told.steps if step.outcome == "ok"]
-    assert ["decode", "authenticate", "cluster", "csr", "key"] == [
+    assert ["decode", "authenticate", "cluster", "admission", "csr", "key"] == [
         step.name for step in told.steps if step.outcome == "not judged"
     ]
     assert ["clock", "rate", "authorize"] == judged[:3]
