@@ -18,7 +18,6 @@ from app.authority.publish_crls import CrlPublisher
 from app.authority.quarantines import QuarantineView
 from app.authority.read_certificates import ReadCertificates
 from app.authority.worker_registry import WorkerRegistry
-from app.bootstrap.authorities import authority_limits
 from app.bootstrap.certificate_figures import CertificateFigures
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.foundation import Foundation
@@ -85,7 +84,7 @@ def build_certificates(
         limits=limits,
         surroundings=Surroundings(
             replica_id=replica_id(settings),
-            replica_window=timedelta(seconds=authority_limits(settings).lease_seconds),
+            replica_window=timedelta(seconds=limits.authority.lease_seconds),
             node_accounts=frozenset(settings.tokens.trusted_node_accounts),
         ),
     )
