@@ -114,7 +114,7 @@ class AdmissionLimits:
 
     max_at_work: int = 16  # requests that are worked on at once
     max_waiting: int = 3_000
-    max_wait_seconds: float = 5.0  # whose turn cannot come by then is refused at once
+    max_wait_seconds: float = 7.0  # whose turn cannot come by then is refused at once
     near_end_seconds: float = 900.0  # a certificate with less life left is urgent
     passed_over_turns: int = 8  # after so many turns of others in a row the less urgent get one
 
