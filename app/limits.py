@@ -112,12 +112,11 @@ class CertificateLimits:
 class AdmissionLimits:
     """Bounds of how many certificate requests are worked on at once, and of how the others wait for their turn."""
 
-    max_at_work: int = 64  # requests that are worked on at once
+    max_at_work: int = 16  # requests that are worked on at once
     max_waiting: int = 3_000
-    max_wait_seconds: float = 5.0  # whose turn cannot come by then is refused at once
+    max_wait_seconds: float = 7.0  # whose turn cannot come by then is refused at once
     near_end_seconds: float = 900.0  # a certificate with less life left is urgent
     passed_over_turns: int = 8  # after so many turns of others in a row the less urgent get one
-    max_tracked_nodes: int = 50_000  # of which it is known when they were served last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ class Admission:
             # A node proxy warms up with one call at a time, so of two such a connection waits for one: which of the
             # two cannot be known.
             if self._missing[node]:
-                self._line.hurry(node)
+                self._line.hurry(node, now=self._clock.monotonic())
                 urgency = Urgency.AWAITED
             self._missing[node] += 1
             try:

@@ -86,8 +86,10 @@ class ReportCertificate:
         )
         self._refusals.record(refusal)
         self._observer.refused(reason=refusal.label, code=refusal.code)
-        who = refusal.caller or attempt.peer.rpartition(":")[0]
-        has_room = self._log_lines.take((refusal.label, who, refusal.node), now=self._clock.monotonic())
+        who = refusal.caller or attempt.peer.rpartition(":")[0], refusal.node
+        if attempt.step is CertificateStep.ADMISSION:
+            who = "", ""  # overload is nobody's own, and a line for each node would add to it
+        has_room = self._log_lines.take((refusal.label, *who), now=self._clock.monotonic())
         if not (attempt.is_worth_a_line and has_room):
             self._unlogged += 1
             return

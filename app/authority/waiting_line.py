@@ -1,20 +1,21 @@
 """Who is served next, and how long until then: the order of certificate requests that wait.
 
 By urgency first, so that a workload without a certificate does not wait behind renewals that have hours. Within one
-urgency by node, the one that was served least recently first: a node that asks eight times at once gets one turn, as
-everybody. No urgency is passed over for ever. Nothing here waits, and time is a parameter (monotonic seconds).
+urgency by node, the one that has waited longest since it was served or came: a node that asks eight times at once gets
+one turn, as everybody, and nobody who came later overtakes it. No urgency is passed over for ever. Nothing here waits,
+and time is a parameter (monotonic seconds).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
 from app.limits import AdmissionLimits
 
-# What a turn is taken for until there is a queue to measure, and how many turns a measurement remembers.
+# What a turn is taken for until there is a queue to measure, and how many turns a measurement remembers: so many that
+# one slow commit does not make the line look endless.
 _FIRST_GUESS_SECONDS = 0.002
 _REMEMBERED_TURNS = 256
 
@@ -43,9 +44,6 @@ class WaitingLine:
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._lanes = {urgency: _Lane() for urgency in Urgency}
-        # The turn in which a node was served last. Who is forgotten counts as served long ago, which is true.
-        self._served: OrderedDict[str, int] = OrderedDict()
-        self._turn = 0
         self._pace = _Pace()
 
     def __len__(self) -> int:
@@ -57,14 +55,19 @@ class WaitingLine:
 
     def seconds_until(self, node: str, urgency: Urgency, *, now: float) -> float:
         """How long a request would wait that came now, as far as can be foreseen."""
-        before = sum(self._lanes[more_urgent].count for more_urgent in Urgency if more_urgent < urgency)
-        return self._pace.seconds_for(before + self._lanes[urgency].before(node, self._served.get(node, 0)), now=now)
+        lane = self._lanes[urgency]
+        of_its_lane = lane.before(node)
+        more_urgent = sum(self._lanes[other].count for other in Urgency if other < urgency)
+        # By who is there now, and besides, by how it has gone lately: more urgent ones may keep coming.
+        return max(
+            self._pace.seconds_for(more_urgent + of_its_lane, now=now), lane.pace.seconds_for(of_its_lane, now=now)
+        )
 
     def join(self, waiter: Waiter) -> Waiter | None:
         """Add a request; when there are too many, returns the last of the least urgent, which is out (maybe itself)."""
         if not self:
             self._pace.begin(now=waiter.since)
-        self._lanes[waiter.urgency].add(waiter, self._served.get(waiter.node, 0))
+        self._lanes[waiter.urgency].add(waiter, now=waiter.since)
         if len(self) <= self._limits.max_waiting:
             return None
         last = next(lane for lane in reversed(self._lanes.values()) if lane.count).last()
@@ -75,31 +78,15 @@ class WaitingLine:
         """Take a request out that waits no more; one that is out already may leave again."""
         self._lanes[waiter.urgency].remove(waiter)
 
-    def hurry(self, node: str) -> None:
+    def hurry(self, node: str, *, now: float) -> None:
         """What a node misses is awaited from now on."""
         for waiter in self._lanes[Urgency.MISSING].of(node):
             self.leave(waiter)
             waiter.urgency = Urgency.AWAITED
-            self._lanes[Urgency.AWAITED].add(waiter, self._served.get(node, 0))
+            self._lanes[Urgency.AWAITED].add(waiter, now=now)
 
     def take(self, *, now: float) -> Waiter | None:
         """The next request, out of the line; None when nobody waits."""
-        lane = self._next_lane()
-        if lane is None:
-            return None
-        self._pace.turn(now=now)
-        waiter = lane.first()
-        lane.remove(waiter)
-        self._turn += 1
-        self._served[waiter.node] = self._turn
-        self._served.move_to_end(waiter.node)
-        if len(self._served) > self._limits.max_tracked_nodes:
-            self._served.popitem(last=False)
-        for each in self._lanes.values():
-            each.served(waiter.node, self._turn)
-        return waiter
-
-    def _next_lane(self) -> _Lane | None:
         waiting = [lane for lane in self._lanes.values() if lane.count]
         if not waiting:
             return None
@@ -109,7 +96,8 @@ class WaitingLine:
         for lane in waiting:
             lane.passed_over += 1
         chosen.passed_over = 0
-        return chosen
+        self._pace.turn(now=now)
+        return chosen.take(now=now)
 
 
 class _Lane:
@@ -118,68 +106,55 @@ class _Lane:
     def __init__(self) -> None:
         self.count = 0
         self.passed_over = 0  # turns that others got while somebody waited here
-        self._waiters: dict[str, deque[Waiter]] = {}
-        # Nodes in order: the turn in which each was served last, then how long it has been in the lane.
-        self._order: list[tuple[int, int, str]] = []
-        self._keys: dict[str, tuple[int, int, str]] = {}
-        self._arrivals = 0
+        self.pace = _Pace()
+        self._nodes: dict[str, deque[Waiter]] = {}  # in the order of their turns
 
-    def add(self, waiter: Waiter, served: int) -> None:
-        """Add a request of a node that was served last in that turn."""
-        if waiter.node not in self._waiters:
-            self._waiters[waiter.node] = deque()
-            self._place(waiter.node, served)
-        self._waiters[waiter.node].append(waiter)
+    def add(self, waiter: Waiter, *, now: float) -> None:
+        """Add a request; a node that is not in the lane yet comes last."""
+        if not self.count:
+            self.pace.begin(now=now)
+        self._nodes.setdefault(waiter.node, deque()).append(waiter)
         self.count += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Take a request out, if it is in."""
-        waiters = self._waiters.get(waiter.node, ())
-        if waiter not in waiters:
+        waiters = self._nodes.get(waiter.node)
+        if waiters is None or waiter not in waiters:
             return
-        self._waiters[waiter.node].remove(waiter)
-        self.count -= 1
-        if not self._waiters[waiter.node]:
-            del self._waiters[waiter.node]
-            self._displace(waiter.node)
-        if not self.count:
-            self.passed_over = 0
+        waiters.remove(waiter)
+        self._is_one_less(waiter.node)
 
-    def served(self, node: str, turn: int) -> None:
-        """A node was served, here or in another lane: its next turn comes after the others'."""
-        if node in self._keys:
-            self._displace(node)
-            self._place(node, turn)
-
-    def first(self) -> Waiter:
-        """Whose turn it is."""
-        return self._waiters[self._order[0][2]][0]
+    def take(self, *, now: float) -> Waiter:
+        """Take the next request out; what else its node has waits for another round."""
+        self.pace.turn(now=now)
+        node, waiters = next(iter(self._nodes.items()))
+        waiter = waiters.popleft()
+        self._nodes[node] = self._nodes.pop(node)
+        self._is_one_less(node)
+        return waiter
 
     def last(self) -> Waiter:
-        """Whose turn comes last, nearly: the newest of the node that comes last."""
-        return self._waiters[self._order[-1][2]][-1]
+        """Whose turn comes last, nearly: the newest of the node whose turn comes last."""
+        return next(reversed(self._nodes.values()))[-1]
 
     def of(self, node: str) -> list[Waiter]:
         """The requests of a node."""
-        return list(self._waiters.get(node, ()))
+        return list(self._nodes.get(node, ()))
 
-    def before(self, node: str, served: int) -> int:
-        """How many turns come before another request of a node: nodes in front of it, and a round for each it has."""
-        rounds = len(self._waiters.get(node, ()))
-        key = self._keys.get(node, (served, self._arrivals + 1, node))
-        return min(self.count, bisect_left(self._order, key) + rounds * len(self._order))
+    def before(self, node: str) -> int:
+        """How many turns come before another request of a node, at most: a round for each that it has, and this one."""
+        return min(self.count, (1 + len(self._nodes.get(node, ()))) * len(self._nodes))
 
-    def _place(self, node: str, served: int) -> None:
-        self._arrivals += 1
-        self._keys[node] = (served, self._arrivals, node)
-        insort(self._order, self._keys[node])
-
-    def _displace(self, node: str) -> None:
-        del self._order[bisect_left(self._order, self._keys.pop(node))]
+    def _is_one_less(self, node: str) -> None:
+        self.count -= 1
+        if not self._nodes[node]:
+            del self._nodes[node]
+        if not self.count:
+            self.passed_over = 0
 
 
 class _Pace:
-    """How fast turns come while there is a queue; a stall counts as it grows."""
+    """How fast turns come while somebody waits; a stall counts as it grows."""
 
     def __init__(self) -> None:
         self._turns = float(_REMEMBERED_TURNS)
@@ -187,7 +162,7 @@ class _Pace:
         self._last = 0.0
 
     def begin(self, *, now: float) -> None:
-        """There is a queue from now on."""
+        """Somebody waits from now on."""
         self._last = now
 
     def turn(self, *, now: float) -> None:

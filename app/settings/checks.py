@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.limits import Limits
 from app.settings.clusters import contradicting_clusters
 from app.settings.model import Listener, Settings
 
@@ -33,6 +34,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _bounds(settings.limits, "limits")
     yield from _certificate(settings)
     yield from _authorities(settings)
+    yield from _admission(settings.limits)
     yield from _ledger(settings)
     yield from _processes(settings)
     yield from _ports(settings)
@@ -96,6 +98,15 @@ def _certificate(settings: Settings) -> Iterator[str]:
             yield f"{who}: nothing may be below twice backdate_seconds, or a ztunnel would renew in a tight loop"
         if max(rule.given) > limits.max_ttl_seconds:
             yield f"{who}: is beyond what holds for all; raise limits.certificate.max_ttl_seconds first"
+
+
+def _admission(limits: Limits) -> Iterator[str]:
+    budget = min(limits.ca_grpc.rpc_budget_seconds, limits.ca_mtls_grpc.rpc_budget_seconds)
+    if limits.admission.max_wait_seconds >= budget:
+        yield (
+            f"limits.admission.max_wait_seconds: must be less than rpc_budget_seconds of limits.ca_grpc and "
+            f"limits.ca_mtls_grpc ({budget:g}), or a call whose turn comes last has no time left"
+        )
 
 
 def _ledger(settings: Settings) -> Iterator[str]:

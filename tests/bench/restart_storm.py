@@ -227,16 +227,16 @@ async def said(gatehouse: Gatehouse) -> dict[str, Any]:
     return {
         "answers": mean("gatehouse_certificate_seconds"),
         "waited": {name: mean("gatehouse_admission_seconds", f'{{urgency="{name}"}}') for name in urgencies},
+        "shed": {name: numbers.get(f'gatehouse_admission_shed_total{{urgency="{name}"}}', 0.0) for name in urgencies},
     }
 
 
-async def run(*, quick: bool, first: bool, limits: dict[str, Any]) -> dict[str, Any]:
+async def run(*, ztunnels: int, identities: int, first: bool, limits: dict[str, Any]) -> dict[str, Any]:
     """In a folder that goes away."""
     allow_many_connections()
     folder = Path(tempfile.mkdtemp(prefix="gatehouse-bench-"))
-    size = {"ztunnels": 20, "identities": 5} if quick else {"ztunnels": 1_000, "identities": 30}
     try:
-        return await storm(folder, **size, first=first, limits=limits)
+        return await storm(folder, ztunnels=ztunnels, identities=identities, first=first, limits=limits)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -255,7 +255,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--first", action="store_true")
+    parser.add_argument("--ztunnels", type=int, default=1_000)
+    parser.add_argument("--identities", type=int, default=30)
     parser.add_argument("--limit", action="append", default=[], help="admission.max_at_work=32")
     given = parser.parse_args()
-    result = run(quick=given.quick, first=given.first, limits=as_limits(given.limit))
+    ztunnels, identities = (20, 5) if given.quick else (given.ztunnels, given.identities)
+    result = run(ztunnels=ztunnels, identities=identities, first=given.first, limits=as_limits(given.limit))
     print(json.dumps(uvloop.run(result), indent=2))

@@ -20,7 +20,7 @@ from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node
 from app.ledger.entry import EntryKind
-from app.limits import CertificateLimits
+from app.limits import AdmissionLimits, CertificateLimits
 from tests.support.ca import CART, ELSEWHERE, NODE, UNAVAILABLE, MemoryInventory, World, make_world, workload
 from tests.support.certificates import make_csr, make_pki
 from tests.support.key_keeper import AnythingSigner
@@ -484,3 +484,41 @@ async def test_an_issuer_about_to_expire_issues_nothing() -> None:
 
     assert error.code is ErrorCode.FAILED_PRECONDITION
     assert world.ledger.entries == []
+
+
+# Whose turn it is.
+
+
+async def test_who_asks_beyond_what_can_wait_is_refused_before_its_csr_is_read() -> None:
+    """Overload has its own step and reason, and no entry in the ledger."""
+    world = make_world(admission=AdmissionLimits(max_at_work=1, max_waiting=0))
+    world.ledger.gate = asyncio.Event()
+    working = asyncio.create_task(world.create(request(), credentials(world), "r-1"))
+    await world.ledger.waiting.wait()
+    error = await refusal(world, CertificateRequest(csr_pem="no CSR at all", impersonated=CART))
+    world.ledger.gate.set()
+    await working
+
+    assert error.code is ErrorCode.OVERLOADED
+    assert world.refusals.newest(1)[0].label == "admission_overloaded"
+    assert world.ledger.kinds() == [INTENT, ISSUED]
+
+
+async def test_a_workload_without_a_certificate_is_served_before_one_that_has_one() -> None:
+    """Also when it came later, and when what it had first failed."""
+    world = make_world(admission=AdmissionLimits(max_at_work=1))
+    pay = CART.replace("cart", "pay")
+    await world.create(request(), credentials(world), "first")
+    world.ledger.failure = UNAVAILABLE
+    await refusal(world, request(pay))
+    world.ledger.failure, world.ledger.gate = None, asyncio.Event()
+    calls = [asyncio.create_task(world.create(request(), credentials(world), "works"))]
+    await world.ledger.waiting.wait()
+    for identity, name in ((CART, "renews"), (pay, "new")):
+        calls.append(asyncio.create_task(world.create(request(identity), credentials(world), name)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+    world.ledger.gate.set()
+    await asyncio.gather(*calls)
+
+    assert ["first", "works", "new", "renews"] == [entry.request_id for entry in world.ledger.of(ISSUED)]

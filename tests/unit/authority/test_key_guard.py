@@ -110,6 +110,28 @@ def test_what_other_replicas_certified_counts_too() -> None:
         guard.claim(key(1, PAY), now=NOW)
 
 
+def test_until_when_a_holder_has_a_certificate_is_known_from_what_was_certified() -> None:
+    """The newest counts, not the longest; a claim is no certificate yet."""
+    guard = KeyGuard(on_shared=OnSharedKey.WARN)
+    guard.claim(key(1), now=NOW)
+    assert guard.in_force_until(CART) is None
+    for learned in (key(1, hours=8), key(2, hours=1), key(2, PAY, hours=2)):
+        guard.learn(learned)
+
+    assert guard.in_force_until(CART) == NOW + timedelta(hours=1)
+    assert guard.in_force_until(PAY) == NOW + timedelta(hours=2)  # though the key is remembered as another's
+    assert guard.in_force_until(CART_ELSEWHERE) is None
+
+
+def test_of_how_many_holders_it_is_known_is_bounded() -> None:
+    """Who was certified least recently is forgotten first."""
+    guard = KeyGuard(max_keys=2)
+    for number, holder in enumerate((CART, PAY, CART, CART_ELSEWHERE)):
+        guard.learn(key(number, holder))
+
+    assert [True, False, True] == [guard.in_force_until(each) is not None for each in (CART, PAY, CART_ELSEWHERE)]
+
+
 def test_asking_costs_microseconds() -> None:
     """The path of a certificate has some 600 µs of CPU; this may take a few of them."""
     guard = KeyGuard()

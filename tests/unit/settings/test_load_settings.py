@@ -190,6 +190,13 @@ def test_case_125_a_broken_file_is_refused_in_one_line(name: str, tmp_path: Path
     assert "\n" not in refusal.value.detail
 
 
+def test_a_turn_that_comes_after_the_budget_of_the_call_is_refused(tmp_path: Path) -> None:
+    """Who waits for its turn must have time left to be served."""
+    with pytest.raises(AppError) as refusal:
+        load_settings(_write(tmp_path, "limits: {admission: {max_wait_seconds: 10}}"), {})
+    assert "limits.admission.max_wait_seconds" in refusal.value.detail
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
