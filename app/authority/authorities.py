@@ -207,7 +207,7 @@ class Authorities:
         return stored
 
     async def take_over_now(self) -> None:
-        """Take over a change that is stored; where that fails it is done all the same, and the next poll takes it over."""
+        """Take over a change that is stored; where that fails it is done all the same, and the next poll does."""
         try:
             await self.refresh()
         except AppError as error:

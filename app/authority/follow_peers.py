@@ -185,9 +185,7 @@ class PeerBundles:
         pause = DEFAULT_REFRESH_HINT if hint is None else hint
         return TrustBundle.of(self._trust_domain, valid), seen, pause
 
-    async def _judge(
-        self, peer: Peer, before: PeerStatus, bundle: TrustBundle, seen: SeenBundle | None
-    ) -> PeerStatus:
+    async def _judge(self, peer: Peer, before: PeerStatus, bundle: TrustBundle, seen: SeenBundle | None) -> PeerStatus:
         found = tuple(PeerRoot.of(peer.name, root) for root in bundle.roots)
         last = None if seen is None else await self._sequences.last(peer.name)
         reason = _reason_to_hold(peer, found, last, seen)

@@ -129,5 +129,3 @@ async def test_every_step_of_it_is_in_the_ledger(kit: Kit) -> None:
     assert ("admin:alice", "admin:bob") == (entries[-1]["actor"], entries[-1]["detail"]["approvedBy"])
     assert ActState.APPROVED is (await kit.act(act.id)).state
     assert given.sealed_key.hex() not in json.dumps(entries)
-
-

@@ -131,9 +131,7 @@ class Kit:
         """The states, by id."""
         return {authority: row.state for authority, row in (await self.rows()).items()}
 
-    async def add_tokens(
-        self, *actors: Actor, created_at: datetime | None = None, created_by: str = "system"
-    ) -> None:
+    async def add_tokens(self, *actors: Actor, created_at: datetime | None = None, created_by: str = "system") -> None:
         """Store tokens of administrators, so that they may confirm acts."""
         for actor in actors or (ALICE, BOB):
             token = AdminToken(

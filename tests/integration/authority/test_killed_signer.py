@@ -70,8 +70,9 @@ async def insist(attempt: Callable[[], Awaitable[T]]) -> T:
             try:
                 return await attempt()
             except AppError as error:
-                assert ErrorCode.UNAVAILABLE is error.code, error
-                await asyncio.sleep(0.02)
+                if error.code is not ErrorCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(0.02)
 
 
 async def rotated(kit: Kit) -> None:

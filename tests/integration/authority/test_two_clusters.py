@@ -99,7 +99,7 @@ def meet(client: tuple[Path, str], server: tuple[Path, str]) -> tuple[str, str]:
                 continue
             except ssl.SSLError as error:
                 said[number] = said[number] or error.reason or "?"
-    return tuple(_peer(side) if not why else why for side, why in zip(sides, said, strict=True))  # type: ignore[return-value]
+    return tuple(why or _peer(side) for side, why in zip(sides, said, strict=True))  # type: ignore[return-value]
 
 
 def _peer(side: ssl.SSLObject) -> str:
