@@ -241,7 +241,9 @@ class Authorities:
             issuing = IssuingState.of(known.authority(active), signer, bundle)
         self._in_force = InForce(
             known=known,
-            published=PublishedBundle(bundle=bundle, sequence=published.sequence, since=published.since),
+            published=PublishedBundle(
+                bundle=bundle, own=known.own_bundle(now), sequence=published.sequence, since=published.since
+            ),
             issuing=issuing,
         )
         if issuing is not None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from app.authority.authority_ports import AuthorityRole
 from app.authority.follow_peers import Peer, PeerBundles
 from app.authority.issue_certificate import Order
 from app.authority.peer_sequences import StoredPeerSequences
 from app.ca.csr import parse_csr
+from app.ca.lifecycle import Step
 from app.ca.spiffe_bundle import write_spiffe_bundle
 from app.identity.spiffe import SpiffeId
 from app.limits import ParentLimits, StorageLimits
@@ -30,23 +34,35 @@ class Cluster:
     name: str
     kit: Kit
     folder: Path
+    tells_everything: bool = False
+    pinned: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"https://{self.name}.example/bundle"
 
+    @property
+    def pins(self) -> frozenset[str]:
+        """What an operator pins of it: its own root."""
+        return frozenset(self.pinned)
+
+    def pin(self) -> None:
+        known = self.kit.authorities.in_force.known
+        roots = [known.certificates[row.id] for row in known.rows if row.role == "root"]
+        self.pinned = {root.fingerprint(hashes.SHA256()).hex() for root in roots}
+
     async def fetch(self) -> bytes:
         published = self.kit.authorities.current()
-        own = [row for row in self.kit.authorities.in_force.known.trusted_roots() if row.role == "root"]
-        roots = tuple(self.kit.authorities.in_force.known.certificates[row.id] for row in own)
-        bundle = type(published.bundle).of(published.bundle.trust_domain, roots)
+        bundle = published.bundle if self.tells_everything else published.own
+        assert bundle is not None
         return write_spiffe_bundle(bundle, sequence=published.sequence, refresh_hint=timedelta(minutes=5))
 
     async def follow(self, other: Cluster) -> str:
         """Take over what the other one gives out."""
-        peer = Peer(name=other.name, source=other)
+        peer = Peer(name=other.name, source=other, pins=other.pins)
         bundles = PeerBundles(
             [peer], self.kit.peers, ParentLimits(), sequences=StoredPeerSequences(self.kit.database),
+            is_own=lambda root: self.kit.authorities.in_force.known.is_own_root(root),
             trust_domain=self.kit.authorities.trust_domain, clock=self.kit.clock,
         )  # fmt: skip
         await bundles.refresh(peer)
@@ -135,3 +151,45 @@ async def test_workloads_of_two_clusters_meet_once_each_gives_out_both_roots(tmp
             shown = (await cluster.kit.describe.all())["items"]
             (root,) = (item for item in shown if item["role"] == "peer")
             assert {"workloads": 1, "covered": 1, "until": None} == root["coverage"]
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("tells_everything", [True, False])
+async def test_a_removed_root_does_not_come_back_as_an_echo(
+    tmp_path: Path, *, tells_everything: bool, pinned: bool
+) -> None:
+    """A peer gives out what it took from us, too; a root of ours that we removed leaves both clusters all the same."""
+    clock = FixedClock()
+    with (
+        Database.open(f"sqlite:///{tmp_path / 'a.db'}", StorageLimits()) as one,
+        Database.open(f"sqlite:///{tmp_path / 'b.db'}", StorageLimits()) as other,
+    ):
+        east = Cluster("east", await make_kit(one, clock=clock).open(), tmp_path, tells_everything)
+        west = Cluster("west", await make_kit(other, clock=clock).open(), tmp_path, tells_everything)
+        (old,) = east.kit.authorities.current().bundle.roots
+
+        async def follow_each_other() -> None:
+            for cluster in (east, west):
+                if pinned:
+                    cluster.pin()
+            for _ in range(3):
+                assert ["adopted", "adopted"] == [await east.follow(west), await west.follow(east)]
+
+        await follow_each_other()
+        first = east.kit.authorities.issuing.authority
+        _, issuing = await east.kit.rotate(AuthorityRole.ROOT)
+        await follow_each_other()
+        clock.advance(timedelta(minutes=1))
+        await east.kit.do(Step.ACTIVATE, issuing)
+        clock.advance(timedelta(minutes=1))
+        (first_root,) = (row.root_id for row in (await east.kit.rows()).values() if row.id == first.id)
+        await east.kit.do(Step.REMOVE, first_root)
+        await follow_each_other()
+        assert old not in east.kit.authorities.current().bundle.roots
+        clock.advance(timedelta(days=1, minutes=1))
+        await west.kit.authorities.refresh()
+        await west.kit.chores.turn()
+        await follow_each_other()
+        for cluster in (east, west):
+            assert 2 == len(cluster.kit.authorities.current().bundle.roots)
+            assert old not in cluster.kit.authorities.current().bundle.roots
