@@ -1,7 +1,8 @@
 """Takes roots of peer clusters of the same trust domain into the bundle, and lets them go again.
 
 A new one is trusted at once: adding a root of one's own trust domain cuts nobody off, and it is how two clusters with
-two roots meet. One that the peer gave up retires, and leaves when its certificates must have expired.
+two roots meet. One that the peer gave up retires, and leaves when its certificates must have expired; when the peer
+gives it out again it is back. What an administrator retired, tainted or removed here is not, whatever the peer says.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class AdoptPeerRoots:
                         created_at=now,
                         source=source,
                         state_since=now,
+                        automatic=True,
                     )
                 )
-            elif row.state in (AuthorityState.RETIRING, AuthorityState.RETIRED):
+            elif row.automatic and row.state in (AuthorityState.RETIRING, AuthorityState.RETIRED):
                 replaced.append(replace(row, state=AuthorityState.ACTIVE.value, state_since=now))
         for authority_id, row in present.items():
             if authority_id not in wanted and row.state == AuthorityState.ACTIVE:

@@ -207,7 +207,7 @@ class Authorities:
         return stored
 
     async def take_over_now(self) -> None:
-        """Take over a change that is stored; where that fails it is done all the same, and the next poll takes it over."""
+        """Take over a change that is stored; where that fails it is done all the same, and the next poll does."""
         try:
             await self.refresh()
         except AppError as error:
@@ -241,7 +241,9 @@ class Authorities:
             issuing = IssuingState.of(known.authority(active), signer, bundle)
         self._in_force = InForce(
             known=known,
-            published=PublishedBundle(bundle=bundle, sequence=published.sequence, since=published.since),
+            published=PublishedBundle(
+                bundle=bundle, own=known.own_bundle(now), sequence=published.sequence, since=published.since
+            ),
             issuing=issuing,
         )
         if issuing is not None:

@@ -163,7 +163,7 @@ class AuthorityChores:
     async def _ask_parent(self, due: Due, known: AuthoritySet, fleet: Fleet, now: datetime) -> None:
         try:
             await self._do_now(due, known, fleet, now)
-        except Exception:  # whatever it is: nobody awaits this, and the next turn asks again
+        except Exception:  # noqa: BLE001 - whatever it is: nobody awaits this, and the next turn asks again
             _log.exception("authority_chore_crashed", chore=due.chore.value)
 
     async def _do_now(self, due: Due, known: AuthoritySet, fleet: Fleet, now: datetime) -> bool:
@@ -208,20 +208,22 @@ class AuthorityChores:
         made = await maker.issuing(known, root_id, now)
         made = (*made[:-1], replace(made[-1], automatic=True))
         try:
-            for _ in range(_ATTEMPTS):
-                try:
-                    await self._authorities.commit(_prepared(made, known.epoch, now))
-                except AppError as error:
-                    later, _ = await self._authorities.read_fleet()
-                    if error.code is not ErrorCode.CONFLICT or _has_successor(known, later):
-                        raise
-                    made, known = maker.moved(made, known, later, now), later
-                else:
-                    return
-            raise AppError(ErrorCode.CONFLICT, "the authorities are being changed all the time")
+            await self._store(made, known, now)
         except AppError:
             await maker.close(made[-1].id)
             raise
+
+    async def _store(self, made: tuple[StoredAuthority, ...], known: AuthoritySet, now: datetime) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._authorities.commit(_prepared(made, known.epoch, now))
+            except AppError as error:
+                later, _ = await self._authorities.read_fleet()
+                if error.code is not ErrorCode.CONFLICT or attempt == _ATTEMPTS or _has_successor(known, later):
+                    raise
+                made, known = self._authorities.maker.moved(made, known, later, now), later
+            else:
+                return
 
     async def _step(self, step: Step, known: AuthoritySet, fleet: Fleet, authority_id: str, now: datetime) -> None:
         verdict = judge(step, authority_id, fleet, self._authorities.rules, now)

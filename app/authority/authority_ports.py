@@ -154,9 +154,14 @@ class UpstreamAuthority(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedBundle:
-    """The trust bundle as it is given out; `sequence` grows with every change of its roots."""
+    """The trust bundle as it is given out; `sequence` grows with every change of its roots.
+
+    `own` are the roots of this cluster alone (None: none is valid), for its peers: were they told their own roots back,
+    none could ever go.
+    """
 
     bundle: TrustBundle
+    own: TrustBundle | None
     sequence: int
     since: datetime
 

@@ -138,6 +138,16 @@ class AuthoritySet:
         roots = (self.certificates[row.id] for row in self.trusted_roots())
         return TrustBundle.of(self.trust_domain, tuple(root for root in roots if root.not_valid_after_utc > now))
 
+    def own_bundle(self, now: datetime) -> TrustBundle | None:
+        """The trusted roots of this cluster that did not expire, without those of its peers; None without any."""
+        own = (self.certificates[row.id] for row in self.trusted_roots() if row.role == AuthorityRole.ROOT)
+        valid = tuple(root for root in own if root.not_valid_after_utc > now)
+        return TrustBundle.of(self.trust_domain, valid) if valid else None
+
+    def is_own_root(self, certificate: x509.Certificate) -> bool:
+        """Whether it is, or ever was, a root of this cluster."""
+        return any(row.role == AuthorityRole.ROOT and self.certificates.get(row.id) == certificate for row in self.rows)
+
     def chain(self, row: StoredAuthority) -> tuple[x509.Certificate, ...]:
         """An authority's certificate and those above it, the root last; without the root where that is unknown."""
         own = self.certificates.get(row.id)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.authority.actor import Actor, Role
 from app.authority.authorities import Authorities
+from app.authority.authority_ports import AuthorityRole, StoredAuthority
 from app.authority.authority_set import AuthoritySet
 from app.authority.authority_store import PendingAct
 from app.authority.commit_authorities import AuthorityChange, with_states
@@ -40,6 +41,11 @@ def blocked_error(blocked: Blocked) -> AppError:
     until = f" (possible from {blocked.until:%Y-%m-%dT%H:%M:%SZ} on at the latest)" if blocked.until else ""
     force = "; --force asks for a second administrator" if blocked.unsafe else ""
     return AppError(ErrorCode.FAILED_PRECONDITION, f"{blocked.reason}{until}. What to do: {blocked.do}{force}")
+
+
+def _decided(row: StoredAuthority) -> StoredAuthority:
+    """A peer's root about which somebody decided here: it does not come back because the peer still gives it out."""
+    return replace(row, automatic=False) if row.role == AuthorityRole.PEER else row
 
 
 class ChangeAuthority:
@@ -124,6 +130,6 @@ class ChangeAuthority:
             request_id=actor.request_id,
             now=now,
             base=known.epoch,
-            replaced=with_states(known, verdict.changes, now),
+            replaced=tuple(_decided(row) for row in with_states(known, verdict.changes, now)),
             detail=detail,
         )

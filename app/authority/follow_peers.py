@@ -118,6 +118,7 @@ class PeerBundles:
         limits: ParentLimits,
         *,
         sequences: PeerSequences,
+        is_own: Callable[[x509.Certificate], bool] = lambda _: False,
         trust_domain: TrustDomain,
         clock: Clock,
         observer: PeerObserver | None = None,
@@ -127,6 +128,7 @@ class PeerBundles:
         self._roots = roots
         self._limits = limits
         self._sequences = sequences
+        self._is_own = is_own
         self._trust_domain = trust_domain
         self._clock = clock
         self._observer = observer
@@ -182,6 +184,10 @@ class PeerBundles:
         valid = tuple(root for root in bundle.roots if root.not_valid_after_utc > now)
         if not valid:
             raise AppError(ErrorCode.INVALID, f"every root of {peer.source.url} has expired")
+        # What a peer took from us is no root of its own: taken back, a root that we removed would never go.
+        valid = tuple(root for root in valid if not self._is_own(root))
+        if not valid:
+            raise AppError(ErrorCode.INVALID, f"{peer.source.url} gives out no root but ours")
         pause = DEFAULT_REFRESH_HINT if hint is None else hint
         return TrustBundle.of(self._trust_domain, valid), seen, pause
 

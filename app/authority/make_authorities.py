@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -77,15 +77,15 @@ class AuthorityMaker:
     async def root_and_issuing(self, state: AuthorityState, now: datetime) -> tuple[StoredAuthority, StoredAuthority]:
         """A new root of our own and an issuing authority under it."""
         root_id, key = await self._new_key()
-        prepared = prepare_root(
-            self.trust_domain, _public_key(key), now=now, serial=self._serial(), lifetime=self._lifetimes.root
-        )
-        certificate = assemble_authority(prepared, await self.keeper.sign_authority(root_id, prepared.tbs))
-        root = replace(_row(root_id, AuthorityRole.ROOT, state, now, key), certificate_pem=pem_of(certificate))
         try:
+            prepared = prepare_root(
+                self.trust_domain, _public_key(key), now=now, serial=self._serial(), lifetime=self._lifetimes.root
+            )
+            certificate = assemble_authority(prepared, await self.keeper.sign_authority(root_id, prepared.tbs))
+            root = replace(_row(root_id, AuthorityRole.ROOT, state, now, key), certificate_pem=pem_of(certificate))
             issuing = await self._sign_under(root, certificate, state, now, max_life=None)
         finally:
-            await self.keeper.close_authority(root_id)
+            await self._forget(root_id)
         return root, issuing
 
     async def issuing(
@@ -126,7 +126,8 @@ class AuthorityMaker:
     async def request(self, now: datetime) -> StoredAuthority:
         """A new key and a request to sign it (PKCS#10), as a prepared authority without a certificate."""
         authority_id, key = await self._new_key()
-        csr_pem = await self._csr(authority_id, key)
+        async with self._forgotten_on_failure(authority_id):
+            csr_pem = await self._csr(authority_id, key)
         row = _row(authority_id, AuthorityRole.ISSUING, AuthorityState.PREPARED, now, key)
         return replace(row, csr_pem=csr_pem, source="import")
 
@@ -159,26 +160,24 @@ class AuthorityMaker:
             serial=self._serial(),
             lifetime=min(self._lifetimes.issuing, max_life or self._lifetimes.issuing),
         )
-        issued = assemble_authority(prepared, await self.keeper.sign_authority(root.id, prepared.tbs))
-        row = _row(authority_id, AuthorityRole.ISSUING, state, now, key)
-        row = replace(row, certificate_pem=pem_of(issued), root_id=root.id)
-        await self.open(row)
+        async with self._forgotten_on_failure(authority_id):
+            issued = assemble_authority(prepared, await self.keeper.sign_authority(root.id, prepared.tbs))
+            row = _row(authority_id, AuthorityRole.ISSUING, state, now, key)
+            row = replace(row, certificate_pem=pem_of(issued), root_id=root.id)
+            await self.open(row)
         return row
 
     async def _from_upstream(
         self, known: AuthoritySet, upstream: UpstreamAuthority, now: datetime
     ) -> tuple[StoredAuthority, ...]:
         authority_id, key = await self._new_key()
-        try:
+        async with self._forgotten_on_failure(authority_id):
             csr_pem = await self._csr(authority_id, key)
             signed = await upstream.sign_intermediate(csr_pem, lifetime=self._lifetimes.issuing)
             row = _row(authority_id, AuthorityRole.ISSUING, AuthorityState.PREPARED, now, key)
             row = replace(row, csr_pem=csr_pem, source="upstream")
             made = complete(known, row, f"{signed.certificate_pem}\n{signed.chain_pem}\n{signed.root_pem}", now)
             await self.open(made[-1])
-        except BaseException:
-            await self.keeper.close_authority(authority_id)
-            raise
         return made
 
     async def _csr(self, authority_id: str, key: NewKey) -> str:
@@ -199,7 +198,21 @@ class AuthorityMaker:
         try:
             yield
         finally:
-            await self.keeper.close_authority(row.id)
+            await self._forget(row.id)
+
+    @asynccontextmanager
+    async def _forgotten_on_failure(self, authority_id: str) -> AsyncIterator[None]:
+        """An authority that does not come to be leaves no open key behind."""
+        try:
+            yield
+        except BaseException:
+            await self._forget(authority_id)
+            raise
+
+    async def _forget(self, authority_id: str) -> None:
+        """Close a key. A keeper that cannot be asked has just lost it, and does not open it again."""
+        with suppress(AppError):
+            await self.keeper.close_authority(authority_id)
 
 
 def complete(known: AuthoritySet, row: StoredAuthority, pem: str, now: datetime) -> tuple[StoredAuthority, ...]:

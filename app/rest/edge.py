@@ -24,7 +24,9 @@ from app.rest.services import ACTOR
 from app.serving.bounded import AsgiApp, Message, Receive, Scope, Send
 from app.telemetry.metrics import API_REQUESTS
 
-PUBLIC = frozenset({"/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle", "/v1/ca/crl"})
+PUBLIC = frozenset(
+    {"/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle", "/v1/spiffe-bundle/own", "/v1/ca/crl"}
+)
 _PUBLIC_BELOW = "/v1/ca/crl/"  # the list of each issuer
 _MAX_BEARER_CHARS = 512
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1

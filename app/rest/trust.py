@@ -11,7 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from fastapi.responses import Response
 
+from app.ca.bundle import TrustBundle
 from app.ca.spiffe_bundle import write_spiffe_bundle
+from app.errors import AppError, ErrorCode
 from app.rest.authority_shapes import CoverageShape
 from app.rest.conditional import is_unchanged, quoted
 from app.rest.peer_shapes import PeerShape
@@ -53,10 +55,20 @@ async def trust_bundle_pem(services: Services, if_none_match: IfNoneMatch = None
 async def spiffe_bundle(services: Services, if_none_match: IfNoneMatch = None) -> Response:
     """The SPIFFE bundle endpoint of the trust domain (profile https_web): a JWK set with sequence and refresh hint."""
     published = services.bundles.current()
-    hint = timedelta(seconds=services.bundle_refresh_hint_seconds)
-    body = write_spiffe_bundle(published.bundle, sequence=published.sequence, refresh_hint=hint)
-    etag = f"{published.sequence}-{published.bundle.fingerprint[:_ETAG_CHARS]}"
-    return _answer(body, "application/json", etag, if_none_match)
+    return _spiffe(services, published.bundle, published.sequence, if_none_match)
+
+
+@router.get(
+    "/v1/spiffe-bundle/own",
+    response_model=SpiffeBundleShape,
+    responses={304: {"description": "Unchanged"}},
+)
+async def own_spiffe_bundle(services: Services, if_none_match: IfNoneMatch = None) -> Response:
+    """The same without the roots of peers: what a peer cluster follows, so that nobody is told their own root back."""
+    published = services.bundles.current()
+    if published.own is None:
+        raise AppError(ErrorCode.UNAVAILABLE, "no root of this cluster is valid now")
+    return _spiffe(services, published.own, published.sequence, if_none_match)
 
 
 @router.get("/v1/ca/peers", response_model=list[PeerShape])
@@ -78,6 +90,12 @@ async def list_peers(services: Services) -> list[PeerShape]:
                 root.coverage = None if row["coverage"] is None else CoverageShape.model_validate(row["coverage"])
         shown.append(peer)
     return shown
+
+
+def _spiffe(services: Services, bundle: TrustBundle, sequence: int, if_none_match: str | None) -> Response:
+    hint = timedelta(seconds=services.bundle_refresh_hint_seconds)
+    body = write_spiffe_bundle(bundle, sequence=sequence, refresh_hint=hint)
+    return _answer(body, "application/json", f"{sequence}-{bundle.fingerprint[:_ETAG_CHARS]}", if_none_match)
 
 
 def _answer(body: bytes, media_type: str, etag: str, if_none_match: str | None) -> Response:

@@ -290,8 +290,18 @@ class Supervisor:
         Raises:
             AppError: `FAILED_PRECONDITION` when no authority runs here, `UNAVAILABLE` when it does not answer.
         """
+        await self._until_authority_runs()
         answer = await _tell(self._authority, "reset-admin-token", {"name": name})
         return str(answer["secret"])
+
+    async def _until_authority_runs(self) -> None:
+        """Wait while it starts: a worker that starts from what it kept may be ready long before."""
+        until = time.monotonic() + self._limits.start_seconds
+        while self._authority is not None and not self._stop.is_set() and time.monotonic() < until:
+            current = self._authority.current
+            if self._authority.refusal or (current is not None and current.heartbeat.facts.get("snapshotPublicKey")):
+                return
+            await asyncio.sleep(0.05)
 
     async def _on_command(self, command: str, arguments: Mapping[str, Any]) -> Any:
         match command:

@@ -270,6 +270,23 @@ async def test_roots_of_a_peer_are_trusted_at_once_and_leave_slowly(database: Da
     assert 3 == len(kit.authorities.current().bundle.roots)
 
 
+@pytest.mark.parametrize("step", [Step.RETIRE, Step.TAINT])
+async def test_what_was_decided_about_a_peers_root_holds(database: Database, step: Step) -> None:
+    """It stays away, also once it is removed, although the peer goes on giving it out."""
+    kit = await make_kit(database).open()
+    east = make_pki(now=kit.clock.now()).bundle
+    await kit.peers.adopt("east", east, actor="system")
+    (peer,) = (row.id for row in (await kit.rows()).values() if row.role == "peer")
+    await kit.do(step, peer)
+    assert not await kit.peers.adopt("east", east, actor="system")
+    kit.clock.advance(2 * DAY)
+    await kit.authorities.refresh()
+    await kit.do(Step.REMOVE, peer)
+    assert not await kit.peers.adopt("east", east, actor="system")
+    assert "retired" == (await kit.states())[peer]
+    assert 1 == len(kit.authorities.current().bundle.roots)
+
+
 async def test_a_root_of_another_trust_domain_is_never_adopted(database: Database) -> None:
     """Neither by what the bundle says nor by what the certificate says."""
     kit = await make_kit(database).open()

@@ -57,7 +57,8 @@ class MovableBundle:
     """A bundle that a test replaces; implements `BundleSource` and `TrustSource`."""
 
     def __init__(self, bundle: TrustBundle) -> None:
-        self.published = PublishedBundle(bundle=bundle, sequence=1, since=datetime(2026, 11, 23, tzinfo=UTC))
+        since = datetime(2026, 11, 23, tzinfo=UTC)
+        self.published = PublishedBundle(bundle=bundle, own=bundle, sequence=1, since=since)
 
     def replace(self, bundle: TrustBundle) -> None:
         self.published = replace(self.published, bundle=bundle, sequence=self.published.sequence + 1)

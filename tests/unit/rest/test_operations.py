@@ -124,6 +124,7 @@ def test_every_operation_is_described(path, operation):
         "/v1/trust-bundle",
         "/v1/trust-bundle.pem",
         "/v1/spiffe-bundle",
+        "/v1/spiffe-bundle/own",
         "/v1/ca/crl",
         "/v1/ca/crl/{issuer}",
     }

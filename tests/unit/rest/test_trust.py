@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from app.authority.follow_peers import PeerRoot, PeerStatus
+from app.ca.bundle import TrustBundle
 from app.ca.spiffe_bundle import parse_spiffe_bundle
 from tests.support.certificates import TRUST_DOMAIN, make_pki
 
@@ -25,6 +27,19 @@ async def test_the_spiffe_bundle_endpoint(api):
 
     assert (200, "application/json") == (answer.status_code, answer.headers["content-type"])
     assert (api.bundles.published.bundle, 1, timedelta(minutes=5)) == (found.bundle, found.sequence, found.refresh_hint)
+
+
+async def test_peers_follow_the_roots_of_this_cluster_alone(api):
+    """Without a token, with the sequence of the whole; and no answer where none of them is valid."""
+    ours, theirs = make_pki().bundle, make_pki().bundle
+    both = TrustBundle.of(TRUST_DOMAIN, (*ours.roots, *theirs.roots))
+    api.bundles.published = replace(api.bundles.published, bundle=both, own=ours, sequence=7)
+    answer = await api.anonymous().get("/v1/spiffe-bundle/own")
+    found = parse_spiffe_bundle(answer.content, TRUST_DOMAIN)
+    assert (ours, 7) == (found.bundle, found.sequence)
+    assert both == parse_spiffe_bundle((await api.anonymous().get("/v1/spiffe-bundle")).content, TRUST_DOMAIN).bundle
+    api.bundles.published = replace(api.bundles.published, own=None)
+    assert 503 == (await api.anonymous().get("/v1/spiffe-bundle/own")).status_code
 
 
 async def test_a_bundle_that_is_already_there_is_not_sent_again(api):
