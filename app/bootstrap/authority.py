@@ -53,6 +53,7 @@ from app.identity.spiffe import TrustDomain
 from app.link.server import LinkServices, create_link_app
 from app.rest.app import create_app, rest_body_limits
 from app.rest.services import RestServices
+from app.rpc.drain import cut_connections, stop_accepting
 from app.rpc.tls import server_credentials
 from app.serving.binding import TcpEndpoint
 from app.serving.bounded import AsgiApp
@@ -67,7 +68,8 @@ from app.telemetry import metrics
 _log = structlog.get_logger(__name__)
 
 _LOCAL_WORKER = WorkerCaller("local")
-_LAST_JOBS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are being issued
+_LAST_CALLS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are still being issued
+_LAST_ANSWERS_SECONDS = 0.1  # until answers are surely on the wire
 _CHANGE_WAIT_SECONDS = 5.0
 _CHANGE_PAUSE_SECONDS = 0.02
 
@@ -144,17 +146,23 @@ class AuthorityProcess(Service):
         )
 
     async def drain(self, *, min_seconds: float, max_seconds: float) -> None:
-        """Not ready at once, answer on, then GOAWAY and wait for the certificates that are being issued."""
+        """Not ready at once, answer on; then nobody new is let in, and what was begun is finished and answered.
+
+        Connections of node proxies live too long to leave by age, so in the end they are cut: docs/adr/0003-drain.md.
+        """
         until = time.monotonic() + max_seconds
         await self.core.readiness.stop()
         await asyncio.sleep(min_seconds)
         self.core.publisher.end_waits()
-        grace = max(0.1, until - time.monotonic() - _LAST_JOBS_SECONDS)
+        ports = {port for server in self.core.ca.servers for port in server.ports}
+        await stop_accepting(ports)
+        grace = max(0.1, until - time.monotonic() - _LAST_CALLS_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await asyncio.gather(
-                    *(server.stop(grace) for server in self.core.ca.servers), *(each.stop() for each in self.http)
-                )
+                await asyncio.gather(self.core.issuer.drain(), *(each.stop() for each in self.http))
+        await asyncio.sleep(_LAST_ANSWERS_SECONDS)
+        cut_connections(ports)
+        await asyncio.gather(*(server.stop(0.1) for server in self.core.ca.servers))
         await self.core.issuer.drain()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:

@@ -51,6 +51,7 @@ class GrpcServer:
     """One grpc.aio server: add listeners, start, say what serves, drain.
 
     Health starts as NOT_SERVING for every service; call `health.set_all(True)` when there is something to serve.
+    `ports` are those that it listens on.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class GrpcServer:
                 if isinstance(method, ImmediateMethod)
                 else guarded(method, limits.rpc_budget_seconds, observe)
             )
+        self.ports: set[int] = set()
         self.health = Health(by_service)
         handlers = [grpc.method_handlers_generic_handler(name, table) for name, table in by_service.items()]
         handlers.append(self.health.handler())
@@ -97,6 +99,7 @@ class GrpcServer:
             raise _cannot_listen(address, str(error)) from error
         if port == 0:
             raise _cannot_listen(address, "gRPC returned port 0")
+        self.ports.add(port)
         return port
 
     async def start(self) -> None:

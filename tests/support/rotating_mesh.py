@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,9 +65,8 @@ class Mesh:
     async def turn(self, meetings: int) -> None:
         """Renew what is due, and let pairs meet."""
         now = self.kit.clock.now()
+        await asyncio.gather(*(self.renew(peer, now) for peer in self.peers if now >= peer.renews_at))
         for peer in self.peers:
-            if now >= peer.renews_at:
-                await self.renew(peer, now)
             peer.take_over(now)
         self.meet(meetings)
 

@@ -9,7 +9,14 @@ import grpc.aio
 
 from app.limits import GrpcLimits
 from app.rpc.call import Call, UnaryMethod
-from app.rpc.drain import _steer_to_the_newest, _waiting, count_connections, let_connections_leave, stop_accepting
+from app.rpc.drain import (
+    _steer_to_the_newest,
+    _waiting,
+    count_connections,
+    cut_connections,
+    let_connections_leave,
+    stop_accepting,
+)
 from app.rpc.server import GrpcServer
 
 LIMITS = GrpcLimits(
@@ -49,6 +56,30 @@ async def test_connections_leave_by_age_while_calls_go_on() -> None:
             pass
         else:
             raise AssertionError("a drained server took a new connection")
+    await server.stop(0.1)
+
+
+async def test_a_call_on_a_connection_that_is_cut_is_told_to_come_again() -> None:
+    """UNAVAILABLE, and not CANCELLED as by a server that stops; then there is nobody there any more."""
+    arrived = asyncio.Event()
+
+    async def hang(_: bytes, __: Call) -> bytes:
+        arrived.set()
+        await asyncio.sleep(60)
+        return b""
+
+    server = GrpcServer([UnaryMethod(path="/test.Echo/Say", handle=hang)], LIMITS)
+    server.listen("127.0.0.1:0")
+    (port,) = server.ports
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_retries", 0)]) as channel:
+        call = channel.unary_unary("/test.Echo/Say")(b"x")
+        await arrived.wait()
+        await stop_accepting({port})
+        assert 1 == cut_connections({port})
+        assert grpc.StatusCode.UNAVAILABLE is await call.code()
+        assert 0 == await let_connections_leave({port}, within_seconds=5.0)
+        assert 0 == cut_connections({port})
     await server.stop(0.1)
 
 
