@@ -241,7 +241,6 @@ class LedgerLimits:
     max_turn_entries: int = 1_024  # numbered in one transaction
     tick_seconds: float = 0.5  # how long numbering waits when nothing tells it that there are entries
     gather_seconds: float = 0.2  # pause before numbering, so that more entries share a checkpoint
-    lease_seconds: float = 3.0  # PostgreSQL: how long a replica that says nothing keeps the lead
     kept_checkpoints: int = 1_000  # all of the newest; of older ones, one an hour for 30 days, then one a day
     thin_seconds: float = 60.0  # between two times of forgetting old checkpoints
     checked_at_start: int = 200_000  # entries whose hashes are read at the start; `gatehouse audit fsck` reads all

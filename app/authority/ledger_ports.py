@@ -1,14 +1,14 @@
 """What keeping and reading the ledger needs from the database.
 
-Entries are stored first and numbered later, by the one replica that leads at the time: a turn locks the head of the
-tree, numbers what has no index yet, signs the new checkpoint and stores it, all in one transaction.
+Entries are stored first and numbered later, by whichever replica comes first: a turn locks the head of the tree,
+numbers what has no index yet, signs the new checkpoint and stores it, all in one transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 Sign = Callable[[int, bytes], str]  # tree size and root hash to signed note
@@ -16,33 +16,20 @@ Sign = Callable[[int, bytes], str]  # tree size and root hash to signed note
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One try to number entries. `epoch` is that of this replica's last turn as leader, 0 before the first."""
+    """One try to number entries, at most `max_entries` of them."""
 
-    holder: str
-    epoch: int
     now: datetime
-    lease: timedelta
     max_entries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequenced:
-    """What a turn did. Without the lead it did nothing."""
-
-    leads: bool
-    epoch: int
-    numbered: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCheckpoint:
-    """A signed checkpoint as it rests; `epoch` counts the changes of who numbers."""
+    """A signed checkpoint as it rests."""
 
     size: int
     root: bytes
     note: str
     time: datetime
-    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +121,15 @@ class LedgerRows(Protocol):
 class SequencerStore(Protocol):
     """The part of the database that numbering uses."""
 
-    async def sequence(self, turn: Turn, sign: Sign) -> Sequenced:
-        """Take the lead if it is free, number up to `max_entries` entries, store the checkpoint; one transaction.
+    async def sequence(self, turn: Turn, sign: Sign) -> int:
+        """Number up to `max_entries` entries and store the checkpoint, in one transaction; how many they were.
+
+        Waits for nobody: while another replica numbers, it is 0.
 
         Raises:
             AppError: `FAILED_PRECONDITION` naming what was changed when the stored ledger is not what was signed or
                 hashed; `UNAVAILABLE` when nothing is certain to be stored.
         """
-        ...
-
-    async def release_lead(self, holder: str) -> None:
-        """Let another replica take the lead at once; best effort."""
         ...
 
     async def thin_checkpoints(self, *, keep: int) -> int:

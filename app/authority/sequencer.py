@@ -1,6 +1,6 @@
 """Numbers the ledger's entries and has checkpoints signed, beside everything else that the authority does.
 
-Every replica runs one; the database says which of them leads. A checkpoint is durable in the database, then in this
+Every replica runs one, and takes what no other one is numbering. A checkpoint is durable in the database, then in this
 host's high-water file, and only then shown to anybody, so whatever was shown can be missed when it is gone.
 Issuing does not wait for this. It goes on while numbering is behind, up to a bound (`BoundedLedger`).
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
-from datetime import timedelta
 
 import structlog
 
@@ -34,7 +32,6 @@ class Sequencer:
         sign: Sign,
         memory: CheckpointMemory,
         *,
-        holder: str,
         clock: Clock,
         limits: LedgerLimits,
     ) -> None:
@@ -43,18 +40,10 @@ class Sequencer:
         self._memory = memory
         self._clock = clock
         self._limits = limits
-        self._turn = Turn(
-            holder=holder,
-            epoch=0,
-            now=clock.now(),
-            lease=timedelta(seconds=limits.lease_seconds),
-            max_entries=limits.max_turn_entries,
-        )
         self._thinned_at = time.monotonic()
         self.newest: StoredCheckpoint | None = None
         self.size = 0
         self.unnumbered = 0
-        self.leads = False
         self.reason = _OK
         self._is_away = False
 
@@ -68,13 +57,10 @@ class Sequencer:
 
     async def run(self) -> None:
         """Number for ever; a failure is said in `reason` and tried again."""
-        try:
-            while True:
-                await self.catch_up()
-                await self._store.wait_for_entries(self._limits.tick_seconds)
-                await asyncio.sleep(self._limits.gather_seconds)  # so that more entries share the next checkpoint
-        finally:
-            await self._leave()
+        while True:
+            await self.catch_up()
+            await self._store.wait_for_entries(self._limits.tick_seconds)
+            await asyncio.sleep(self._limits.gather_seconds)  # so that more entries share the next checkpoint
 
     async def catch_up(self) -> None:
         """Number what is there and show the newest checkpoint."""
@@ -94,13 +80,8 @@ class Sequencer:
 
     async def _take_turn(self) -> bool:
         """One turn; whether there is more to do."""
-        self._turn = replace(self._turn, now=self._clock.now())
-        done = await self._store.sequence(self._turn, self._sign)
-        if done.leads and not self.leads:
-            _log.info("ledger_lead_taken", epoch=done.epoch)
-        self.leads = done.leads
-        self._turn = replace(self._turn, epoch=done.epoch)
-        return done.numbered == self._turn.max_entries
+        turn = Turn(now=self._clock.now(), max_entries=self._limits.max_turn_entries)
+        return await self._store.sequence(turn, self._sign) == turn.max_entries
 
     async def _look(self) -> None:
         state: LedgerState = await self._store.ledger_state(max_counted=self._limits.max_unnumbered + 1)
@@ -112,18 +93,9 @@ class Sequencer:
 
     async def _thin(self) -> None:
         now = time.monotonic()
-        if self.leads and now - self._thinned_at > self._limits.thin_seconds:
+        if now - self._thinned_at > self._limits.thin_seconds:
             self._thinned_at = now
             await self._store.thin_checkpoints(keep=self._limits.kept_checkpoints)
-
-    async def _leave(self) -> None:
-        if self.leads:
-            self.leads = False
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._store.release_lead(self._turn.holder)
-            except (AppError, TimeoutError) as error:
-                _log.warning("ledger_lead_not_released", error=repr(error))
 
 
 class BoundedLedger:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +84,7 @@ async def open_numbering(
     for path in remembered:
         await _compare(guard, path, own=path == checkpoint_file(settings))
     limits = settings.limits.ledger
-    holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    sequencer = Sequencer(database, key.sign, memory, holder=holder, clock=clock, limits=limits)
+    sequencer = Sequencer(database, key.sign, memory, clock=clock, limits=limits)
     return Numbering(
         key=key,
         guard=guard,

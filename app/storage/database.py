@@ -11,8 +11,8 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,7 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.authority.authority_ports import StoredAuthority
-from app.authority.ledger_ports import LedgerState, Sequenced, Sign, Turn
+from app.authority.ledger_ports import LedgerState, Sign, Turn
 from app.authority.ports import InventoryContents, SnapshotDelta
 from app.durable_files import sync_folder
 from app.errors import AppError, ErrorCode
@@ -188,20 +188,12 @@ class Database:
 
     # SequencerStore
 
-    async def sequence(self, turn: Turn, sign: Sign) -> Sequenced:
+    async def sequence(self, turn: Turn, sign: Sign) -> int:
         """See `app.authority.ledger_ports.SequencerStore.sequence`."""
-        if self._engines.path is not None:
-            turn = replace(turn, lease=timedelta(0))  # the lock beside the file already lets only one process in
-        result: Sequenced = await self._numbering.submit(
+        numbered: int = await self._numbering.submit(
             work=lambda transaction: ledger_head.sequence(transaction.connection, turn, sign), quiet=True
         )
-        return result
-
-    async def release_lead(self, holder: str) -> None:
-        """See `app.authority.ledger_ports.SequencerStore.release_lead`."""
-        await self._numbering.submit(
-            work=lambda transaction: ledger_head.release_lead(transaction.connection, holder), quiet=True
-        )
+        return numbered
 
     async def thin_checkpoints(self, *, keep: int) -> int:
         """See `app.authority.ledger_ports.SequencerStore.thin_checkpoints`."""

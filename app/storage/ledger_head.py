@@ -4,20 +4,20 @@ What is taken are the entries without an index, in the order of their ids, and n
 commits late has a smaller id than rows that are numbered already, and would be lost. Each leaf hash is computed anew
 from the stored bytes, so that a bit that flipped at rest is found before a signature vouches for it.
 
-A turn holds the head's row from its first statement to its commit, so there is one at a time, whoever believes to lead.
-The lease keeps replicas from contending, and the epoch tells them apart: who lost the lead finds another holder.
+A turn holds the head's row locked until its commit, so there is one at a time, whoever of the replicas takes it. Nobody
+is elected and nobody waits: a replica that finds the row locked leaves the work to who holds it. When that one dies,
+its connection ends and with it the lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
-from app.authority.ledger_ports import Sequenced, Sign, StoredCheckpoint, Turn
+from app.authority.ledger_ports import Sign, StoredCheckpoint, Turn
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import leaf_hash
 from app.ledger.frontier import STRIDE, SUBTREE_LEAVES, Frontier
@@ -35,21 +35,18 @@ _UNNUMBERED = (
     .order_by(ledger.c.id)
     .limit(bindparam("max_entries"))
 )
+_ANY_UNNUMBERED = select(ledger.c.id).where(ledger.c.leaf_index.is_(None)).limit(1)
 _GREATEST_INDEX = select(func.max(ledger.c.leaf_index))
 _NUMBER_POSTGRESQL = (
     "UPDATE ledger SET leaf_index = given.leaf_index "
     "FROM unnest(%b::int8[], %b::int8[]) AS given(id, leaf_index) WHERE ledger.id = given.id"
 )
-_MICROSECONDS = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
     frontier: Frontier
     tail: bytes
-    holder: str
-    epoch: int
-    lease_until: int
 
 
 def damaged(what: str) -> AppError:
@@ -65,37 +62,23 @@ def newest_checkpoint(connection: Connection) -> StoredCheckpoint | None:
 
 def checkpoint_of(row: Row[Any]) -> StoredCheckpoint:
     """A row of `ledger_checkpoints`."""
-    return StoredCheckpoint(size=row.size, root=bytes(row.root), note=row.note, time=row.time, epoch=row.epoch)
+    return StoredCheckpoint(size=row.size, root=bytes(row.root), note=row.note, time=row.time)
 
 
-def sequence(connection: Connection, turn: Turn, sign: Sign) -> Sequenced:
+def sequence(connection: Connection, turn: Turn, sign: Sign) -> int:
     """See `app.authority.ledger_ports.SequencerStore.sequence`."""
-    now = _now(connection, turn)
-    if _is_led_by_another(connection, turn, now):
-        return Sequenced(leads=False, epoch=turn.epoch)
+    if connection.execute(_ANY_UNNUMBERED).one_or_none() is None:
+        return 0  # without a lock, which would cost a flush
     head = _locked_head(connection)
-    is_mine = head.holder == turn.holder and head.epoch == turn.epoch
-    if not is_mine and head.lease_until > now:
-        return Sequenced(leads=False, epoch=turn.epoch)
-    epoch = head.epoch if is_mine else head.epoch + 1
-    lease = turn.lease // timedelta(microseconds=1)
-    frontier, tail, size = head.frontier, head.tail, head.frontier.size
+    if head is None:
+        return 0
     _check_head(connection, head)
     rows = connection.execute(_UNNUMBERED, {"max_entries": turn.max_entries}).all()
     if rows:
-        tail = _append(connection, frontier, tail, rows)
-        _sign(connection, frontier, turn, sign, epoch)
-    if rows or not is_mine or head.lease_until - now < lease // 2:
-        moved = replace(head, tail=tail, holder=turn.holder, epoch=epoch, lease_until=now + lease if lease else 0)
-        _move_head(connection, moved)
-    return Sequenced(leads=True, epoch=epoch, numbered=frontier.size - size)
-
-
-def release_lead(connection: Connection, holder: str) -> None:
-    """Let another replica take the lead at once."""
-    connection.execute(
-        update(ledger_head).where(ledger_head.c.id == 1, ledger_head.c.holder == holder).values(lease_until=0)
-    )
+        tail = _append(connection, head.frontier, head.tail, rows)
+        _sign(connection, head.frontier, turn, sign)
+        _move_head(connection, _Head(head.frontier, tail))
+    return len(rows)
 
 
 def thin_checkpoints(connection: Connection, *, keep: int) -> int:
@@ -112,30 +95,20 @@ def thin_checkpoints(connection: Connection, *, keep: int) -> int:
     return len(sizes)
 
 
-def _now(connection: Connection, turn: Turn) -> int:
-    """Microseconds since the epoch, by the one clock that all replicas share."""
-    if connection.dialect.name == "postgresql":
-        return int(connection.execute(_MICROSECONDS).scalar_one())
-    return int(turn.now.timestamp() * 1_000_000)
-
-
-def _is_led_by_another(connection: Connection, turn: Turn, now: int) -> bool:
-    """Whether there is nothing to do here, without waiting for the lock of the one who leads."""
-    row = connection.execute(select(ledger_head.c.holder, ledger_head.c.lease_until)).one_or_none()
-    return row is not None and row.holder != turn.holder and row.lease_until > now
-
-
-def _locked_head(connection: Connection) -> _Head:
-    row = connection.execute(_HEAD.with_for_update()).one_or_none()  # SQLite has one writer and leaves FOR UPDATE out
+def _locked_head(connection: Connection) -> _Head | None:
+    """The head, locked; None when another replica holds it and numbers at this moment."""
+    row = connection.execute(_HEAD.with_for_update(skip_locked=True)).one_or_none()  # SQLite has one writer anyway
     if row is None:
-        raise damaged("the row of its head is missing")
+        if connection.execute(_HEAD).one_or_none() is None:
+            raise damaged("the row of its head is missing")
+        return None
     try:
         frontier = Frontier.parse(row.size, bytes(row.frontier))
     except ValueError:
         raise damaged("the stored roots of its head do not fit its size") from None
     if len(row.tail) != row.size % SUBTREE_LEAVES * HASH_BYTES:
         raise damaged("the last leaf hashes of its head do not fit its size")
-    return _Head(frontier, bytes(row.tail), row.holder, row.epoch, row.lease_until)
+    return _Head(frontier, bytes(row.tail))
 
 
 def _check_head(connection: Connection, head: _Head) -> None:
@@ -194,11 +167,10 @@ def _slice(hashes: bytes, number: int) -> bytes:
     return hashes[number * width : (number + 1) * width]
 
 
-def _sign(connection: Connection, frontier: Frontier, turn: Turn, sign: Sign, epoch: int) -> None:
+def _sign(connection: Connection, frontier: Frontier, turn: Turn, sign: Sign) -> None:
     size, root = frontier.size, frontier.root()
     connection.execute(
-        insert(ledger_checkpoints),
-        {"size": size, "root": root, "note": sign(size, root), "time": turn.now, "epoch": epoch},
+        insert(ledger_checkpoints), {"size": size, "root": root, "note": sign(size, root), "time": turn.now}
     )
 
 
@@ -210,8 +182,5 @@ def _move_head(connection: Connection, head: _Head) -> None:
             size=head.frontier.size,
             frontier=head.frontier.to_bytes(),
             tail=head.tail,
-            holder=head.holder,
-            epoch=head.epoch,
-            lease_until=head.lease_until,
         )
     )

@@ -98,8 +98,8 @@ ledger = Table(
 )
 Index("ix_ledger_unnumbered", ledger.c.id, sqlite_where=_UNNUMBERED, postgresql_where=_UNNUMBERED)
 
-# The one row (id 1) that who numbers entries holds locked: how large the tree is and the roots of its complete
-# subtrees, who numbers now (`holder`, until `lease_until` where others could), and how often that changed (`epoch`).
+# The one row (id 1) that who numbers entries holds locked: how large the tree is, and the roots of its complete
+# subtrees.
 ledger_head = Table(
     "ledger_head",
     metadata,
@@ -107,9 +107,6 @@ ledger_head = Table(
     Column("size", BigInteger, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
     Column("tail", LargeBinary, nullable=False),  # the leaf hashes after the last complete subtree of 256
-    Column("holder", Text, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("lease_until", BigInteger, nullable=False),  # microseconds since the epoch, by the database's clock
 )
 
 # Roots of complete subtrees (levels 8, 16, 24), so that a proof reads a few hundred hashes and not the whole log. Those
@@ -130,7 +127,6 @@ ledger_checkpoints = Table(
     Column("root", LargeBinary, nullable=False),
     Column("note", Text, nullable=False),
     Column("time", UtcTime, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
 )
 
 # Intents without a certificate on record: gone as soon as it is, so what stays was possibly signed.

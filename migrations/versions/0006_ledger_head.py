@@ -17,7 +17,7 @@ _NUMBER_ONCE_SQLITE = (
     "AND NEW.time = OLD.time AND NEW.data = OLD.data AND NEW.leaf_hash = OLD.leaf_hash) "
     "BEGIN SELECT RAISE(ABORT, 'rows of ledger are never changed'); END"
 )
-_EMPTY_HEAD = {"id": 1, "size": 0, "frontier": b"", "tail": b"", "holder": "", "epoch": 0, "lease_until": 0}
+_EMPTY_HEAD = {"id": 1, "size": 0, "frontier": b"", "tail": b""}
 
 
 def upgrade() -> None:
@@ -30,9 +30,6 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("frontier", sa.LargeBinary(), nullable=False),
         sa.Column("tail", sa.LargeBinary(), nullable=False),
-        sa.Column("holder", sa.Text(), nullable=False),
-        sa.Column("epoch", sa.BigInteger(), nullable=False),
-        sa.Column("lease_until", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_ledger_head"),
     )
     op.create_table(
@@ -49,7 +46,6 @@ def upgrade() -> None:
         sa.Column("root", sa.LargeBinary(), nullable=False),
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("time", sa.BigInteger(), nullable=False),
-        sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("size", name="pk_ledger_checkpoints"),
     )
     op.create_table(

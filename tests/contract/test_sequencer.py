@@ -1,4 +1,4 @@
-"""The contract of numbering: dense, once, fenced, and never over what was changed."""
+"""The contract of numbering: dense, once, by whoever comes first, and never over what was changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from app.ledger.entry import EntryKind
 from app.ledger.frontier import range_hash
 from app.ledger.merkle import consistency_ranges, root_hash, verify_consistency
 from app.limits import StorageLimits
+from app.storage import ledger_head
 from app.storage.database import Database
 from app.storage.ledger_rows import PreparedEntry
 from tests.contract.conftest import make_entry
@@ -29,7 +29,7 @@ from tests.support.ledger import LEDGER_KEY, NOW, a_turn, number_all
 
 REPLICA = """
 import asyncio, sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from app.authority.ledger_ports import Turn
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import StorageLimits
@@ -43,17 +43,14 @@ async def fill(database, name):
             LedgerEntry(kind=EntryKind.ADMIN_ACT, time=datetime.now(UTC), actor="a", subject=subject)
         )
 
-async def number(database, holder):
-    epoch, lease = 0, timedelta(seconds=0.3)
+async def number(database):
     while True:
-        turn = Turn(holder=holder, epoch=epoch, now=datetime.now(UTC), lease=lease, max_entries=64)
-        done = await database.sequence(turn, LEDGER_KEY.sign)
-        epoch = done.epoch
-        print(holder, done.leads, done.numbered, flush=True)
+        numbered = await database.sequence(Turn(now=datetime.now(UTC), max_entries=64), LEDGER_KEY.sign)
+        print(numbered, flush=True)
         await asyncio.sleep(0.005)
 
 async def main(database, holder):
-    await asyncio.gather(*(fill(database, f"{holder}-{n}") for n in range(4)), number(database, holder))
+    await asyncio.gather(*(fill(database, f"{holder}-{n}") for n in range(4)), number(database))
 
 with Database.open(sys.argv[1], StorageLimits()) as database:
     asyncio.run(main(database, sys.argv[2]))
@@ -108,7 +105,7 @@ async def test_entries_are_numbered_after_they_were_stored(database: Database) -
     done = await number_all(database)
     state = await database.ledger_state(max_counted=1_000)
 
-    assert done.leads
+    assert 700 == done
     assert state.newest is not None
     assert (700, 0, 700) == (state.size, state.unnumbered, state.newest.size)
     assert 700 == await assert_consistent(database)
@@ -121,15 +118,14 @@ async def test_numbering_goes_on_in_pieces_and_after_a_restart(database_url: str
     for round_ in range(3):
         with Database.open(database_url, StorageLimits()) as database:
             await fill(database, 150)
-            await number_all(database, a_turn(f"holder-{round_}", now=NOW + timedelta(hours=round_), max_entries=33))
-            await database.release_lead(f"holder-{round_}")
+            await number_all(database, a_turn(now=NOW + timedelta(hours=round_), max_entries=33))
             assert 150 * (round_ + 1) == await assert_consistent(database)
             assert 150 * (round_ + 1) == await database.check_ledger(LEDGER_KEY.public, with_bytes=True)
 
 
 async def test_a_turn_without_entries_signs_nothing(database: Database) -> None:
     """No checkpoint is signed twice, and none of an empty log."""
-    assert 0 == (await number_all(database)).numbered
+    assert 0 == await number_all(database)
     assert (await database.ledger_state(max_counted=1)).newest is None
     await fill(database, 1)
     await number_all(database)
@@ -227,25 +223,25 @@ async def test_nothing_is_signed_that_does_not_extend_the_last_checkpoint(databa
         await number_all(database)
 
 
-async def test_one_replica_leads_until_its_lease_ends(postgres_url: str) -> None:
-    """Another one does nothing meanwhile, takes over afterwards with a greater epoch, and the first one notices."""
+async def test_a_replica_leaves_to_another_one_what_that_one_is_numbering(postgres_url: str) -> None:
+    """It waits for nobody; and when the other one is gone in the middle of it, it does the work itself at once."""
     limits = StorageLimits()
     with Database.open(postgres_url, limits) as one, Database.open(postgres_url, limits) as two:
         await fill(one, 3)
-        first = await one.sequence(a_turn("one", lease=60.0), LEDGER_KEY.sign)
-        await fill(one, 3)
-        waiting = await two.sequence(a_turn("two", lease=60.0), LEDGER_KEY.sign)
-        await one.release_lead("one")
-        second = await two.sequence(a_turn("two", lease=60.0), LEDGER_KEY.sign)
-        late = await one.sequence(a_turn("one", first.epoch, lease=60.0), LEDGER_KEY.sign)
-    assert (True, 1, 3) == (first.leads, first.epoch, first.numbered)
-    assert (False, 0) == (waiting.leads, waiting.numbered)
-    assert (True, 2, 3) == (second.leads, second.epoch, second.numbered)
-    assert (False, 0) == (late.leads, late.numbered)
+        connection = one._engines.writer.connect()
+        connection.begin()
+        assert 3 == ledger_head.sequence(connection, a_turn(), LEDGER_KEY.sign)
+        await fill(two, 3)
+        assert 0 == await two.sequence(a_turn(), LEDGER_KEY.sign)
+        connection.invalidate()
+        connection.close()
+        assert 6 == await two.sequence(a_turn(), LEDGER_KEY.sign)
+        assert 0 == await one.sequence(a_turn(), LEDGER_KEY.sign)
+        assert 6 == await assert_consistent(one)
 
 
-async def test_killing_the_replica_that_leads_leaves_one_dense_consistent_log(postgres_url: str) -> None:
-    """Two replicas write and number, the leader is killed in the middle; the other goes on after the lease."""
+async def test_killing_a_replica_that_numbers_leaves_one_dense_consistent_log(postgres_url: str) -> None:
+    """Two replicas write and number at once, one is killed in the middle of it; the other goes on, without a pause."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with Database.open(postgres_url, StorageLimits()):
@@ -257,18 +253,10 @@ async def test_killing_the_replica_that_leads_leaves_one_dense_consistent_log(po
         for name in ("one", "two")
     }
     try:
-        leader = next(
-            name
-            for name, replica in _alternating(replicas)
-            if replica.stdout is not None and _has_numbered(replica.stdout.readline())
-        )
-        other = "two" if leader == "one" else "one"
-        replicas[leader].send_signal(signal.SIGKILL)
-        output = replicas[other].stdout
-        assert output is not None
-        numbered = 0
-        while numbered < 5:
-            numbered += _has_numbered(output.readline())
+        for replica in replicas.values():
+            _await_numbered(replica, 3)
+        replicas["one"].send_signal(signal.SIGKILL)
+        _await_numbered(replicas["two"], 10)
     finally:
         for replica in replicas.values():
             replica.kill()
@@ -276,30 +264,26 @@ async def test_killing_the_replica_that_leads_leaves_one_dense_consistent_log(po
             assert replica.stdout is not None
             replica.stdout.close()
     with Database.open(postgres_url, StorageLimits()) as database:
-        await database.release_lead(other)
-        await number_all(database, a_turn("after"))
+        await number_all(database)
         state = await database.ledger_state(max_counted=10)
         assert 0 == state.unnumbered
         assert state.size == await assert_consistent(database)
-        assert state.newest is not None
-        assert 3 <= state.newest.epoch
 
 
-def _alternating(replicas: dict[str, subprocess.Popen[bytes]]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    while True:
-        yield from replicas.items()
-
-
-def _has_numbered(line: bytes) -> bool:
-    assert line, "the replica ended"
-    return b" True " in line and not line.endswith(b" 0\n")
+def _await_numbered(replica: subprocess.Popen[bytes], turns: int) -> None:
+    """Until the replica has numbered something so many times."""
+    assert replica.stdout is not None
+    while turns:
+        line = replica.stdout.readline()
+        assert line, "the replica ended"
+        turns -= int(line) > 0
 
 
 async def test_old_checkpoints_are_thinned_and_the_rest_still_proves(database: Database) -> None:
     """The newest stay, of older ones one an hour; the log stays whole."""
     for minute in range(0, 180, 20):
         await fill(database, 2)
-        await number_all(database, a_turn("one", now=NOW + timedelta(minutes=minute)))
+        await number_all(database, a_turn(now=NOW + timedelta(minutes=minute)))
     gone = await database.thin_checkpoints(keep=2)
     kept = await database.read(lambda transaction: transaction.ledger.checkpoints(first=0, limit=100))
     assert 4 == gone

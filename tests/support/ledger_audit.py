@@ -1,5 +1,6 @@
-"""What an auditor does after a crash: ask the running Gatehouse for proofs and for what was never finished, and check
-the stored ledger byte by byte beside it.
+"""What an auditor does after a crash.
+
+Ask the running Gatehouse for proofs and for what was never finished, and check the stored ledger byte by byte beside it.
 """
 
 from __future__ import annotations

@@ -232,7 +232,6 @@ async def use(settings: Settings, acts: int) -> tuple[int, str]:
         await sequencer.catch_up()
         assert "ok" == sequencer.reason
         assert sequencer.newest is not None
-        await foundation.database.release_lead(sequencer._turn.holder)
         return sequencer.size, sequencer.newest.note
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
-from app.authority.ledger_ports import LedgerState, Sequenced, Sign, StoredCheckpoint, Turn
+from app.authority.ledger_ports import LedgerState, Sign, StoredCheckpoint, Turn
 from app.authority.sequencer import BoundedLedger, Sequencer
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind, LedgerEntry
@@ -29,22 +29,22 @@ class Log:
 
     waiting: int = 0
     size: int = 0
-    leads: bool = True
+    is_busy: bool = False  # another replica numbers
     error: AppError | None = None
     file_error: AppError | None = None
     events: list[str] = field(default_factory=list)
 
-    async def sequence(self, turn: Turn, sign: Sign) -> Sequenced:
+    async def sequence(self, turn: Turn, sign: Sign) -> int:
         if self.error is not None:
             raise self.error
-        if not self.leads:
-            return Sequenced(leads=False, epoch=turn.epoch)
+        if self.is_busy:
+            return 0
         count = min(self.waiting, turn.max_entries)
         self.waiting, self.size = self.waiting - count, self.size + count
         if count:
             sign(self.size, b"r" * 32)
             self.events.append(f"stored {self.size}")
-        return Sequenced(leads=True, epoch=3, numbered=count)
+        return count
 
     async def ledger_state(self, *, max_counted: int) -> LedgerState:
         newest = None
@@ -52,9 +52,6 @@ class Log:
             note = LEDGER_KEY.sign(self.size, b"r" * 32)
             newest = StoredCheckpoint(size=self.size, root=b"r" * 32, note=note, time=NOW)
         return LedgerState(size=self.size, unnumbered=min(self.waiting, max_counted), newest=newest)
-
-    async def release_lead(self, holder: str) -> None:
-        self.events.append(f"released by {holder}")
 
     async def thin_checkpoints(self, *, keep: int) -> int:
         raise AssertionError(keep)
@@ -75,7 +72,7 @@ class Log:
 
 
 def sequencer_of(log: Log, limits: LedgerLimits = LIMITS) -> Sequencer:
-    return Sequencer(log, LEDGER_KEY.sign, log, holder="me", clock=Clock(), limits=limits)
+    return Sequencer(log, LEDGER_KEY.sign, log, clock=Clock(), limits=limits)
 
 
 def an_entry(kind: EntryKind) -> LedgerEntry:
@@ -90,23 +87,16 @@ async def test_everything_is_numbered_and_shown_after_it_was_remembered() -> Non
     await sequencer.catch_up()
     assert ["stored 2", "stored 4", "stored 5", "remembered 5"] == log.events
     assert sequencer.newest is not None
-    assert (5, 5, 0, True, "ok") == (
-        sequencer.newest.size,
-        sequencer.size,
-        sequencer.unnumbered,
-        sequencer.leads,
-        sequencer.reason,
-    )
+    assert (5, 5, 0, "ok") == (sequencer.newest.size, sequencer.size, sequencer.unnumbered, sequencer.reason)
 
 
-async def test_a_replica_that_does_not_lead_shows_what_the_leader_signed() -> None:
-    """It follows: reads the newest checkpoint, remembers it on its own host."""
-    log = Log(size=7, leads=False)
+async def test_a_replica_shows_what_another_one_signed() -> None:
+    """It reads the newest checkpoint and remembers it on its own host."""
+    log = Log(size=7, is_busy=True)
     sequencer = sequencer_of(log)
     await sequencer.catch_up()
     await sequencer.catch_up()
     assert ["remembered 7"] == log.events
-    assert not sequencer.leads
 
 
 async def test_what_cannot_be_remembered_is_not_shown() -> None:
@@ -150,12 +140,3 @@ async def test_a_database_that_is_away_does_not_use_up_the_bound() -> None:
     for _ in range(20):
         await ledger.append(an_entry(EntryKind.CERTIFICATE_INTENT))
     assert 0 == sequencer.unnumbered
-
-
-async def test_the_lead_is_given_back_at_the_end() -> None:
-    """So that another replica need not wait for the lease."""
-    log = Log()
-    sequencer = sequencer_of(log, replace(LIMITS, thin_seconds=1e9))
-    with pytest.raises(NotImplementedError):
-        await sequencer.run()
-    assert ["released by me"] == log.events
