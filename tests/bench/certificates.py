@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
@@ -24,7 +24,10 @@ from app.ca.impersonation import NodeCaller, PlacementIndex, authorize
 from app.ca.issuance import assemble, prepare
 from app.ca.profile import TtlGrant
 from app.ca.response import PathChecker, cert_chain, check_as_ztunnel
+from app.ca.signing_rules import IssuerRules, workload_findings
 from app.identity.inventory import Workload
+from app.ledger.entry import EntryKind, LedgerEntry
+from app.storage.ledger_rows import PreparedEntry
 from tests.support.certificates import (
     IDENTITY,
     LIMITS,
@@ -73,10 +76,17 @@ def run(*, times: int = 500) -> dict[str, Any]:
     checker = PathChecker(authority, bundle)
     checker.check(issued, now=now)
     index, caller = _placement()
+    rules = IssuerRules.of(
+        (authority.certificate,), TRUST_DOMAIN, max_lifetime=timedelta(days=2), keys=authority.own_keys
+    )
+    assert [] == workload_findings(intent.tbs, rules, authority_keys=authority.own_keys, now=now)
+    entry = _entry(intent.tbs_sha256, now)
     steps: dict[str, Callable[[], Any]] = {
         "authorize": lambda: authorize(caller, str(IDENTITY), index=index, trust_domain=TRUST_DOMAIN),
         "parse_csr": lambda: parse_csr(csr_pem, LIMITS),
         "prepare": prepared,
+        "intent_entry": lambda: PreparedEntry.prepare(entry),
+        "signer_check": lambda: workload_findings(intent.tbs, rules, authority_keys=authority.own_keys, now=now),
         "sign": lambda: pki.sign(intent),
         "assemble": lambda: assemble(intent, signature),
         "check_path": lambda: checker.check(issued, now=now),
@@ -98,6 +108,15 @@ def run(*, times: int = 500) -> dict[str, Any]:
         "parse_csr_rsa_2048": cpu_microseconds(lambda: parse_csr(rsa_pem, LIMITS), times=max(times // 5, 1)),
         "certificate_bytes": len(issued.der),
     }
+
+
+def _entry(tbs_sha256: str, now: datetime) -> LedgerEntry:
+    """An intent of the usual size."""
+    detail = {"node": "node-0", "callerPod": "ztunnel-0", "serial": "47" * 17, "tbsSha256": tbs_sha256, "ttlGranted": 1}
+    return LedgerEntry(
+        kind=EntryKind.CERTIFICATE_INTENT, time=now, actor="node:istio-system/ztunnel@node-0", subject=str(IDENTITY),
+        request_id="0123456789abcdef", detail=detail,
+    )  # fmt: skip
 
 
 def _placement() -> tuple[PlacementIndex, NodeCaller]:
