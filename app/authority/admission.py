@@ -20,6 +20,10 @@ from app.authority.waiting_line import Urgency, Waiter, WaitingLine
 from app.errors import AppError, ErrorCode
 from app.limits import AdmissionLimits
 
+# Of the longest wait, what may be foreseen at the arrival. In a long overload everybody who is let in waits that long;
+# the rest is for what nobody foresaw, so that few wait in vain.
+_FORESEEN = 0.8
+
 
 class AdmissionObserver(Protocol):
     """Counts what happens; metrics implement it."""
@@ -106,7 +110,7 @@ class Admission:
             self._at_work += 1
             return
         now = self._clock.monotonic()
-        if self._line.seconds_until(node, urgency, now=now) > self._limits.max_wait_seconds:
+        if self._line.seconds_until(node, urgency, now=now) > _FORESEEN * self._limits.max_wait_seconds:
             raise self._shed(urgency, "its turn would come too late")
         waiter = Waiter(node, urgency, now)
         turn = self._turns[waiter] = asyncio.get_running_loop().create_future()

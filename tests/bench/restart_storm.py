@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ class PreparedAgent(NodeAgent):
         return WorkloadCertificate(
             identity=identity, key_pem=b"", leaf=leaf, intermediates=(), roots=(), chain=tuple(chain)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A connection: when after the beginning it came, how many seconds it waited, and whether for something."""
+
+    came: float
+    waited: float
+    served: bool
 
 
 def make_csrs(identities: list[str]) -> dict[str, str]:
@@ -135,13 +144,13 @@ async def storm(folder: Path, *, ztunnels: int, identities: int, first: bool, li
                 fleet.each(lambda ztunnel, number: ztunnel.warm_up(nodes.identities(number)[:identities]))
             )
             warming.add_done_callback(lambda _: usage.stop())
-            waits = await probe(fleet.ztunnels, nodes, while_runs=warming)
+            probes = await probe(fleet.ztunnels, nodes, while_runs=warming)
         served = sum(len(ztunnel.valid()) for ztunnel in fleet.ztunnels)
         return {
             "ztunnels": ztunnels,
             "identities": ztunnels * identities,
-            "not_served": ztunnels * identities + len(waits) - served,
-            **figures(fleet.tally, waits, usage.spent()),
+            "not_served": ztunnels * identities + len(probes) - served,
+            **figures(fleet.tally, probes, usage.spent()),
             "authority_says": await said(gatehouse),
         }
 
@@ -173,13 +182,13 @@ class Usage:
         return {name: value - self._before[name] for name, value in self._ended.items()}
 
 
-async def probe(ztunnels: list[Ztunnel], nodes: Nodes, *, while_runs: asyncio.Task[None]) -> list[float | None]:
-    """Connections for identities without any certificate, on every node once; None waited in vain."""
+async def probe(ztunnels: list[Ztunnel], nodes: Nodes, *, while_runs: asyncio.Task[None]) -> list[Probe]:
+    """Connections for identities without any certificate, on every node once."""
 
-    async def wait_for(ztunnel: Ztunnel, identity: str) -> float | None:
-        started = time.perf_counter()
+    async def wait_for(ztunnel: Ztunnel, identity: str) -> Probe:
+        arrived = time.perf_counter()
         found = await ztunnel.fetch(identity, Priority.REAL_TIME)
-        return None if found is None else time.perf_counter() - started
+        return Probe(arrived - started, time.perf_counter() - arrived, found is not None)
 
     started, calls = time.perf_counter(), []
     for count in range(min(PROBES, len(ztunnels))):
@@ -193,20 +202,21 @@ async def probe(ztunnels: list[Ztunnel], nodes: Nodes, *, while_runs: asyncio.Ta
     return list(await asyncio.gather(*calls))
 
 
-def figures(tally: Tally, waits: list[float | None], spent: dict[str, float]) -> dict[str, Any]:
+def figures(tally: Tally, probes: list[Probe], spent: dict[str, float]) -> dict[str, Any]:
     """What the ztunnels saw, and what it cost."""
-    certificates, seen = len(tally.accepted), [wait for wait in waits if wait is not None]
+    certificates, seen = len(tally.accepted), [probe.waited for probe in probes if probe.served]
+    slowest = sorted(probes, key=lambda probe: probe.waited)[-5:]
     return {
         "w1_seconds_until_the_last_identity": round(spent["seconds"], 2),
         "certificates_per_second": round(certificates / spent["seconds"], 1),
         "answers": dict(tally.codes),
         "p50_ms": round(tally.percentile(tally.accepted, 0.5) * 1e3, 1),
         "p99_ms": round(tally.percentile(tally.accepted, 0.99) * 1e3, 1),
-        "w2_never_seen_identities": len(waits),
-        "w2_in_vain": len(waits) - len(seen),
+        "w2_never_seen_identities": len(probes),
+        "w2_in_vain": len(probes) - len(seen),
         "w2_p50_ms": round(tally.percentile(seen, 0.5) * 1e3, 1),
         "w2_p99_ms": round(tally.percentile(seen, 0.99) * 1e3, 1),
-        "w2_max_ms": round(max(seen, default=0.0) * 1e3, 1),
+        "w2_slowest_ms_by_second": {str(round(probe.came, 1)): round(probe.waited * 1e3, 1) for probe in slowest},
         "cpu_seconds": {name: round(value, 1) for name, value in spent.items() if name != "seconds"},
         "cpu_us_per_certificate": {
             name: round(value / certificates * 1e6, 1) for name, value in spent.items() if name != "seconds"

@@ -184,7 +184,7 @@ def test_whose_turn_cannot_come_in_time_is_refused_at_once() -> None:
             await at.work("late")
         assert started == asyncio.get_running_loop().time()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert 10 <= results.count(None) <= 11
+        assert 8 <= results.count(None) <= 10
         assert len(at.order) == 400 + results.count(None)
 
     run_in_virtual_time(scenario())
