@@ -15,19 +15,21 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.authority import admin_tokens, read_policies
+from app.authority import admin_tokens
 from app.authority.actor import Actor, Role
-from app.authority.apply_batch import apply_batch
 from app.authority.authenticate_administrator import AdministratorAuthenticator
-from app.authority.clusters import Clusters
-from app.authority.delete_policy import delete_policy
-from app.authority.explain_request import Explainer
-from app.authority.lease_inventory import lease_inventory
 from app.authority.page_keys import PageKeys
-from app.authority.policy_commit import Act
+from app.authority.placement.clusters import Clusters
+from app.authority.placement.lease_inventory import lease_inventory
+from app.authority.placement.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
+from app.authority.policies import read_policies
+from app.authority.policies.apply_batch import apply_batch
+from app.authority.policies.delete_policy import delete_policy
+from app.authority.policies.explain_request import Explainer
+from app.authority.policies.policy_commit import Act
+from app.authority.policies.put_policy import PutPolicy, put_policy
+from app.authority.policies.roll_back import roll_back, roll_back_document
 from app.authority.ports import Clock, InventoryContents
-from app.authority.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
-from app.authority.put_policy import PutPolicy, put_policy
 from app.authority.records import (
     AdminToken,
     DocumentVersion,
@@ -39,7 +41,6 @@ from app.authority.records import (
     StoredDocument,
     StoreStatus,
 )
-from app.authority.roll_back import roll_back, roll_back_document
 from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode
 from app.identity.inventory_fields import ClusterNames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.authority.read_policies import PageAsked
+from app.authority.policies.read_policies import PageAsked
 from app.authority.store import Store
 
 _PAGE_KEY = "page_token_key"

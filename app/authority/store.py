@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from app.authority.authority_store import AuthorityRows, PendingActRows
-from app.authority.ledger_ports import LedgerRows
+from app.authority.authorities.authority_store import AuthorityRows, PendingActRows
+from app.authority.certificates.stored_certificates import CertificateRows
+from app.authority.ledger.ledger_ports import LedgerRows
 from app.authority.ports import SnapshotDelta
 from app.authority.records import (
     AdminToken,
@@ -24,7 +25,6 @@ from app.authority.records import (
     StoredDocument,
     StoreStatus,
 )
-from app.authority.stored_certificates import CertificateRows
 from app.identity.inventory import Node, Service, Workload
 from app.ledger.entry import LedgerEntry
 

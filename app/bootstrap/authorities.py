@@ -11,21 +11,27 @@ from datetime import timedelta
 import structlog
 from cryptography import x509
 
-from app.authority.adopt_parent import AdoptParent
-from app.authority.adopt_peer_roots import AdoptPeerRoots
-from app.authority.authorities import Authorities
-from app.authority.authority_administration import AuthorityAdministration
-from app.authority.authority_chores import AuthorityChores
-from app.authority.authority_ports import AuthorityState, KeyKeeper, ParentFiles, PublishedBundle, UpstreamAuthority
-from app.authority.authority_set import AuthoritySet
-from app.authority.change_authority import ChangeAuthority
-from app.authority.describe_authorities import DescribeAuthorities
-from app.authority.export_root import ExportRoot
-from app.authority.make_authorities import AuthorityMaker, Lifetimes
-from app.authority.open_authorities import open_authorities
-from app.authority.pending_acts import PendingActs
+from app.authority.authorities.adopt_parent import AdoptParent
+from app.authority.authorities.adopt_peer_roots import AdoptPeerRoots
+from app.authority.authorities.authorities import Authorities
+from app.authority.authorities.authority_administration import AuthorityAdministration
+from app.authority.authorities.authority_chores import AuthorityChores
+from app.authority.authorities.authority_ports import (
+    AuthorityState,
+    KeyKeeper,
+    ParentFiles,
+    PublishedBundle,
+    UpstreamAuthority,
+)
+from app.authority.authorities.authority_set import AuthoritySet
+from app.authority.authorities.change_authority import ChangeAuthority
+from app.authority.authorities.describe_authorities import DescribeAuthorities
+from app.authority.authorities.export_root import ExportRoot
+from app.authority.authorities.make_authorities import AuthorityMaker, Lifetimes
+from app.authority.authorities.open_authorities import open_authorities
+from app.authority.authorities.pending_acts import PendingActs
+from app.authority.authorities.prepare_authority import PrepareAuthority
 from app.authority.ports import Clock
-from app.authority.prepare_authority import PrepareAuthority
 from app.bootstrap.state import is_first_run, replica_id
 from app.ca.lifecycle import Fleet
 from app.ca.profile import max_workload_lifetime

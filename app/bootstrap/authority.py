@@ -14,18 +14,18 @@ import structlog
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.authorize_identity import AuthorizeIdentity
-from app.authority.certificate_request import AccessRules
-from app.authority.converge_mesh import ConvergeMesh
-from app.authority.explain_certificate import ExplainCertificate
-from app.authority.follow_certified_keys import follow_certified_keys, load_certified_keys
-from app.authority.issue_certificate import Issuer
-from app.authority.known_authorities import KnownAuthorities
+from app.authority.authorities.known_authorities import KnownAuthorities
+from app.authority.certificates.authorize_identity import AuthorizeIdentity
+from app.authority.certificates.certificate_request import AccessRules
+from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.certificates.explain_certificate import ExplainCertificate
+from app.authority.certificates.follow_certified_keys import follow_certified_keys, load_certified_keys
+from app.authority.certificates.issue_certificate import Issuer
+from app.authority.certificates.mint_tokens import MintTokens
+from app.authority.certificates.refusals import Refusals
+from app.authority.certificates.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.link_ports import WorkerCaller
-from app.authority.mint_tokens import MintTokens
-from app.authority.publish_snapshot import SnapshotPublisher
-from app.authority.refusals import Refusals
-from app.authority.serving_certificates import ListenerCertificates, WorkerCertificates
+from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
 from app.bootstrap.certificates import Certificates, build_certificates, quarantine_view

@@ -9,8 +9,8 @@ from datetime import timedelta
 import structlog
 
 from app.authority.ports import Clock
-from app.authority.publish_crls import CrlPublisher
-from app.authority.quarantines import QuarantineView
+from app.authority.quarantine.publish_crls import CrlPublisher
+from app.authority.quarantine.quarantines import QuarantineView
 from app.authority.store import Store, Transaction
 from app.errors import AppError
 from app.telemetry import metrics

@@ -12,11 +12,11 @@ from typing import Any
 import structlog
 
 from app.authority.administration import Administration
-from app.authority.manage_quarantines import ManageQuarantines, Surroundings
-from app.authority.placements import Placements
-from app.authority.publish_crls import CrlPublisher
-from app.authority.quarantines import QuarantineView
-from app.authority.read_certificates import ReadCertificates
+from app.authority.certificates.read_certificates import ReadCertificates
+from app.authority.placement.placements import Placements
+from app.authority.quarantine.manage_quarantines import ManageQuarantines, Surroundings
+from app.authority.quarantine.publish_crls import CrlPublisher
+from app.authority.quarantine.quarantines import QuarantineView
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.certificate_figures import CertificateFigures
 from app.bootstrap.clock import SystemClock

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from app.authority.authority_ports import KeyKeeper
+from app.authority.authorities.authority_ports import KeyKeeper
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.numbering import Numbering, open_numbering

@@ -9,23 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.authority.admission import Admission
-from app.authority.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
-from app.authority.authorize_identity import AuthorizeIdentity
-from app.authority.certificate_records import CertificateRecords, NoRevocations, Revocations
-from app.authority.certificate_request import AccessRules
-from app.authority.clock_guard import ClockGuard
-from app.authority.converge_mesh import ConvergeMesh
-from app.authority.create_certificate import Authenticate, CreateCertificate
-from app.authority.issue_certificate import Issuer, IssuingRules
-from app.authority.key_guard import KeyGuard, OnSharedKey
-from app.authority.known_authorities import KnownAuthorities
+from app.authority.authorities.known_authorities import KnownAuthorities
+from app.authority.certificates.admission import Admission
+from app.authority.certificates.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
+from app.authority.certificates.authorize_identity import AuthorizeIdentity
+from app.authority.certificates.certificate_records import CertificateRecords, NoRevocations, Revocations
+from app.authority.certificates.certificate_request import AccessRules
+from app.authority.certificates.clock_guard import ClockGuard
+from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.certificates.create_certificate import Authenticate, CreateCertificate
+from app.authority.certificates.issue_certificate import Issuer, IssuingRules
+from app.authority.certificates.key_guard import KeyGuard, OnSharedKey
+from app.authority.certificates.refusals import Refusals
+from app.authority.certificates.report_certificate import ReportCertificate
+from app.authority.certificates.request_guards import RequestGuards
+from app.authority.certificates.serving_certificates import ListenerCertificate, ListenerCertificates
+from app.authority.certificates.waiting_line import Urgency
 from app.authority.ports import MonotonicClock, TokenAuthenticator
-from app.authority.refusals import Refusals
-from app.authority.report_certificate import ReportCertificate
-from app.authority.request_guards import RequestGuards
-from app.authority.serving_certificates import ListenerCertificate, ListenerCertificates
-from app.authority.waiting_line import Urgency
 from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.errors import AppError, ErrorCode

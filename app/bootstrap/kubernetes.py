@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from app.authority.inventory_view import StoredPlacement
+from app.authority.placement.inventory_view import StoredPlacement
 from app.kube.access import ApiServer, ApiServerAccess
 from app.kube.pod_watch import PodWatch
 from app.kube.published_keys import PublishedKeys

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.authority.rollback_guard import Accepted, RollbackGuard
+from app.authority.ledger.rollback_guard import Accepted, RollbackGuard
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.numbering import read_pinned_key
 from app.bootstrap.state import (

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import structlog
 
+from app.authority.ledger.read_ledger import ReadLedger
+from app.authority.ledger.rollback_guard import RollbackGuard
+from app.authority.ledger.sequencer import BoundedLedger, Sequencer
 from app.authority.ports import Clock, Ledger
-from app.authority.read_ledger import ReadLedger
-from app.authority.rollback_guard import RollbackGuard
-from app.authority.sequencer import BoundedLedger, Sequencer
 from app.bootstrap.state import accepted_losses_file, checkpoint_file, ledger_key_file, remembered_checkpoints
 from app.durable_files import sync_folder, write_durably
 from app.errors import AppError, ErrorCode

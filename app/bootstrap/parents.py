@@ -6,9 +6,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from app.authority.authority_ports import ParentFiles, UpstreamAuthority
-from app.authority.follow_peers import Peer, PeerBundles, PeerSource, PeerStatus
-from app.authority.peer_sequences import StoredPeerSequences
+from app.authority.authorities.authority_ports import ParentFiles, UpstreamAuthority
+from app.authority.authorities.follow_peers import Peer, PeerBundles, PeerSource, PeerStatus
+from app.authority.authorities.peer_sequences import StoredPeerSequences
 from app.authority.ports import Clock
 from app.bootstrap.authorities import AuthorityParts
 from app.fetch.client import HttpClient

@@ -10,9 +10,9 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.authority.clusters import Clusters
-from app.authority.inventory_view import InventoryView
-from app.authority.placements import Placements, PlacementSource
+from app.authority.placement.clusters import Clusters
+from app.authority.placement.inventory_view import InventoryView
+from app.authority.placement.placements import Placements, PlacementSource
 from app.authority.ports import ClusterTokens, InventoryStore, TokenAuthenticator, TokenCaller
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import LOCAL_CLUSTER

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import structlog
 
-from app.authority.authority_ports import KeyKeeper
-from app.authority.clock_guard import ClockGuard
-from app.authority.issue_certificate import Issuer
-from app.authority.placements import Placements
+from app.authority.authorities.authority_ports import KeyKeeper
+from app.authority.certificates.clock_guard import ClockGuard
+from app.authority.certificates.issue_certificate import Issuer
+from app.authority.placement.placements import Placements
 from app.bootstrap.child import is_fine
 from app.bootstrap.ledger import OpenLedger
 from app.errors import AppError, ErrorCode

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from app.authority.export_root import ExportRoot, HandedOver, proof_text
+from app.authority.authorities.export_root import ExportRoot, HandedOver, proof_text
 from app.bootstrap.state import passphrase_file
 from app.ca.authority_lint import public_key_der
 from app.ca.signing import sign_bytes

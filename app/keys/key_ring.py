@@ -18,7 +18,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from app.authority.authority_ports import NewKey, StoredAuthority
+from app.authority.authorities.authority_ports import NewKey, StoredAuthority
 from app.ca.authority_lint import public_key_der
 from app.ca.key_policy import key_hash
 from app.ca.signing import AuthorityPrivateKey, authority_public_key, is_signed_by

@@ -7,7 +7,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.authority.authority_ports import AuthorityStore
+from app.authority.authorities.authority_ports import AuthorityStore
 from app.ledger.checkpoint import LogKey, note_of, text_of
 
 LEDGER_KEY = "ledger"  # under which name it rests

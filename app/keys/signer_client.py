@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from app.authority.authority_ports import NewKey, StoredAuthority
+from app.authority.authorities.authority_ports import NewKey, StoredAuthority
 from app.errors import AppError, ErrorCode
 from app.keys.key_ring import FILE_REF
 from app.keys.private_file import open_private

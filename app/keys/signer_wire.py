@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
-from app.authority.authority_ports import NewKey, StoredAuthority
+from app.authority.authorities.authority_ports import NewKey, StoredAuthority
 from app.errors import AppError, ErrorCode
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024  # a revocation list of some 300,000 entries

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from app.authority.placements import SourceState
+from app.authority.placement.placements import SourceState
 from app.ca.impersonation import NodeCaller, PlacementIndex
 from app.errors import AppError, ErrorCode
 from app.kube.access import ApiServer
@@ -34,7 +34,7 @@ PODS = "/api/v1/pods"
 
 
 class PodWatch:
-    """Keeps the pods of a cluster; implements `app.authority.placements.PlacementSource`.
+    """Keeps the pods of a cluster; implements `app.authority.placement.placements.PlacementSource`.
 
     `bans` gives the names of the cluster's banned nodes, and raises what `index` is to raise when they are not known.
     """

@@ -29,8 +29,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.authority.link_ports import CheckpointExchange, ServingCertificateIssuer, WorkerAuthenticator, WorkerCaller
+from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.ports import Clock
-from app.authority.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits

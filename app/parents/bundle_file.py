@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from app.authority.authority_ports import BundleSource
+from app.authority.authorities.authority_ports import BundleSource
 from app.durable_files import sync_folder, write_durably
 from app.limits import ParentLimits
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from app.authority.authority_ports import SignedIntermediate
+from app.authority.authorities.authority_ports import SignedIntermediate
 from app.authority.ports import Clock
 from app.ca.parent import MAX_FILE_BYTES, to_pem
 from app.ca.pem import CSR_LABELS, decode_one_block

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import structlog
 
-from app.authority.authority_ports import ParentFiles, ParentSink
+from app.authority.authorities.authority_ports import ParentFiles, ParentSink
 from app.authority.ports import Clock
 from app.ca.parent import FILE_SETS, MAX_FILE_BYTES, FileSet, Parent, parse_parent, recognise
 from app.errors import AppError, ErrorCode

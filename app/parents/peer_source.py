@@ -11,7 +11,7 @@ from app.fetch.client import HttpClient
 
 
 class HttpPeerSource:
-    """Implements `app.authority.follow_peers.PeerSource`."""
+    """Implements `app.authority.authorities.follow_peers.PeerSource`."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
@@ -34,7 +34,7 @@ class HttpPeerSource:
 
 
 class FilePeerSource:
-    """Implements `app.authority.follow_peers.PeerSource` with a file that somebody else keeps."""
+    """Implements `app.authority.authorities.follow_peers.PeerSource` with a file that somebody else keeps."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self._path = path.expanduser().absolute()

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from app.authority.authority_ports import SignedIntermediate
+from app.authority.authorities.authority_ports import SignedIntermediate
 from app.authority.ports import Clock
 from app.ca.parent import to_pem
 from app.ca.signed_intermediate import read_signed

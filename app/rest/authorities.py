@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.authority.authority_ports import AuthorityRole, StoredAuthority
-from app.authority.authority_store import PendingAct
-from app.authority.change_authority import StepAsked, StepDone
+from app.authority.authorities.authority_ports import AuthorityRole, StoredAuthority
+from app.authority.authorities.authority_store import PendingAct
+from app.authority.authorities.change_authority import StepAsked, StepDone
 from app.ca.lifecycle import Step
 from app.rest.authority_shapes import (
     ApproveRequest,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
-from app.authority.publish_crls import PublishedCrl
-from app.authority.stored_certificates import CertificateFilter
+from app.authority.certificates.stored_certificates import CertificateFilter
+from app.authority.quarantine.publish_crls import PublishedCrl
 from app.errors import AppError, ErrorCode
 from app.rest.certificate_shapes import CertificatePage, CertificateWatch, CrlList, OverdueShape
 from app.rest.conditional import IfNoneMatch, is_unchanged, quoted

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse, Response
 
-from app.authority.ledger_ports import EntryQuery, StoredCheckpoint
+from app.authority.ledger.ledger_ports import EntryQuery, StoredCheckpoint
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
 from app.rest.parameters import PageSize, PageToken, number

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse
 
 from app import __version__
-from app.authority.explain_certificate import DEFAULT_TTL_SECONDS
+from app.authority.certificates.explain_certificate import DEFAULT_TTL_SECONDS
 from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.rest.bodies import JSON, read_json

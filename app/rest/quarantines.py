@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
-from app.authority.manage_quarantines import NewQuarantine
+from app.authority.quarantine.manage_quarantines import NewQuarantine
 from app.rest.bodies import body_schema, read_model
 from app.rest.certificate_shapes import QuarantineRequest, ReceiptPage
 from app.rest.parameters import PageSize, PageToken, Reason

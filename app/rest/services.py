@@ -10,19 +10,19 @@ from fastapi import Depends, Request
 
 from app.authority.actor import Actor
 from app.authority.administration import Administration
-from app.authority.authority_administration import AuthorityAdministration
-from app.authority.authority_ports import BundleSource
-from app.authority.converge_mesh import ConvergeMesh
-from app.authority.explain_certificate import ExplainCertificate
-from app.authority.follow_peers import PeerStatus
+from app.authority.authorities.authority_administration import AuthorityAdministration
+from app.authority.authorities.authority_ports import BundleSource
+from app.authority.authorities.follow_peers import PeerStatus
+from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.certificates.explain_certificate import ExplainCertificate
+from app.authority.certificates.mint_tokens import MintTokens
+from app.authority.certificates.read_certificates import ReadCertificates
+from app.authority.ledger.read_ledger import ReadLedger
 from app.authority.link_ports import TrustSource
-from app.authority.manage_quarantines import ManageQuarantines
-from app.authority.mint_tokens import MintTokens
-from app.authority.placements import Placements
+from app.authority.placement.placements import Placements
 from app.authority.ports import Clock
-from app.authority.publish_crls import CrlPublisher
-from app.authority.read_certificates import ReadCertificates
-from app.authority.read_ledger import ReadLedger
+from app.authority.quarantine.manage_quarantines import ManageQuarantines
+from app.authority.quarantine.publish_crls import CrlPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from app.authority.actor import Role
-from app.authority.mint_tokens import MintedToken
+from app.authority.certificates.mint_tokens import MintedToken
 from app.authority.records import AdminToken, NewToken
 from app.rest.bodies import body_schema, read_model
 from app.rest.schemas import (

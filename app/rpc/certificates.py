@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from app.authority.certificate_request import CertificateRequest
-from app.authority.create_certificate import CreateCertificate
-from app.authority.credentials import Credentials
+from app.authority.certificates.certificate_request import CertificateRequest
+from app.authority.certificates.create_certificate import CreateCertificate
+from app.authority.certificates.credentials import Credentials
 from app.rpc.call import Call, UnaryMethod
 from app.rpc.pb.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
-from app.authority.authority_ports import StoredAuthority
-from app.authority.authority_store import Holding, NodeHolding, StoredBundle
+from app.authority.authorities.authority_ports import StoredAuthority
+from app.authority.authorities.authority_store import Holding, NodeHolding, StoredBundle
 from app.ca.lifecycle import Replica
 from app.errors import AppError, ErrorCode
 from app.storage import coverage_rows
@@ -20,7 +20,7 @@ from app.storage.upsert import insert_if_absent, upsert
 
 
 class SqlAuthorityRows:
-    """Implements `app.authority.authority_store.AuthorityRows` on a connection."""
+    """Implements `app.authority.authorities.authority_store.AuthorityRows` on a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What certificates are looked for by; implements `app.authority.certificate_records.CertificateRecords`."""
+"""What certificates are looked for by; implements `app.authority.certificates.certificate_records`'s port."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from app.authority.certificate_records import RecordedCertificate
-from app.authority.key_guard import CertifiedKey, holder_of
+from app.authority.certificates.certificate_records import RecordedCertificate
+from app.authority.certificates.key_guard import CertifiedKey, holder_of
 from app.storage.database import Database
 from app.storage.tables import certificates
 from app.storage.transaction import SqlTransaction

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, literal, select, update
 
-from app.authority.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
+from app.authority.certificates.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
 from app.storage.tables import UtcTime, certificates, crls, ledger
 from app.storage.upsert import insert_if_absent
 
@@ -22,7 +22,7 @@ _MARKS = {"_": "!_", "%": "!%", "!": "!!"}
 
 
 class SqlCertificateRows:
-    """Implements `app.authority.stored_certificates.CertificateRows` on a connection."""
+    """Implements `app.authority.certificates.stored_certificates.CertificateRows` on a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from app.authority.rollback_guard import Accepted
+from app.authority.ledger.rollback_guard import Accepted
 from app.durable_files import sync_folder, write_durably
 from app.errors import AppError, ErrorCode
 from app.ledger.checkpoint import MAX_NOTE_BYTES
@@ -22,7 +22,7 @@ _MAX_LOSSES = 1_000
 
 
 class CheckpointFile:
-    """Implements `app.authority.rollback_guard.CheckpointMemory`."""
+    """Implements `app.authority.ledger.rollback_guard.CheckpointMemory`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

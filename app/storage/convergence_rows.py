@@ -1,4 +1,4 @@
-"""Deadlines of a mesh that converges; implements `app.authority.converge_mesh.ConvergenceStore`."""
+"""Deadlines of a mesh that converges; implements `app.authority.certificates.converge_mesh.ConvergenceStore`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Subquery, case, func, insert, select, type_coerce, update
 
-from app.authority.converge_mesh import Convergence, ConvergenceProgress, LateRenewal
+from app.authority.certificates.converge_mesh import Convergence, ConvergenceProgress, LateRenewal
 from app.ledger.entry import LedgerEntry
 from app.storage.database import Database
 from app.storage.tables import UtcTime, certificates, convergences

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Subquery, Text, and_, func, literal, or_, select
 
-from app.authority.authority_store import Holding, NodeHolding
+from app.authority.authorities.authority_store import Holding, NodeHolding
 from app.storage.tables import UtcTime, certificates
 
 # SQLite would rather read every certificate there ever was, in the order of another index, than sort the unexpired.

@@ -19,8 +19,8 @@ from typing import Self, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.authority.authority_ports import StoredAuthority
-from app.authority.ledger_ports import LedgerState, Sign, Turn
+from app.authority.authorities.authority_ports import StoredAuthority
+from app.authority.ledger.ledger_ports import LedgerState, Sign, Turn
 from app.authority.ports import InventoryContents, SnapshotDelta
 from app.durable_files import sync_folder
 from app.errors import AppError, ErrorCode
@@ -189,21 +189,21 @@ class Database:
     # SequencerStore
 
     async def sequence(self, turn: Turn, sign: Sign) -> int:
-        """See `app.authority.ledger_ports.SequencerStore.sequence`."""
+        """See `app.authority.ledger.ledger_ports.SequencerStore.sequence`."""
         numbered: int = await self._numbering.submit(
             work=lambda transaction: ledger_head.sequence(transaction.connection, turn, sign), quiet=True
         )
         return numbered
 
     async def thin_checkpoints(self, *, keep: int) -> int:
-        """See `app.authority.ledger_ports.SequencerStore.thin_checkpoints`."""
+        """See `app.authority.ledger.ledger_ports.SequencerStore.thin_checkpoints`."""
         result: int = await self._numbering.submit(
             work=lambda transaction: ledger_head.thin_checkpoints(transaction.connection, keep=keep), quiet=True
         )
         return result
 
     async def ledger_state(self, *, max_counted: int) -> LedgerState:
-        """See `app.authority.ledger_ports.SequencerStore.ledger_state`."""
+        """See `app.authority.ledger.ledger_ports.SequencerStore.ledger_state`."""
         return await self.read(lambda transaction: transaction.ledger.state(max_counted=max_counted))
 
     async def check_ledger(self, key: LogKey, *, newest_entries: int | None = None, with_bytes: bool = False) -> int:
@@ -215,7 +215,7 @@ class Database:
         )
 
     async def wait_for_entries(self, seconds: float) -> None:
-        """See `app.authority.ledger_ports.SequencerStore.wait_for_entries`."""
+        """See `app.authority.ledger.ledger_ports.SequencerStore.wait_for_entries`."""
         await self._entries.wait(seconds)
 
     # AuthorityStore

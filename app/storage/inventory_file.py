@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from app.authority.placements import SourceState
+from app.authority.placement.placements import SourceState
 from app.ca.impersonation import NodeCaller, PlacementIndex
 from app.errors import AppError, ErrorCode
 from app.identity.inventory_documents import parse_inventory
@@ -28,7 +28,7 @@ _Stamp = tuple[int, int, int, int]
 
 
 class FilePlacement:
-    """Implements `app.authority.placements.PlacementSource`; `bans` are of the cluster, from the database."""
+    """Implements `app.authority.placement.placements.PlacementSource`; `bans` are of the cluster, from the database."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from app.authority.ledger_ports import StoredCheckpoint
+from app.authority.ledger.ledger_ports import StoredCheckpoint
 from app.errors import AppError
 from app.ledger.checkpoint import LogKey
 from app.ledger.entry import leaf_hash

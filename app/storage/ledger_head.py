@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
-from app.authority.ledger_ports import Sign, StoredCheckpoint, Turn
+from app.authority.ledger.ledger_ports import Sign, StoredCheckpoint, Turn
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import leaf_hash
 from app.ledger.frontier import STRIDE, SUBTREE_LEAVES, Frontier
@@ -66,7 +66,7 @@ def checkpoint_of(row: Row[Any]) -> StoredCheckpoint:
 
 
 def sequence(connection: Connection, turn: Turn, sign: Sign) -> int:
-    """See `app.authority.ledger_ports.SequencerStore.sequence`."""
+    """See `app.authority.ledger.ledger_ports.SequencerStore.sequence`."""
     if connection.execute(_ANY_UNNUMBERED).one_or_none() is None:
         return 0  # without a lock, which would cost a flush
     head = _locked_head(connection)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from app.authority.ledger_ports import (
+from app.authority.ledger.ledger_ports import (
     EntryQuery,
     LedgerState,
     OpenIntent,
@@ -21,7 +21,7 @@ _MAX_SCANNED = 50_000  # rows that one page of a filtered list looks at
 
 
 class SqlLedgerRows:
-    """Implements `app.authority.ledger_ports.LedgerRows`."""
+    """Implements `app.authority.ledger.ledger_ports.LedgerRows`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from app.authority.authority_store import ActState, PendingAct
+from app.authority.authorities.authority_store import ActState, PendingAct
 from app.errors import AppError, ErrorCode
 from app.storage.tables import pending_acts
 
 
 class SqlPendingActRows:
-    """Implements `app.authority.authority_store.PendingActRows` on a connection."""
+    """Implements `app.authority.authorities.authority_store.PendingActRows` on a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

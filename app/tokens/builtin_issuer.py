@@ -18,8 +18,8 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.authority_ports import AuthorityStore
-from app.authority.mint_tokens import MintedToken, TokenSubject
+from app.authority.authorities.authority_ports import AuthorityStore
+from app.authority.certificates.mint_tokens import MintedToken, TokenSubject
 from app.errors import AppError, ErrorCode
 from app.identity.token_claims import parse_service_account_claims
 
@@ -30,7 +30,7 @@ _COORDINATE_BYTES = 32
 
 
 class BuiltinIssuer:
-    """Mints tokens; implements `app.authority.mint_tokens.TokenMinter`."""
+    """Mints tokens; implements `app.authority.certificates.mint_tokens.TokenMinter`."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import jwt
 
-from app.authority.clusters import Clusters
+from app.authority.placement.clusters import Clusters
 from app.authority.ports import ClusterTokens, TokenCaller
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.authority.clusters import Clusters
+from app.authority.placement.clusters import Clusters
 from app.authority.records import Outcome
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node

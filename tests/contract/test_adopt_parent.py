@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from app.authority.authority_ports import AuthorityRole, ParentFiles
-from app.authority.authority_set import pem_of
-from app.authority.open_authorities import open_authorities
+from app.authority.authorities.authority_ports import AuthorityRole, ParentFiles
+from app.authority.authorities.authority_set import pem_of
+from app.authority.authorities.open_authorities import open_authorities
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.storage.database import Database

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.authority.authority_ports import AuthorityRole
+from app.authority.authorities.authority_ports import AuthorityRole
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.limits import AuthorityLimits

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.authority.authority_ports import StoredAuthority
-from app.authority.authority_store import ActState, Holding, NodeHolding, PendingAct
+from app.authority.authorities.authority_ports import StoredAuthority
+from app.authority.authorities.authority_store import ActState, Holding, NodeHolding, PendingAct
 from app.authority.store import Transaction
 from app.ca.lifecycle import Replica
 from app.errors import AppError, ErrorCode

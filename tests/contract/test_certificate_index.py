@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.authority.follow_certified_keys import load_certified_keys
-from app.authority.key_guard import KeyGuard, holder_of
+from app.authority.certificates.follow_certified_keys import load_certified_keys
+from app.authority.certificates.key_guard import KeyGuard, holder_of
 from app.errors import AppError
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.storage.certificate_index import CertificateIndex

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.authority.actor import Actor, Role
-from app.authority.converge_mesh import ConvergeMesh
+from app.authority.certificates.converge_mesh import ConvergeMesh
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
 from app.limits import Limits

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from app.authority.actor import Actor, Role
-from app.authority.authority_ports import AuthorityRole
-from app.authority.authority_store import ActState, PendingAct
-from app.authority.export_root import proof_text
+from app.authority.authorities.authority_ports import AuthorityRole
+from app.authority.authorities.authority_store import ActState, PendingAct
+from app.authority.authorities.export_root import proof_text
 from app.ca.lifecycle import Step
 from app.ca.signing import sign_bytes
 from app.errors import AppError, ErrorCode

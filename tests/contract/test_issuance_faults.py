@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app.authority.issue_certificate import IssuingState
+from app.authority.certificates.issue_certificate import IssuingState
 from app.demo.node_agent import CertificateRefused
 from app.limits import CertificateLimits, Limits, StorageLimits
 from app.storage.database import Database

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.authority_ports import SignedIntermediate
-from app.authority.make_authorities import Lifetimes
+from app.authority.authorities.authority_ports import SignedIntermediate
+from app.authority.authorities.make_authorities import Lifetimes
 from app.ca.bundle import TrustBundle
 from app.errors import AppError, ErrorCode
 from app.storage.database import Database

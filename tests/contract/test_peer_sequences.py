@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.authority.peer_sequences import SeenBundle, StoredPeerSequences
+from app.authority.authorities.peer_sequences import SeenBundle, StoredPeerSequences
 from app.storage.database import Database
 
 

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import update
 
 from app.authority.actor import Actor, Role
-from app.authority.authority_ports import AuthorityRole
-from app.authority.authority_store import ActState, PendingAct
+from app.authority.authorities.authority_ports import AuthorityRole
+from app.authority.authorities.authority_store import ActState, PendingAct
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.limits import AuthorityLimits

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from app.authority.authority_ports import AuthorityRole, StoredAuthority
-from app.authority.publish_crls import CrlPublisher
-from app.authority.quarantines import QuarantineView
+from app.authority.authorities.authority_ports import AuthorityRole, StoredAuthority
+from app.authority.quarantine.publish_crls import CrlPublisher
+from app.authority.quarantine.quarantines import QuarantineView
 from app.ca.lifecycle import Step
 from app.ledger.entry import EntryKind
 from app.limits import Limits

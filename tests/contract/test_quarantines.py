@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from app.authority.quarantines import QuarantineView
-from app.authority.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
+from app.authority.certificates.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
+from app.authority.quarantine.quarantines import QuarantineView
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import Limits

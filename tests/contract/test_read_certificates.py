@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from app.authority.certificate_records import RecordedCertificate
-from app.authority.clusters import Clusters
-from app.authority.placements import Placements
-from app.authority.stored_certificates import CertificateFilter
+from app.authority.certificates.certificate_records import RecordedCertificate
+from app.authority.certificates.stored_certificates import CertificateFilter
+from app.authority.placement.clusters import Clusters
+from app.authority.placement.placements import Placements
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.certificate_figures import CertificateFigures
 from app.rest.services import CertificateServices

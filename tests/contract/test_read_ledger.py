@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from app.authority.ledger_ports import EntryQuery
-from app.authority.read_ledger import ReadLedger
-from app.authority.read_policies import PageAsked
+from app.authority.ledger.ledger_ports import EntryQuery
+from app.authority.ledger.read_ledger import ReadLedger
+from app.authority.policies.read_policies import PageAsked
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
 from app.ledger.log_file import verify_log

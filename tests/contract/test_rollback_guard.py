@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.authority.rollback_guard import Accepted, RollbackGuard
+from app.authority.ledger.rollback_guard import Accepted, RollbackGuard
 from app.errors import AppError, ErrorCode
 from app.keys.ledger_key import LedgerKey
 from app.ledger.entry import leaf_hash

@@ -9,9 +9,9 @@ import pytest
 from cryptography import x509
 
 from app.authority.actor import Actor, Role
-from app.authority.authority_ports import AuthorityRole
-from app.authority.authority_set import pem_of
-from app.authority.make_authorities import Lifetimes
+from app.authority.authorities.authority_ports import AuthorityRole
+from app.authority.authorities.authority_set import pem_of
+from app.authority.authorities.make_authorities import Lifetimes
 from app.ca.bundle import TrustBundle
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.authority.ledger_ports import EntryQuery
+from app.authority.ledger.ledger_ports import EntryQuery
 from app.errors import AppError, ErrorCode
 from app.ledger.checkpoint import Checkpoint
 from app.ledger.entry import EntryKind
@@ -30,7 +30,7 @@ from tests.support.ledger import LEDGER_KEY, NOW, a_turn, number_all
 REPLICA = """
 import asyncio, sys
 from datetime import UTC, datetime
-from app.authority.ledger_ports import Turn
+from app.authority.ledger.ledger_ports import Turn
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import StorageLimits
 from app.storage.database import Database

@@ -16,7 +16,7 @@ from cryptography import x509
 from app.agent.certificate_folder import BUNDLE_SECRET, CERTIFICATE_SECRET, CertificateFolder
 from app.agent.keep_fresh import AgentOptions, CertificateAgent
 from app.agent.workload_svid import WorkloadSvid
-from app.authority.mint_tokens import TokenSubject
+from app.authority.certificates.mint_tokens import TokenSubject
 from app.demo.envoy import Envoy
 from app.demo.proxy_config import bootstrap, socket_address, typed
 from tests.support.ca import Served, make_world, serve

@@ -19,7 +19,7 @@ LIBRARIES = (
 )
 ISSUER = """
 import asyncio, json, sys
-from app.authority.issue_certificate import Issuer, IssuingState, Order
+from app.authority.certificates.issue_certificate import Issuer, IssuingState, Order
 from app.bootstrap.clock import SystemClock
 from app.ca.csr import parse_csr
 from app.errors import AppError

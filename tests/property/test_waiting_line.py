@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app.authority.waiting_line import Urgency, Waiter, WaitingLine
+from app.authority.certificates.waiting_line import Urgency, Waiter, WaitingLine
 from app.limits import AdmissionLimits
 
 LIMITS = AdmissionLimits(max_waiting=12, passed_over_turns=3)

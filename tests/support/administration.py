@@ -11,7 +11,7 @@ import pytest
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.clusters import Clusters
+from app.authority.placement.clusters import Clusters
 from app.authority.store import Store
 from app.errors import AppError
 from app.limits import Limits

@@ -14,20 +14,20 @@ import httpx2
 
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
-from app.authority.admission import Admission
-from app.authority.authority_ports import PublishedBundle
-from app.authority.certificate_request import AccessRules
-from app.authority.clusters import Clusters
-from app.authority.converge_mesh import ConvergeMesh
-from app.authority.explain_certificate import ExplainCertificate
-from app.authority.follow_peers import PeerStatus
-from app.authority.inventory_view import InventoryView
-from app.authority.issue_certificate import Issuer, IssuingState
-from app.authority.mint_tokens import MintedToken, MintTokens, TokenSubject
-from app.authority.placements import Placements
-from app.authority.read_ledger import ReadLedger
-from app.authority.refusals import Refusals
-from app.authority.request_guards import RequestGuards
+from app.authority.authorities.authority_ports import PublishedBundle
+from app.authority.authorities.follow_peers import PeerStatus
+from app.authority.certificates.admission import Admission
+from app.authority.certificates.certificate_request import AccessRules
+from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.certificates.explain_certificate import ExplainCertificate
+from app.authority.certificates.issue_certificate import Issuer, IssuingState
+from app.authority.certificates.mint_tokens import MintedToken, MintTokens, TokenSubject
+from app.authority.certificates.refusals import Refusals
+from app.authority.certificates.request_guards import RequestGuards
+from app.authority.ledger.read_ledger import ReadLedger
+from app.authority.placement.clusters import Clusters
+from app.authority.placement.inventory_view import InventoryView
+from app.authority.placement.placements import Placements
 from app.authority.worker_registry import WorkerRegistry
 from app.ca.bundle import TrustBundle
 from app.identity.spiffe import TrustDomain

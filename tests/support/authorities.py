@@ -9,21 +9,21 @@ from cryptography import x509
 from cryptography.x509 import verification
 
 from app.authority.actor import Actor, Role
-from app.authority.adopt_parent import AdoptParent
-from app.authority.adopt_peer_roots import AdoptPeerRoots
-from app.authority.authorities import Authorities
-from app.authority.authority_administration import AuthorityAdministration
-from app.authority.authority_chores import AuthorityChores
-from app.authority.authority_ports import AuthorityRole, StoredAuthority, UpstreamAuthority
-from app.authority.authority_store import PendingAct
-from app.authority.change_authority import ChangeAuthority, StepAsked, StepDone
-from app.authority.describe_authorities import DescribeAuthorities
-from app.authority.export_root import ExportRoot
-from app.authority.issue_certificate import Issued, Issuer, Order
-from app.authority.make_authorities import AuthorityMaker, Lifetimes
-from app.authority.open_authorities import open_authorities
-from app.authority.pending_acts import PendingActs
-from app.authority.prepare_authority import PrepareAuthority
+from app.authority.authorities.adopt_parent import AdoptParent
+from app.authority.authorities.adopt_peer_roots import AdoptPeerRoots
+from app.authority.authorities.authorities import Authorities
+from app.authority.authorities.authority_administration import AuthorityAdministration
+from app.authority.authorities.authority_chores import AuthorityChores
+from app.authority.authorities.authority_ports import AuthorityRole, StoredAuthority, UpstreamAuthority
+from app.authority.authorities.authority_store import PendingAct
+from app.authority.authorities.change_authority import ChangeAuthority, StepAsked, StepDone
+from app.authority.authorities.describe_authorities import DescribeAuthorities
+from app.authority.authorities.export_root import ExportRoot
+from app.authority.authorities.make_authorities import AuthorityMaker, Lifetimes
+from app.authority.authorities.open_authorities import open_authorities
+from app.authority.authorities.pending_acts import PendingActs
+from app.authority.authorities.prepare_authority import PrepareAuthority
+from app.authority.certificates.issue_certificate import Issued, Issuer, Order
 from app.authority.records import AdminToken
 from app.ca.csr import parse_csr
 from app.ca.lifecycle import Step

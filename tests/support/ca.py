@@ -19,24 +19,24 @@ import grpc.aio
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.authority.admission import Admission
-from app.authority.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
-from app.authority.authorize_identity import AuthorizeIdentity
-from app.authority.certificate_records import RecordedCertificate
-from app.authority.certificate_request import AccessRules
-from app.authority.clusters import Clusters
-from app.authority.create_certificate import CreateCertificate
-from app.authority.explain_certificate import ExplainCertificate
-from app.authority.inventory_view import InventoryView
-from app.authority.issue_certificate import Issuer, IssuingRules, IssuingState
-from app.authority.key_guard import CertifiedKey
-from app.authority.mint_tokens import TokenSubject
-from app.authority.placements import Placements, PlacementSource
+from app.authority.certificates.admission import Admission
+from app.authority.certificates.authenticate_caller import AuthenticateByCertificate, AuthenticateByToken
+from app.authority.certificates.authorize_identity import AuthorizeIdentity
+from app.authority.certificates.certificate_records import RecordedCertificate
+from app.authority.certificates.certificate_request import AccessRules
+from app.authority.certificates.create_certificate import CreateCertificate
+from app.authority.certificates.explain_certificate import ExplainCertificate
+from app.authority.certificates.issue_certificate import Issuer, IssuingRules, IssuingState
+from app.authority.certificates.key_guard import CertifiedKey
+from app.authority.certificates.mint_tokens import TokenSubject
+from app.authority.certificates.refusals import Refusals
+from app.authority.certificates.report_certificate import ReportCertificate
+from app.authority.certificates.request_guards import RequestGuards
+from app.authority.certificates.serving_certificates import ListenerCertificates
+from app.authority.placement.clusters import Clusters
+from app.authority.placement.inventory_view import InventoryView
+from app.authority.placement.placements import Placements, PlacementSource
 from app.authority.ports import InventoryContents, Ledger, TokenAuthenticator
-from app.authority.refusals import Refusals
-from app.authority.report_certificate import ReportCertificate
-from app.authority.request_guards import RequestGuards
-from app.authority.serving_certificates import ListenerCertificates
 from app.bootstrap.issuing import with_client_roots
 from app.ca.profile import TtlGrant
 from app.demo.node_agent import NodeAgent, WorkloadCertificate

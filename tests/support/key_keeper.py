@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from app.authority.authority_ports import NewKey, StoredAuthority
+from app.authority.authorities.authority_ports import NewKey, StoredAuthority
 from app.ca.signing import AuthorityPrivateKey, sign_bytes
 from app.errors import AppError
 from app.identity.spiffe import TrustDomain

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from app.authority.authority_ports import AuthorityRole
+from app.authority.authorities.authority_ports import AuthorityRole
 from app.ca.lifecycle import Step
 from app.limits import StorageLimits
 from app.storage.database import Database

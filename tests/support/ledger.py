@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from app.authority.ledger_ports import SequencerStore, Turn
+from app.authority.ledger.ledger_ports import SequencerStore, Turn
 from app.keys.ledger_key import LedgerKey
 from app.ledger.checkpoint import origin_of
 

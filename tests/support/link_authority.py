@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from app.authority.link_ports import EVERYTHING, Scope, WorkerCaller
-from app.authority.publish_snapshot import SnapshotPublisher
+from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits, HttpLimits

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.authority.authority_ports import ParentFiles
-from app.authority.peer_sequences import SeenBundle
+from app.authority.authorities.authority_ports import ParentFiles
+from app.authority.authorities.peer_sequences import SeenBundle
 from app.ca.bundle import TrustBundle
 from app.errors import AppError
 from tests.support.istio_files import name

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from app.authority.administration import Administration
-from app.authority.authority_ports import KeyKeeper
-from app.authority.manage_quarantines import ManageQuarantines, Surroundings
-from app.authority.placements import Placements
+from app.authority.authorities.authority_ports import KeyKeeper
+from app.authority.certificates.read_certificates import ReadCertificates
+from app.authority.placement.placements import Placements
 from app.authority.ports import Clock
-from app.authority.publish_crls import CrlPublisher
-from app.authority.quarantines import QuarantineView
-from app.authority.read_certificates import ReadCertificates
+from app.authority.quarantine.manage_quarantines import ManageQuarantines, Surroundings
+from app.authority.quarantine.publish_crls import CrlPublisher
+from app.authority.quarantine.quarantines import QuarantineView
 from app.authority.worker_registry import WorkerRegistry
 from app.limits import Limits
 from app.rest.services import CertificateServices

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from app.authority.issue_certificate import Issued
+from app.authority.certificates.issue_certificate import Issued
 from tests.support.authorities import Kit, believes
 
 SECOND = timedelta(seconds=1)

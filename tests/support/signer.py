@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from app.authority.authority_ports import AuthorityState, StoredAuthority
-from app.authority.make_authorities import AuthorityMaker
+from app.authority.authorities.authority_ports import AuthorityState, StoredAuthority
+from app.authority.authorities.make_authorities import AuthorityMaker
 from app.authority.ports import Signer
 from app.ca.authority import Authority
 from app.ca.csr import parse_csr

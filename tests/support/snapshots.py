@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.authority.policies.publish_snapshot import Publication, SnapshotPublisher
 from app.authority.ports import SnapshotDelta
-from app.authority.publish_snapshot import Publication, SnapshotPublisher
 from app.decision.ports import SignedManifest
 from app.errors import AppError, ErrorCode
 from app.link.signing import ManifestSigningKey, ManifestVerifier

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from app.agent.certificate_folder import BUNDLE, CHAIN, KEY, CertificateFolder
 from app.agent.keep_fresh import AgentOptions, CertificateAgent, identity_of, read_token
-from app.authority.mint_tokens import TokenSubject
+from app.authority.certificates.mint_tokens import TokenSubject
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from tests.support.ca import Served, make_world, serve

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.authority.authority_ports import AuthorityRole, NewKey
-from app.authority.make_authorities import Lifetimes
+from app.authority.authorities.authority_ports import AuthorityRole, NewKey
+from app.authority.authorities.make_authorities import Lifetimes
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.limits import AuthorityLimits, CertificateLimits, StorageLimits

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.authority.authority_ports import AuthorityRole
+from app.authority.authorities.authority_ports import AuthorityRole
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.keys.signer_client import SignerClient

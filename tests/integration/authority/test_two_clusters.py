@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from app.authority.authority_ports import AuthorityRole
-from app.authority.follow_peers import Peer, PeerBundles
-from app.authority.issue_certificate import Order
-from app.authority.peer_sequences import StoredPeerSequences
+from app.authority.authorities.authority_ports import AuthorityRole
+from app.authority.authorities.follow_peers import Peer, PeerBundles
+from app.authority.authorities.peer_sequences import StoredPeerSequences
+from app.authority.certificates.issue_certificate import Order
 from app.ca.csr import parse_csr
 from app.ca.lifecycle import Step
 from app.ca.spiffe_bundle import write_spiffe_bundle

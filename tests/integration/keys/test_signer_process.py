@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from app.authority.authority_ports import StoredAuthority
+from app.authority.authorities.authority_ports import StoredAuthority
 from app.errors import AppError, ErrorCode
 from app.keys.signer_client import SignerClient
 from app.limits import SignerLimits

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app.authority.certificate_request import CertificateRequest
-from app.authority.credentials import Credentials
+from app.authority.certificates.certificate_request import CertificateRequest
+from app.authority.certificates.credentials import Credentials
 from app.bootstrap.placement import Placement, open_placement
 from app.errors import AppError, ErrorCode
 from app.identity.inventory import Node

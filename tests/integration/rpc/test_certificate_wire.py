@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
-from app.authority.issue_certificate import IssuingRules, IssuingState
-from app.authority.key_guard import KeyGuard, OnSharedKey
+from app.authority.certificates.issue_certificate import IssuingRules, IssuingState
+from app.authority.certificates.key_guard import KeyGuard, OnSharedKey
 from app.ca.bundle import TrustBundle
 from app.demo.node_agent import CREATE_CERTIFICATE, CertificateRefused, csr_pem
 from app.ledger.entry import EntryKind

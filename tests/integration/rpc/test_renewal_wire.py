@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 
-from app.authority.issue_certificate import IssuingState
+from app.authority.certificates.issue_certificate import IssuingState
 from app.demo.node_agent import CREATE_CERTIFICATE, WorkloadCertificate, csr_pem, read_chain
 from app.errors import AppError
 from app.identity.inventory import Node

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 import yaml
 
-from app.authority.follow_peers import PeerRoot, PeerStatus
-from app.authority.refusals import Refusal
+from app.authority.authorities.follow_peers import PeerRoot, PeerStatus
+from app.authority.certificates.refusals import Refusal
 from app.cli.context import Context, read_contexts, write_context
 from app.errors import AppError
 from tests.support.certificates import make_pki

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from app.authority.authority_ports import StoredAuthority
+from app.authority.authorities.authority_ports import StoredAuthority
 from app.ca.authority import Authority
 from app.ca.authority_issuance import (
     assemble_authority,

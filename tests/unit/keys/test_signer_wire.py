@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.authority.authority_ports import NewKey, StoredAuthority
+from app.authority.authorities.authority_ports import NewKey, StoredAuthority
 from app.errors import AppError, ErrorCode
 from app.keys import signer_wire
 from app.keys.key_ring import KeyRing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.authority.refusals import Refusal
+from app.authority.certificates.refusals import Refusal
 from app.limits import HttpLimits
 from app.rest.app import create_routes, rest_body_limits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from app.authority.follow_peers import PeerRoot, PeerStatus
+from app.authority.authorities.follow_peers import PeerRoot, PeerStatus
 from app.ca.bundle import TrustBundle
 from app.ca.spiffe_bundle import parse_spiffe_bundle
 from tests.support.certificates import TRUST_DOMAIN, make_pki

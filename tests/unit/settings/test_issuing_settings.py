@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.authority.converge_mesh import ConvergeMesh
-from app.authority.known_authorities import KnownAuthorities
+from app.authority.authorities.known_authorities import KnownAuthorities
+from app.authority.certificates.converge_mesh import ConvergeMesh
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.issuing import blocked_keys, issuing_rules
 from app.ca.profile import Clamp

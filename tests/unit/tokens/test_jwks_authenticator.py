@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from structlog.testing import capture_logs
 
-from app.authority.mint_tokens import TokenSubject
+from app.authority.certificates.mint_tokens import TokenSubject
 from app.authority.ports import TokenCaller
 from app.errors import AppError, ErrorCode
 from app.limits import CertificateLimits

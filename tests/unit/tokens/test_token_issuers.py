@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from app.authority.clusters import Clusters
+from app.authority.placement.clusters import Clusters
 from app.authority.ports import TokenCaller
 from app.errors import AppError, ErrorCode
 from app.tokens.token_issuers import TokenIssuers

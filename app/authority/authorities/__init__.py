@@ -1,0 +1,1 @@
+"""Authorities over time: who signs, which roots are trusted, and every step between."""

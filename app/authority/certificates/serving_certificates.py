@@ -1,0 +1,151 @@
+"""Short-lived certificates for our own doors: this process's listeners, and the workers' port 9193.
+
+A listener's certificate is made by this process for itself, on record like any other, and replaced at half of its
+life without a restart. A worker sends a CSR over the link and gets the identity that we choose for workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from app.authority.certificates.issue_certificate import Issuer, Order
+from app.authority.link_ports import WorkerCaller
+from app.authority.ports import Clock
+from app.ca.csr import parse_csr
+from app.ca.serving_names import AUTHORITY_ACCOUNT, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT, ServingNames
+from app.errors import AppError
+from app.identity.spiffe import SpiffeId, TrustDomain
+from app.limits import CertificateLimits
+
+_log = structlog.get_logger()
+
+DEFAULT_NAMES = ("localhost", "127.0.0.1", "::1")
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerCertificate:
+    """What a listener presents: leaf and intermediates, and the key. Has what `app.rpc.tls` asks of one."""
+
+    chain_pem: bytes
+    key_pem: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+    client_roots_pem: bytes | None = None
+
+    @property
+    def renew_at(self) -> datetime:
+        """Half of its life."""
+        return self.not_before + (self.not_after - self.not_before) / 2
+
+
+class ListenerCertificates:
+    """Keeps one fresh certificate for the listeners of this process.
+
+    Call `renew` once before listening, hand `current` to the listeners, and let `run` run.
+    """
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        limits: CertificateLimits,
+        names: tuple[str, ...] = DEFAULT_NAMES,
+        lifetime: timedelta = timedelta(hours=24),
+    ) -> None:
+        """Prepare; `names` are the DNS names and addresses under which the listeners are reached.
+
+        Raises:
+            AppError: `INVALID` when a name is neither a DNS name nor an address.
+        """
+        self._issuer = issuer
+        self._clock = clock
+        self._identity = SpiffeId.for_workload(trust_domain, GATEHOUSE_NAMESPACE, AUTHORITY_ACCOUNT)
+        self._limits = limits
+        self._names = ServingNames.parse(names)
+        self._lifetime = lifetime
+        self._certificate: ListenerCertificate | None = None
+
+    def current(self) -> ListenerCertificate:
+        """The certificate of now; `renew` must have been called."""
+        assert self._certificate is not None
+        return self._certificate
+
+    async def renew(self) -> ListenerCertificate:
+        """Make a new key and certificate, both entries on record before it is used.
+
+        Raises:
+            AppError: as `Issuer.issue`.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        issued = await self._issuer.issue(
+            Order(
+                identity=self._identity,
+                csr=parse_csr(csr.public_bytes(Encoding.PEM).decode("ascii"), self._limits),
+                ttl_seconds=int(self._lifetime.total_seconds()),
+                actor="system",
+                request_id="",
+                detail={"purpose": "listener", "names": [*self._names.hosts, *self._names.addresses]},
+                serving_names=self._names,
+            )
+        )
+        self._certificate = ListenerCertificate(
+            chain_pem="".join(issued.chain[:-1]).encode("ascii"),
+            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            not_before=issued.svid.not_before,
+            not_after=issued.svid.not_after,
+        )
+        return self._certificate
+
+    async def run(self) -> None:
+        """Renew at half life, for ever; a failure is logged and tried again, the old one serves on."""
+        while True:
+            due_in = (self.current().renew_at - self._clock.now()).total_seconds()
+            # In steps, because the wall clock may jump and sleep does not notice.
+            await asyncio.sleep(min(max(due_in, 0.0), 60.0))
+            if self._clock.now() < self.current().renew_at:
+                continue
+            try:
+                await self.renew()
+                _log.info("listener_certificate_renewed", not_after=self.current().not_after.isoformat())
+            except AppError as error:
+                _log.error("listener_certificate_failed", reason=error.detail, diagnosis=error.diagnosis)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+class WorkerCertificates:
+    """Issues the certificates with which workers serve port 9193; implements `link_ports.ServingCertificateIssuer`."""
+
+    def __init__(self, issuer: Issuer, *, trust_domain: TrustDomain, limits: CertificateLimits) -> None:
+        self._issuer = issuer
+        self._limits = limits
+        self.identity = SpiffeId.for_workload(trust_domain, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT)
+
+    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
+        """The chain for the key in the CSR: leaf first, then each intermediate, then all roots.
+
+        Raises:
+            AppError: `MALFORMED` or `INVALID` for a bad CSR; otherwise as `Issuer.issue`.
+        """
+        order = Order(
+            identity=self.identity,
+            csr=parse_csr(csr_pem, self._limits),
+            ttl_seconds=0,
+            actor=f"worker:{worker.name}",
+            request_id=request_id,
+            detail={"worker": worker.name, "purpose": "serving"},
+        )
+        issued = await self._issuer.issue(order)
+        _log.info("worker_certificate_issued", worker=worker.name, serial=issued.svid.serial_hex)
+        return issued.chain

@@ -1,0 +1,1 @@
+"""Keeping the ledger: numbering, checkpoints, proofs, and noticing that it went backwards."""

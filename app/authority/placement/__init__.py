@@ -1,0 +1,1 @@
+"""What runs where: the inventory, and where each cluster's placement comes from."""

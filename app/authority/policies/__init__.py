@@ -1,0 +1,1 @@
+"""Policy documents: written, read, rolled back, explained, published to the workers."""

@@ -1,0 +1,206 @@
+"""From JSON values to documents that may be stored: parsed, validated, and proven to compile.
+
+Pure and possibly long; `prepare_aside` keeps what is long off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.authority.policies.policy_commit import SOURCE, check_owner
+from app.authority.quarantine.quarantine_warnings import quarantine_warnings
+from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome
+from app.authority.store import Store
+from app.errors import AppError, ErrorCode, FieldError
+from app.limits import Limits
+from app.policy.compile import compile_policy
+from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, QUARANTINE, Document, parse_document
+from app.policy.enforcement_point import from_document
+from app.policy.finding import Severity
+from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.quarantine import quarantine_from_document
+from app.policy.validate import validate
+
+MESH_KEY = "Mesh//mesh"
+_ASIDE_FROM = 20  # documents; fewer take less than what a thread costs
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDocument:
+    """A document fit to be stored, and what its author should know about it."""
+
+    document: Document
+    etag: str
+    warnings: tuple[FieldError, ...]
+
+    @property
+    def key(self) -> str:
+        """The document's key."""
+        return self.document.key
+
+    def change(self, head: Head | None) -> DocumentChange:
+        """What storing it over `head` does."""
+        previous = head.etag if head else ""
+        outcome = (
+            Outcome.CREATED if head is None else Outcome.UNCHANGED if previous == self.etag else Outcome.CONFIGURED
+        )
+        return DocumentChange(
+            key=self.key, outcome=outcome, etag=self.etag, previous_etag=previous, warnings=self.warnings
+        )
+
+    def write(self, head: Head | None) -> DocumentWrite | None:
+        """The row to write over `head`, or None when nothing changes.
+
+        Raises:
+            AppError: `CONFLICT` when somebody else owns the document.
+        """
+        if head is not None:
+            check_owner(self.key, head.source)
+        change = self.change(head)
+        if change.outcome is Outcome.UNCHANGED:
+            return None
+        return DocumentWrite(
+            key=self.key,
+            kind=self.document.kind,
+            namespace=self.document.namespace,
+            name=self.document.name,
+            source=SOURCE,
+            outcome=change.outcome,
+            etag=change.etag,
+            previous_etag=change.previous_etag,
+            content=self.document.source_json,
+        )
+
+
+def prepare(value: Any, stored_mesh: Any | None, limits: Limits) -> PreparedDocument:
+    """Prepare one document; `stored_mesh` is the content of the stored Mesh document, if there is one.
+
+    Raises:
+        AppError: `INVALID` with field errors, `TOO_LARGE`.
+    """
+    prepared = _prepare_all([value], stored_mesh, limits)
+    if isinstance(prepared, AppError):
+        raise prepared
+    return prepared[0]
+
+
+async def prepare_aside(values: Sequence[Any], stored_mesh: Any | None, limits: Limits) -> tuple[PreparedDocument, ...]:
+    """Prepare many documents, the pointers of their errors prefixed by their index.
+
+    Raises:
+        AppError: `INVALID` with the errors of every bad document; `TOO_LARGE` for too many.
+    """
+    maximum = limits.policy.max_batch_documents
+    if len(values) > maximum:
+        raise AppError(ErrorCode.TOO_LARGE, f"{len(values)} documents are more than the {maximum} of one batch")
+    if len(values) < _ASIDE_FROM:
+        prepared = _prepare_all(values, stored_mesh, limits, numbered=True)
+    else:
+        prepared = await asyncio.to_thread(_prepare_all, values, stored_mesh, limits, numbered=True)
+    if isinstance(prepared, AppError):
+        raise prepared
+    return prepared
+
+
+async def read_stored_mesh(store: Store) -> Any | None:
+    """The content of the stored Mesh document, or None when the defaults hold."""
+    stored = await store.read(lambda transaction: transaction.policies.find_document(MESH_KEY))
+    return None if stored is None else stored.content
+
+
+def mesh_from_content(content: Any | None, limits: Limits) -> MeshConfig:
+    """The mesh configuration of a stored Mesh document, or the defaults."""
+    return MeshConfig() if content is None else mesh_from_document(parse_document(content, limits.policy))
+
+
+def _prepare_all(
+    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, *, numbered: bool = False
+) -> tuple[PreparedDocument, ...] | AppError:
+
+    errors: list[FieldError] = []
+    parsed: list[tuple[str, Document]] = []
+    etags: dict[str, str] = {}
+    for index, value in enumerate(values):
+        prefix = f"/{index}" if numbered else ""
+        try:
+            document = parse_document(value, limits.policy)
+            etags[document.key] = document.content_hash
+            parsed.append((prefix, document))
+        except AppError as error:
+            errors.extend(_prefixed(prefix, error))
+        except ValueError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
+            errors.append(FieldError(prefix, "the document has text that is not valid Unicode"))
+    errors.extend(_duplicates(parsed))
+    mesh_document = next((document for _, document in parsed if document.key == MESH_KEY), None)
+    try:
+        mesh = mesh_from_document(mesh_document) if mesh_document else mesh_from_content(stored_mesh, limits)
+    except AppError:  # the Mesh document of this very batch is bad; its own check below says where
+        mesh = MeshConfig()
+    prepared = []
+    for prefix, document in parsed:
+        found, warnings = _check(document, mesh, limits)
+        errors.extend(FieldError(prefix + error.pointer, error.message) for error in found)
+        prepared.append(PreparedDocument(document, etags[document.key], warnings))
+    if errors:
+        return _invalid(errors, limits.administration.max_reported_errors)
+    return tuple(prepared)
+
+
+def _check(
+    document: Document, mesh: MeshConfig, limits: Limits
+) -> tuple[tuple[FieldError, ...], tuple[FieldError, ...]]:
+    """Errors and warnings of one document; one without errors has also been compiled."""
+    findings = validate(document, limits.policy)
+    errors = [FieldError(found.pointer, found.message) for found in findings if found.severity is Severity.ERROR]
+    warnings = tuple(
+        FieldError(found.pointer, found.message) for found in findings if found.severity is not Severity.ERROR
+    )
+    if not errors:
+        if document.kind == QUARANTINE:
+            warnings += quarantine_warnings(quarantine_from_document(document))
+        try:
+            _compile(document, mesh, limits)
+        except AppError as error:
+            errors.extend(error.errors or (FieldError("", error.detail),))
+    return tuple(errors), warnings
+
+
+def _compile(document: Document, mesh: MeshConfig, limits: Limits) -> None:
+
+    if document.kind == AUTHORIZATION_POLICY:
+        # INVARIANT: whether a policy compiles does not depend on the mesh, only what it then means; so a new Mesh
+        # document makes no stored policy unfit.
+        compile_policy(document, mesh, limits.policy)
+    elif document.kind == MESH:
+        mesh_from_document(document)
+    elif document.kind == ENFORCEMENT_POINT:
+        from_document(document)
+    elif document.kind == QUARANTINE:
+        quarantine_from_document(document)
+    else:  # parse_document admits no other kind
+        raise AppError(ErrorCode.INVALID, f"documents of kind {document.kind} cannot be stored yet")
+
+
+def _duplicates(parsed: Sequence[tuple[str, Document]]) -> list[FieldError]:
+    seen: dict[str, str] = {}
+    errors = []
+    for prefix, document in parsed:
+        if document.key in seen:
+            errors.append(FieldError(prefix, f"{document.key} is in this batch already, at {seen[document.key]}"))
+        seen.setdefault(document.key, prefix)
+    return errors
+
+
+def _prefixed(prefix: str, error: AppError) -> list[FieldError]:
+    found = error.errors or (FieldError("", error.detail),)
+    return [FieldError(prefix + item.pointer, item.message) for item in found]
+
+
+def _invalid(errors: Sequence[FieldError], maximum: int) -> AppError:
+    first = errors[0]
+    where = f"{first.pointer}: " if first.pointer else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return AppError(ErrorCode.INVALID, f"{where}{first.message}{more}", errors=tuple(errors[:maximum]))

@@ -1,0 +1,150 @@
+"""Bring back the set, or one document, as it was at a revision: always as a new revision.
+
+What to change is planned on a read, because validating and compiling old documents again takes time in which
+nobody should wait for the writer; the write then insists that the set did not move meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.authority.actor import Role
+from app.authority.policies.delete_policy import deletion_change, deletion_write
+from app.authority.policies.document_keys import document_key
+from app.authority.policies.policy_commit import (
+    SOURCE,
+    Act,
+    check_owner,
+    check_precondition,
+    check_revision,
+    commit_changes,
+)
+from app.authority.policies.prepare_documents import prepare_aside, read_stored_mesh
+from app.authority.policies.read_policies import MAX_REVISION
+from app.authority.reasons import check_reason
+from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome, PolicyChange
+from app.authority.store import Store, Transaction
+from app.errors import AppError, ErrorCode
+from app.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    revision: int  # on which the plan was made
+    changes: tuple[DocumentChange, ...]
+    writes: tuple[DocumentWrite, ...]
+
+
+async def roll_back(
+    store: Store, limits: Limits, act: Act, to_revision: int, *, expected_revision: int | None
+) -> PolicyChange:
+    """Bring back the whole set.
+
+    Raises:
+        AppError: see `Administration.roll_back`.
+    """
+
+    def plan(transaction: Transaction) -> _Plan:
+        check_revision(transaction, expected_revision)
+        _find_revision(transaction, to_revision)
+        return _plan(transaction, transaction.policies.all_heads(), transaction.policies.heads_at(to_revision))
+
+    return await _carry_out(store, limits, act, plan)
+
+
+async def roll_back_document(
+    store: Store, limits: Limits, act: Act, key: tuple[str, str, str], to_revision: int, *, expected: str | None
+) -> PolicyChange:
+    """Bring back one document; it is deleted when it was absent then.
+
+    Raises:
+        AppError: see `Administration.roll_back_document`.
+    """
+    wanted = document_key(*key)
+
+    def plan(transaction: Transaction) -> _Plan:
+        _find_revision(transaction, to_revision)
+        if not transaction.policies.versions_of(wanted, before=None, limit=1):
+            raise AppError(ErrorCode.NOT_FOUND, "there never was such a document")
+        current = transaction.policies.heads([wanted])
+        if expected is not None:
+            check_precondition(wanted, current[wanted].etag if current else None, expected)
+        then = transaction.policies.find_document(wanted, revision=to_revision)
+        target = {} if then is None else {wanted: Head(then.etag, then.revision, then.source)}
+        return _plan(transaction, current, target)
+
+    return await _carry_out(store, limits, act, plan)
+
+
+async def _carry_out(store: Store, limits: Limits, act: Act, plan: Callable[[Transaction], _Plan]) -> PolicyChange:
+    act.actor.require(Role.ADMIN)
+    check_reason(act.reason, limits.policy.max_reason_chars)
+    for _ in range(limits.administration.write_attempts):
+        planned = await store.read(plan)
+        # What was acceptable then may not be now: the rules or the mesh may have changed.
+        values = [write.content for write in planned.writes if write.content is not None]
+        await prepare_aside(values, await read_stored_mesh(store), limits)
+
+        def work(transaction: Transaction, planned: _Plan = planned) -> PolicyChange | None:
+            if not act.dry_run:
+                transaction.lock()
+            if transaction.policies.current_revision().number != planned.revision:
+                return None
+            return commit_changes(
+                transaction, act, planned.changes, planned.writes, max_documents=limits.policy.max_documents
+            )
+
+        change = await (store.read(work) if act.dry_run else store.write(work))
+        if change is not None:
+            return change
+    raise AppError(ErrorCode.CONFLICT, "the set is changing too fast to be rolled back: try again")
+
+
+def _find_revision(transaction: Transaction, number: int) -> None:
+    if not 0 <= number <= MAX_REVISION or transaction.policies.find_revision(number) is None:
+        raise AppError(ErrorCode.NOT_FOUND, f"there is no revision {number}")
+
+
+def _plan(transaction: Transaction, current: Mapping[str, Head], target: Mapping[str, Head]) -> _Plan:
+    """What leads from the current versions to the wanted ones, in the order of the keys."""
+    differing = sorted(
+        key for key in current.keys() | target.keys() if _etag(current.get(key)) != _etag(target.get(key))
+    )
+    contents = transaction.policies.contents([(key, target[key].revision) for key in differing if key in target])
+    changes: list[DocumentChange] = []
+    writes: list[DocumentWrite] = []
+    for key in differing:
+        head = current.get(key)
+        if key in target:
+            write = _restoration(key, head, target[key], contents[key])
+            changes.append(
+                DocumentChange(key=key, outcome=write.outcome, etag=write.etag, previous_etag=write.previous_etag)
+            )
+            writes.append(write)
+        elif head is not None:
+            changes.append(deletion_change(key, head))
+            writes.append(deletion_write(key, head))
+    return _Plan(transaction.policies.current_revision().number, tuple(changes), tuple(writes))
+
+
+def _etag(head: Head | None) -> str:
+    return head.etag if head else ""
+
+
+def _restoration(key: str, head: Head | None, target: Head, content: Any) -> DocumentWrite:
+    if head is not None:
+        check_owner(key, head.source)
+    kind, namespace, name = key.split("/", 2)
+    return DocumentWrite(
+        key=key,
+        kind=kind,
+        namespace=namespace,
+        name=name,
+        source=SOURCE,
+        outcome=Outcome.CREATED if head is None else Outcome.CONFIGURED,
+        etag=target.etag,
+        previous_etag=_etag(head),
+        content=content,
+    )

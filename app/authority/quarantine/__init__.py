@@ -1,0 +1,1 @@
+"""Quarantine: who is cut off, the receipt, the revocation lists."""
