@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cryptography import x509
+
 from app.authority.authorities import Authorities
 from app.authority.authority_ports import AuthorityRole, AuthorityState, StoredAuthority
 from app.authority.authority_set import adopted_id, pem_of, spiffe_names
@@ -23,6 +25,10 @@ class AdoptPeerRoots:
 
     def __init__(self, authorities: Authorities) -> None:
         self._authorities = authorities
+
+    def is_own_root(self, certificate: x509.Certificate) -> bool:
+        """See `app.authority.authority_ports.PeerRoots.is_own_root`."""
+        return self._authorities.in_force.known.is_own_root(certificate)
 
     async def adopt(self, peer: str, roots: TrustBundle, *, actor: str) -> bool:
         """See `app.authority.authority_ports.PeerRoots.adopt`."""

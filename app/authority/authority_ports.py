@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from cryptography import x509
+
 from app.authority.ports import Signer
 from app.ca.bundle import TrustBundle
 from app.ca.lifecycle import AuthorityRole, AuthorityState
@@ -176,6 +178,10 @@ class BundleSource(Protocol):
 
 class PeerRoots(Protocol):
     """Takes the roots of peer clusters into the bundle, step by step."""
+
+    def is_own_root(self, certificate: x509.Certificate) -> bool:
+        """Whether it is, or ever was, a root of this cluster: such a one is never a peer's."""
+        ...
 
     async def adopt(self, peer: str, roots: TrustBundle, *, actor: str) -> bool:
         """Make these the roots of a peer: new ones are staged into the bundle, missing ones begin to retire.

@@ -118,7 +118,6 @@ class PeerBundles:
         limits: ParentLimits,
         *,
         sequences: PeerSequences,
-        is_own: Callable[[x509.Certificate], bool] = lambda _: False,
         trust_domain: TrustDomain,
         clock: Clock,
         observer: PeerObserver | None = None,
@@ -128,7 +127,6 @@ class PeerBundles:
         self._roots = roots
         self._limits = limits
         self._sequences = sequences
-        self._is_own = is_own
         self._trust_domain = trust_domain
         self._clock = clock
         self._observer = observer
@@ -185,7 +183,7 @@ class PeerBundles:
         if not valid:
             raise AppError(ErrorCode.INVALID, f"every root of {peer.source.url} has expired")
         # What a peer took from us is no root of its own: taken back, a root that we removed would never go.
-        valid = tuple(root for root in valid if not self._is_own(root))
+        valid = tuple(root for root in valid if not self._roots.is_own_root(root))
         if not valid:
             raise AppError(ErrorCode.INVALID, f"{peer.source.url} gives out no root but ours")
         pause = DEFAULT_REFRESH_HINT if hint is None else hint

@@ -113,7 +113,6 @@ def build_followers(settings: Settings, parts: AuthorityParts, clock: Clock) -> 
             parts.peers,
             limits.parent,
             sequences=StoredPeerSequences(parts.authorities.store),
-            is_own=lambda root: parts.authorities.in_force.known.is_own_root(root),
             trust_domain=trust_domain,
             clock=clock,
             observer=observer,

@@ -17,7 +17,7 @@ from app.authority.authority_store import Holding, NodeHolding
 from app.storage.tables import UtcTime, certificates
 
 # SQLite would rather read every certificate there ever was, in the order of another index, than sort the unexpired.
-_BY_END = {"selectable": certificates, "text": "INDEXED BY ix_certificates_not_after", "dialect_name": "sqlite"}
+_BY_END = "INDEXED BY ix_certificates_not_after"
 _LONG_AGO = literal(datetime(1970, 1, 1, tzinfo=UTC), UtcTime)  # certificates of the first release: no begin is known
 
 
@@ -44,7 +44,7 @@ def _held(now: datetime, settled: datetime) -> Subquery:
             newer_bundle.label("newer_bundle"),
         )
         .where(row.not_after > now, row.purpose == "")
-        .with_hint(**_BY_END)
+        .with_hint(certificates, _BY_END, "sqlite")
         .subquery()
     )
     is_newest = seen.c.newer_begin.is_(None)

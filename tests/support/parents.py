@@ -44,6 +44,10 @@ class RememberingRoots:
 
     adopted: list[tuple[str, TrustBundle]] = field(default_factory=list)
     failure: AppError | None = None
+    own: tuple[x509.Certificate, ...] = ()
+
+    def is_own_root(self, certificate: x509.Certificate) -> bool:
+        return certificate in self.own
 
     async def adopt(self, peer: str, roots: TrustBundle, *, actor: str) -> bool:
         if self.failure is not None:

@@ -62,7 +62,6 @@ class Cluster:
         peer = Peer(name=other.name, source=other, pins=other.pins)
         bundles = PeerBundles(
             [peer], self.kit.peers, ParentLimits(), sequences=StoredPeerSequences(self.kit.database),
-            is_own=lambda root: self.kit.authorities.in_force.known.is_own_root(root),
             trust_domain=self.kit.authorities.trust_domain, clock=self.kit.clock,
         )  # fmt: skip
         await bundles.refresh(peer)

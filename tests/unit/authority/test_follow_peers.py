@@ -133,6 +133,15 @@ async def test_an_old_set_is_noticed_after_a_restart(body: bytes, state: str) ->
     assert (state == "adopted") == bool(restarted.roots.adopted)
 
 
+async def test_a_root_of_ours_is_no_root_of_the_peer() -> None:
+    """It took it from us. It needs no pin, and alone it is no bundle."""
+    followed = Followed(spiffe(ONE, TWO), pins=frozenset({pin(ONE)}))
+    followed.roots.own = (TWO,)
+    status = await followed.refresh()
+    assert ("adopted", [pin(ONE)]) == (status.state, [root.sha256 for root in status.roots])
+    assert "no root but ours" in (await followed.refresh(spiffe(TWO, sequence=2))).error
+
+
 async def test_a_root_that_expires_is_no_change_of_the_peer() -> None:
     """Its bundle is the same, with the same sequence; only fewer of its roots are taken."""
     now = datetime.now(UTC)
