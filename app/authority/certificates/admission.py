@@ -20,9 +20,11 @@ from app.authority.ports import MonotonicClock
 from app.errors import AppError, ErrorCode
 from app.limits import AdmissionLimits
 
-# Of the longest wait, what may be foreseen at the arrival. In a long overload everybody who is let in waits that long;
-# the rest is for what nobody foresaw, so that few wait in vain.
+# How much of the longest wait may be foreseen at the arrival. In a long overload everybody who is let in waits that
+# long; the rest is for what nobody foresaw, so that few wait in vain. The only request of a node may hope for more: a
+# node proxy that warms up goes on to its next identity as soon as it is refused, so refusing it would make load.
 _FORESEEN = 0.8
+_FORESEEN_OF_THE_ONLY = 2.0
 
 
 class AdmissionObserver(Protocol):
@@ -110,7 +112,8 @@ class Admission:
             self._at_work += 1
             return
         now = self._clock.monotonic()
-        if self._line.seconds_until(node, urgency, now=now) > _FORESEEN * self._limits.max_wait_seconds:
+        hope = _FORESEEN if self._line.waits(node) else _FORESEEN_OF_THE_ONLY
+        if self._line.seconds_until(node, urgency, now=now) > hope * self._limits.max_wait_seconds:
             raise self._shed(urgency, "its turn would come too late")
         waiter = Waiter(node, urgency, now)
         turn = self._turns[waiter] = asyncio.get_running_loop().create_future()

@@ -53,6 +53,10 @@ class WaitingLine:
         """How many wait with that urgency."""
         return self._lanes[urgency].count
 
+    def waits(self, node: str) -> bool:
+        """Whether a node has a request in the line."""
+        return any(lane.of(node) for lane in self._lanes.values())
+
     def seconds_until(self, node: str, urgency: Urgency, *, now: float) -> float:
         """How long a request would wait that came now, as far as can be foreseen."""
         lane = self._lanes[urgency]
