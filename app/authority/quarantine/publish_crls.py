@@ -258,10 +258,14 @@ class CrlPublisher:
 
     async def _signature(self, authority: StoredAuthority, tbs: bytes) -> bytes:
         """A signature by a key that may be at rest, as a root's is: then it is opened for this one moment."""
+        if not (authority.sealed_key or authority.key_ref):
+            raise AppError(
+                ErrorCode.FAILED_PRECONDITION, f"the key of the authority {authority.id} is not here: it signs no list"
+            )
         try:
             return await self._keeper.sign_crl(authority.id, tbs)
         except AppError as error:
-            if error.code is not ErrorCode.FAILED_PRECONDITION or not (authority.sealed_key or authority.key_ref):
+            if error.code is not ErrorCode.FAILED_PRECONDITION:
                 raise
         await self._keeper.open_authority(authority, max_lifetime=self._max_lifetime)
         try:

@@ -109,12 +109,13 @@ def _documented_commands() -> list[tuple[str, str]]:
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         found += [(page.name, line) for line in re.findall(r"^ {4}.*?\b(gatehouse (?!:).*)$", text, re.MULTILINE)]
-    return [(page, line.partition(" >")[0].partition("  #")[0]) for page, line in found if "gatehouse.yaml" not in line]
+    commands = [(page, line) for page, line in found if "gatehouse.yaml" not in line and "─" not in line]
+    return list(dict.fromkeys((page, line.partition(" >")[0].partition(" #")[0].rstrip()) for page, line in commands))
 
 
 @pytest.mark.parametrize(("page", "line"), _documented_commands())
 def test_every_documented_command_exists_with_its_options(page: str, line: str) -> None:
-    """What a guide says to type is a command, and its options are options of it."""
+    """What a guide says to type is a command, and it takes these options and arguments."""
     command: Any = typer.main.get_command(app)
     words = shlex.split(line)[1:]
     while words and words[0] in getattr(command, "commands", {}):
@@ -123,6 +124,9 @@ def test_every_documented_command_exists_with_its_options(page: str, line: str) 
 
     assert not hasattr(command, "commands") or not words or words[0].startswith("-"), page
     assert set() == {word for word in words if word.startswith("-") and len(word) > 1} - known
+    if "…" not in words:
+        # As it would be when typed: as many arguments as the command takes, and every option with its value.
+        command.make_context("gatehouse", words)
 
 
 def test_the_documented_commands_were_found() -> None:
