@@ -1,7 +1,7 @@
 """Who holds what: the bundles that came with the newest certificates, and how long signatures are needed.
 
-Everything here reads the unexpired certificates once, by the index on their end: below a second of one core for 100,000 of
-them, so it is asked when a step is judged or somebody looks, and not for every certificate. That there are millions
+Everything here reads the unexpired certificates once, by the index on their end: below a second of one core for 100,000
+of them, so it is asked when a step is judged or somebody looks, and not for every certificate. That there are millions
 which have expired costs nothing.
 """
 
