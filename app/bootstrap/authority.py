@@ -219,6 +219,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
             )
         )
         await _listen(stack, process, assignment.extra)
+        stack.callback(core.publisher.end_waits)  # however this ends: who waits for news is answered
         await _serve_certificates(stack, core, settings)
         yield process
 

@@ -24,15 +24,14 @@ from app.storage.ledger_check import check_tree
 from app.storage.ledger_head import damaged
 from app.storage.ledger_reads import SqlLedgerRows
 from app.storage.ledger_rows import microseconds, stored_text, stored_time
-from app.storage.tables import certificates, ledger
+from app.storage.tables import certificates, intents, ledger
 
 _PAGE = 500
-_MAX_INTENTS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerReport:
-    """A ledger that holds; `unfinished` are the serials of intents without a certificate (at most a thousand)."""
+    """A ledger that holds; `unfinished` are the serials of all intents without a certificate."""
 
     size: int
     unnumbered: int
@@ -51,13 +50,9 @@ def check_database(url: str, key: LogKey, limits: StorageLimits) -> LedgerReport
         size = check_tree(connection, key, with_bytes=True)
         unnumbered = _check_unnumbered(connection)
         issued = _check_certificates(connection)
-        intents = SqlLedgerRows(connection).open_intents(after="", limit=_MAX_INTENTS)
-        return LedgerReport(
-            size=size,
-            unnumbered=unnumbered,
-            certificates=issued,
-            unfinished=tuple(intent.serial for intent in intents),
-        )
+        _check_intents(connection)
+        unfinished = tuple(_open_intents(connection))
+        return LedgerReport(size=size, unnumbered=unnumbered, certificates=issued, unfinished=unfinished)
 
 
 @contextmanager
@@ -81,6 +76,13 @@ def _pages(connection: Connection, *conditions: Any) -> Iterator[Sequence[Row[An
     ).all():
         last = rows[-1].id
         yield rows
+
+
+def _open_intents(connection: Connection) -> Iterator[str]:
+    rows, last = SqlLedgerRows(connection), ""
+    while intents := rows.open_intents(after=last, limit=_PAGE):
+        yield from (intent.serial for intent in intents)
+        last = intents[-1].serial
 
 
 def _check_unnumbered(connection: Connection) -> int:
@@ -112,6 +114,19 @@ def _check_certificates(connection: Connection) -> int:
     if stored != count:
         raise damaged(f"the table of certificates has {stored} rows, the ledger recorded {count}")
     return count
+
+
+def _check_intents(connection: Connection) -> None:
+    """Whether every intent that has no certificate is in the table of those."""
+    for rows in _pages(connection, ledger.c.kind == EntryKind.CERTIFICATE_INTENT.value):
+        serials = {bytes(row.uid): str(json.loads(row.data)["detail"].get("serial", "")) for row in rows}
+        found: set[str] = set()
+        for column in (certificates.c.serial, intents.c.serial):
+            found.update(connection.execute(select(column).where(column.in_(set(serials.values())))).scalars())
+        for row in rows:
+            if serials[bytes(row.uid)] not in found:
+                where = f"the entry with index {row.leaf_index}" if row.leaf_index is not None else f"row {row.id}"
+                raise damaged(f"neither a certificate nor an open intent is listed for the intent of {where}")
 
 
 def _compare(row: Row[Any], entry: Mapping[str, Any], where: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.bootstrap.child import EXIT_REFUSED
+from app.bootstrap.child import EXIT_REFUSED, is_fine
 from app.limits import ProcessLimits
 from app.supervisor.process import Process, Program
 from app.supervisor.restart_budget import RestartBudget
@@ -39,7 +39,7 @@ class Keeper:
         self.current: Process | None = None
         self.restarts = 0
         self.replacements = 0
-        self.refusal = ""  # why the first process refused to start; then the place stays empty
+        self.refusal = ""  # why the last process refused to start; if it was the first, the place stays empty
         self._has_served = False
 
     @property
@@ -47,27 +47,52 @@ class Keeper:
         """Whether the process in this place can be given work."""
         return self.current is not None and self.current.is_ready
 
+    def what_is_missing(self) -> str:
+        """Why nothing serves here."""
+        process = self.current
+        is_alive = process is not None and process.is_alive
+        if self.refusal and not (process is not None and is_alive and process.has_been_ready):
+            return f"refused: {self.refusal}"
+        if process is None or not is_alive:
+            return "restarting"
+        reasons = process.heartbeat.reasons.items()
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons if not is_fine(reason)) or "not ready"
+
+    def note(self) -> str:
+        """What one should know: "ok", "ok: ..." when something is to be said, or what is missing."""
+        if self.current is None or not self.is_ready:
+            return self.what_is_missing()
+        return next((reason for reason in self.current.heartbeat.reasons.values() if reason != "ok"), "ok")
+
     def is_crash_looping(self, now: float) -> bool:
         """Whether the place is refilled again and again."""
         return self._budget.is_spent(now)
 
     async def run(self) -> None:
-        """Fill the place, and again whenever its process ends, until `stop` is called."""
+        """Fill the place, and again whenever its process ends, until `stop` is called.
+
+        A first process that refuses is not tried again. One that refuses after others have served is, but seldom: what
+        goes on beside it must not end with it, and it serves again as soon as its owner has seen to it.
+        """
         while True:
             self.current = await Process.start(self._make_program())
             _log.info("child_started", child=self.current.name, pid=self.current.pid)
             process = await self._until_empty(self.current)
             if self._is_stopping:
                 return
-            if process.exit_code == EXIT_REFUSED and not self._has_served:
-                self.refusal = process.fatal or f"{process.name} refused to start; the log says why"
+            is_refused = process.exit_code == EXIT_REFUSED
+            self.refusal = (process.fatal or f"{process.name} refused; the log says why") if is_refused else ""
+            if is_refused and not self._has_served:
                 return
             _log.error("child_died", child=process.name, pid=process.pid, exit_code=process.exit_code)
             self.restarts += 1
             pause = self._budget.pause_before_restart(time.monotonic())
-            if pause:
+            if is_refused and not process.has_been_ready:
+                pause = self._limits.restart_backoff_max_seconds
+                _log.error("child_refused", child=process.name, reason=self.refusal, next_try_seconds=pause)
+            elif pause:
                 _log.error("child_restarts_too_often", child=process.name, pause_seconds=pause)
-                await asyncio.sleep(pause)
+            await asyncio.sleep(pause)
 
     async def _until_empty(self, process: Process) -> Process:
         """Until the process in this place ended; `replace` may have put another one there meanwhile."""

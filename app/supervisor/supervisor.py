@@ -23,7 +23,6 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.bootstrap.child import is_fine
 from app.bootstrap.secrets import take_secrets
 from app.errors import AppError, ErrorCode
 from app.serving.binding import TcpEndpoint
@@ -238,10 +237,10 @@ class Supervisor:
             return dict.fromkeys((role.value for role in self._roles()), "draining")
         states: dict[str, str] = {}
         if self._authority is not None:
-            states[Role.AUTHORITY.value] = "ok" if self._authority.is_ready else _why(self._authority)
+            states[Role.AUTHORITY.value] = "ok" if self._authority.is_ready else self._authority.what_is_missing()
         if Role.DECISION in self._roles():
             ready = sum(worker.is_ready for worker in self._workers)
-            missing = _why(self._workers[0]) if self._workers else "starting"
+            missing = self._workers[0].what_is_missing() if self._workers else "starting"
             states[Role.DECISION.value] = "ok" if ready else missing
         return states
 
@@ -250,7 +249,7 @@ class Supervisor:
         states = {}
         for keeper in self._keepers():
             if keeper.current is not None:
-                states[f"process {keeper.current.name}"] = _note(keeper) if keeper.is_ready else _why(keeper)
+                states[f"process {keeper.current.name}"] = keeper.note()
         return states
 
     def status(self) -> dict[str, Any]:
@@ -378,20 +377,6 @@ def _allow_open_files() -> None:
     """Enough for all our bounds on connections, where the system allows it: the usual 1,024 are a thousand nodes."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, _OPEN_FILES)), most))
-
-
-def _note(keeper: Keeper) -> str:
-    """What a process that is ready wants to be known: "ok: ..."."""
-    assert keeper.current is not None
-    return next((reason for reason in keeper.current.heartbeat.reasons.values() if reason != "ok"), "ok")
-
-
-def _why(keeper: Keeper) -> str:
-    process = keeper.current
-    if process is None or not process.is_alive:
-        return "restarting"
-    missing = [f"{name}: {reason}" for name, reason in process.heartbeat.reasons.items() if not is_fine(reason)]
-    return "; ".join(missing) or "not ready"
 
 
 class _OwnMetrics(Collector):

@@ -57,7 +57,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("serial", name="pk_intents"),
     )
     op.bulk_insert(head, [_EMPTY_HEAD])
+    _list_open_intents()
     op.execute("UPDATE counters SET name = 'probe', value = 0 WHERE name = 'ledger'")
+
+
+def _list_open_intents() -> None:
+    """What was possibly signed before this table was there."""
+    is_postgresql = op.get_bind().dialect.name == "postgresql"
+    serial = (
+        "convert_from(data, 'UTF8')::json -> 'detail' ->> 'serial'"
+        if is_postgresql
+        else "json_extract(CAST(data AS TEXT), '$.detail.serial')"
+    )
+    op.execute(
+        "INSERT INTO intents (serial, uid, subject, time) "  # noqa: S608 - texts of ours
+        f"SELECT found.serial, uid, subject, time FROM (SELECT {serial} AS serial, uid, subject, time FROM ledger "
+        "WHERE kind = 'certificate.intent') AS found WHERE found.serial IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM certificates WHERE certificates.serial = found.serial) ON CONFLICT DO NOTHING"
+    )
 
 
 def _forget_indices() -> None:

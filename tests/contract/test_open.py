@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
@@ -16,7 +17,8 @@ from sqlalchemy import text
 from app.errors import AppError, ErrorCode
 from app.limits import StorageLimits
 from app.storage.database import Database
-from app.storage.migrate import migrations_directory
+from app.storage.engines import create_engines, parse_url
+from app.storage.migrate import alembic_config, migrations_directory
 from app.storage.tables import metadata
 from tests.contract.conftest import make_entry
 
@@ -56,6 +58,32 @@ def test_an_old_schema_is_left_alone_when_migrating_is_off(database_url: str) ->
     assert "migrate" in caught.value.detail
     Database.open(database_url, StorageLimits()).close()
     Database.open(database_url, StorageLimits(), migrate=False).close()
+
+
+async def test_what_was_possibly_signed_before_is_listed_after_a_migration(database_url: str) -> None:
+    """Intents of a schema that had no table of them; those with a certificate are none."""
+    engines = create_engines(parse_url(database_url), StorageLimits())
+    entries = [make_entry("id", serial=serial) for serial in ("a1", "b2")]
+    with engines.writer.begin() as connection:
+        command.upgrade(alembic_config(connection), "0005")
+        for number, entry in enumerate(entries):
+            connection.execute(
+                text(
+                    "INSERT INTO ledger (uid, leaf_index, kind, subject, time, data, leaf_hash) "
+                    "VALUES (:uid, :number, :kind, 'id', 0, :data, :uid)"
+                ),
+                {"uid": b"%d" % number, "number": number, "kind": entry.kind.value, "data": entry.to_bytes()},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO certificates (uid, serial, authority, identity, node, cluster, purpose, bundle, key_hash) "
+                "SELECT uid, 'a1', '', 'id', '', '', '', '', '' FROM ledger WHERE leaf_index = 0"
+            )
+        )
+    engines.dispose()
+    with Database.open(database_url, StorageLimits()) as database:
+        found = await database.read(lambda transaction: transaction.ledger.open_intents(after="", limit=10))
+    assert ["b2"] == [intent.serial for intent in found]
 
 
 def test_two_replicas_may_start_at_once(postgres_url: str) -> None:

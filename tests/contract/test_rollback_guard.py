@@ -62,8 +62,8 @@ async def test_case_121_a_database_that_went_backwards_is_refused(database: Data
     assert ErrorCode.FAILED_PRECONDITION is refusal.value.code
     assert (
         "the ledger went backwards: the database has 3 signed entries, and the worker 'a/1' remembers 4; restore the "
-        "newer database; only if it is lost for good, run `gatehouse audit accept-rollback` on this host, which "
-        "records the loss"
+        "newer database; only if it is lost for good, stop Gatehouse and run "
+        "`gatehouse audit accept-rollback --reason ...` on this host, which records the loss"
     ) == refusal.value.detail
 
 

@@ -126,6 +126,7 @@ class Tally:
     accepted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)  # answered with a refusal, by request id
     codes: Counter[str] = field(default_factory=Counter)
+    unanswered: Counter[str] = field(default_factory=Counter)  # what the transport said by itself
     serials: list[int] = field(default_factory=list)
     most_in_flight: int = 0  # of one ztunnel
 
@@ -264,6 +265,8 @@ class Ztunnel:
         except CertificateRefused as refused:
             if refused.request_id:
                 self._tally.refused.append(time.monotonic() - started)
+            else:
+                self._tally.unanswered[f"{refused.code.name}: {refused.message}"[:80]] += 1
             self._tally.codes[refused.code.name] += 1
             self._failed(held)
         else:

@@ -26,8 +26,8 @@ from app.ledger.frontier import range_hash
 _log = structlog.get_logger(__name__)
 _MAX_KNOWN = 1_024
 _NEXT = (
-    "restore the newer database; only if it is lost for good, run `gatehouse audit accept-rollback` on this host, "
-    "which records the loss"
+    "restore the newer database; only if it is lost for good, stop Gatehouse and run "
+    "`gatehouse audit accept-rollback --reason ...` on this host, which records the loss"
 )
 
 

@@ -110,6 +110,25 @@ async def test_a_refused_start_leaves_the_place_empty(tmp_path: Path) -> None:
     assert "the passphrase is wrong" == keeper.refusal
 
 
+async def test_a_restart_that_is_refused_is_said_and_tried_again_in_its_time(tmp_path: Path) -> None:
+    """What served before may be needed again: others go on beside it, and nobody has to start it when it is mended."""
+    extra: dict[str, Any] = {}
+    limits = replace(LIMITS, restart_backoff_max_seconds=0.5)
+    keeper = Keeper(lambda: _program(tmp_path, **extra), limits)
+    task = asyncio.create_task(keeper.run())
+    await _until(lambda: keeper.is_ready)
+    extra["refuse"] = "the ledger went backwards"
+    assert keeper.current is not None
+    os.kill(keeper.current.pid, signal.SIGKILL)
+    await _until(lambda: keeper.restarts >= 2)
+    assert "refused: the ledger went backwards" == keeper.what_is_missing() == keeper.note()
+    extra.clear()
+    await _until(lambda: keeper.is_ready)
+    assert "ok" == keeper.note()
+    keeper.kill()
+    await task
+
+
 async def test_an_unavailable_dependency_is_tried_again(tmp_path: Path) -> None:
     """A database that is away at the start is no reason to give up."""
     extra: dict[str, Any] = {"unavailable": "the database is away"}

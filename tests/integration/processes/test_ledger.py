@@ -7,10 +7,12 @@ import base64
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,37 @@ async def test_case_121_a_restored_backup_is_refused_until_the_loss_is_accepted(
     assert "the disk is gone" == act["detail"]["reason"]
     again = await asyncio.to_thread(gatehouse_command, *arguments)
     assert "there is no loss to accept" in again.stderr
+
+
+async def test_a_contradiction_that_a_worker_brings_ends_the_authority_and_nothing_else(tmp_path: Path) -> None:
+    """Decisions go on, readiness says the sentence with the way on, and it is tried again only now and then."""
+    gatehouse, state = Gatehouse(tmp_path, workers=1), tmp_path / "state"
+    backup = tmp_path / "backup.db"
+    async with gatehouse, await gatehouse.admin() as client:
+        before = await until(lambda: remembered(state / "ledger-checkpoint"))
+        with closing(sqlite3.connect(state / "gatehouse.db")) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        await client.post("/v1/tokens", json={"name": "bob", "role": "admin"})
+        (worker,) = await until(lambda: list(state.glob("workers/*/ledger-checkpoint")))
+        await until(lambda: remembered(worker) > before)
+        note = worker.read_text()
+    for file in (*state.glob("gatehouse.db*"), state / "ledger-checkpoint", worker):
+        file.unlink()
+    shutil.copy(backup, state / "gatehouse.db")
+    async with gatehouse:
+        pid = (await gatehouse.processes())["worker-1"]["pid"]
+        worker.write_text(note)
+        os.kill(pid, signal.SIGKILL)  # the next one reads what it is to remember
+        said = ""
+        async with asyncio.timeout(60):
+            while "refused: the ledger " not in said:  # it went backwards, or has grown another history meanwhile
+                said = (await gatehouse.get("/readyz?verbose")).text
+                await asyncio.sleep(0.05)
+        assert "gatehouse audit accept-rollback --reason" in said
+        assert "[+] decision: ok" in said
+        assert 503 == (await gatehouse.get("/readyz")).status_code
+    assert "Traceback" not in gatehouse.log.read_text()
+    assert "the ledger " in await refusal_of(gatehouse)
 
 
 async def test_a_database_that_is_removed_while_it_runs_makes_no_new_authority(tmp_path: Path) -> None:
