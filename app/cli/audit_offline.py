@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from app.cli.failures import CommandError, UsageError
 from app.cli.text import Format, Output, print_facts, print_value
 from app.errors import AppError, ErrorCode
 from app.ledger.checkpoint import MAX_NOTE_BYTES, Checkpoint, LogKey
+from app.ledger.entry import EntryKind
 from app.ledger.log_file import MAX_LINE_BYTES, verify_log
 from app.ledger.proof import MAX_PROOF_BYTES, ConsistencyProof, InclusionProof
 
@@ -47,6 +49,10 @@ def verify(
     proof: Annotated[
         Path | None, typer.Option("--proof", help="One proof, from `audit proof`.", metavar="FILE")
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", help="With --proof: the certificate (PEM) that it must be of.", metavar="FILE"),
+    ] = None,
     old: Annotated[
         Path | None, typer.Option("--from", help="An older checkpoint; with --to and --consistency.", metavar="FILE")
     ] = None,
@@ -62,6 +68,8 @@ def verify(
     Exit code 0 means that it holds. Else the first thing that does not is named.
     """
     public = _read_key(key)
+    if certificate is not None and proof is None:
+        raise UsageError("--certificate goes with --proof: a proof of the entry that records it")
     if log is not None and proof is None and old is None and new is None:
         checkpoint = _verified(lambda: verify_log(_lines(log), public))
         facts: dict[str, object] = {"verified": "the whole ledger", **_facts(checkpoint)}
@@ -71,6 +79,9 @@ def verify(
         entry = json.loads(found.entry)
         facts = {"verified": f"the entry with index {found.index}", **_facts(checkpoint)}
         facts |= _told(entry) if output is Format.TABLE else {"entry": entry}
+        if certificate is not None:
+            _check_is_of(found.entry, certificate)
+            facts["verified"] = f"the certificate in {certificate}, by {facts['verified']}"
     elif old is not None and new is not None and log is None and proof is None:
         facts = _verify_step(public, old, new, consistency)
     else:
@@ -139,6 +150,25 @@ def accept_rollback(
     size, lost = asyncio.run(accept(load_settings(config, state_dir=state_dir), reason=reason))
     print_facts({"entries in the database": size, "entries that were remembered": lost})
     print("the loss is recorded; on other hosts that share this database, run the same before Gatehouse starts there")
+
+
+def _check_is_of(entry: bytes, file: Path) -> None:
+    """Whether the entry records the (first) certificate of a PEM file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        given = x509.load_pem_x509_certificate(_text(file, MAX_PROOF_BYTES).encode())
+    except ValueError:
+        raise UsageError(f"{file} holds no certificate in PEM") from None
+    recorded = json.loads(entry)
+    der = base64.b64encode(given.public_bytes(Encoding.DER)).decode()
+    if recorded["kind"] != EntryKind.CERTIFICATE_ISSUED or recorded["detail"].get("certificate") != der:
+        raise CommandError(
+            ErrorCode.FAILED_PRECONDITION,
+            f"the entry holds, and is not that of the certificate in {file}",
+            next_step=f"gatehouse audit proof {given.serial_number:x} -o FILE",
+        )
 
 
 def _verify_step(key: LogKey, old: Path, new: Path, consistency: Path | None) -> dict[str, object]:

@@ -141,7 +141,7 @@ def _hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or (text[0] == "0" and text != "0"):
         raise AppError(ErrorCode.MALFORMED, "an index or a size in the proof is not a number")
     return int(text)
 

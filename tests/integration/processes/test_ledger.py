@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 from typing import Any
 
 import httpx2
@@ -99,6 +100,15 @@ async def test_proofs_and_export_verify_offline(tmp_path: Path) -> None:
         key = ("verify", "--key", str(tmp_path / "key"))
         assert "the whole ledger" in await run(*key, "--log", str(tmp_path / "log"))
         assert "the entry with index 0" in await run(*key, "--proof", str(tmp_path / "proof"))
+        issued = (await client.get("/v1/ledger/entries", params={"kind": "certificate.issued"})).json()["items"]
+        detail = issued[0]["entry"]["detail"]
+        (tmp_path / "pem").write_text(DER_cert_to_PEM_cert(base64.b64decode(detail["certificate"])))
+        await run("proof", detail["serial"].upper(), "-o", str(tmp_path / "cart.tlog-proof"))
+        of_it = ("--certificate", str(tmp_path / "pem"))
+        assert "the certificate in" in await run(*key, "--proof", str(tmp_path / "cart.tlog-proof"), *of_it)
+        other = await asyncio.to_thread(gatehouse_command, "audit", *key, "--proof", str(tmp_path / "proof"), *of_it)
+        assert 1 == other.returncode
+        assert "is not that of the certificate in" in other.stderr
         step = ("--from", str(tmp_path / "old"), "--to", str(tmp_path / "new"), "--consistency", str(tmp_path / "step"))
         assert f"the ledger of size {new} extends that of size {old}" in await run(*key, *step)
         assert "certificates" in await run("fsck", "--state-dir", str(gatehouse.state_dir))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.errors import AppError
 from app.ledger.entry import leaf_hash
@@ -38,6 +41,36 @@ def test_the_file_has_the_form_of_the_specification() -> None:
     assert lines[1].startswith("extra ")
     assert "index 3" == lines[2]
     assert lines[3 + 5 :] == ["", *NOTES[21].split("\n")]
+
+
+@pytest.mark.parametrize("index", [0, 7, 20])
+def test_a_reader_of_the_specification_alone_verifies_it(index: int) -> None:
+    """Written from C2SP tlog-proof, tlog-checkpoint, signed-note and RFC 9162 §2.1.3.2, with nothing of ours."""
+    head, _, note = proof_of(index).to_text().partition("\n\n")
+    heading, extra, position, *path = head.split("\n")
+    body, _, signatures = note.partition("\n\n")
+    origin, size, root = body.split("\n")
+    name, _, public = str(LEDGER_KEY.public).partition("+")
+    key_id, _, encoded = public.partition("+")
+    algorithm, raw = base64.b64decode(encoded)[:1], base64.b64decode(encoded)[1:]
+    assert ("c2sp.org/tlog-proof@v1", f"index {index}", name, b"\x01") == (heading, position, origin, algorithm)
+    assert bytes.fromhex(key_id) == hashlib.sha256(f"{name}\n".encode() + algorithm + raw).digest()[:4]
+
+    signature = base64.b64decode(signatures.removeprefix(f"\u2014 {name} ").rstrip("\n"))
+    assert bytes.fromhex(key_id) == signature[:4]
+    Ed25519PublicKey.from_public_bytes(raw).verify(signature[4:], f"{body}\n".encode())
+
+    number, last = index, int(size) - 1
+    value = hashlib.sha256(b"\x00" + base64.b64decode(extra.removeprefix("extra "))).digest()
+    for sibling in map(base64.b64decode, path):
+        if number & 1 or number == last:
+            value = hashlib.sha256(b"\x01" + sibling + value).digest()
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            value = hashlib.sha256(b"\x01" + value + sibling).digest()
+        number, last = number >> 1, last >> 1
+    assert (0, base64.b64decode(root)) == (last, value)
 
 
 def test_every_changed_byte_of_a_proof_is_noticed() -> None:
@@ -89,6 +122,7 @@ def test_a_ledger_that_went_backwards_is_said_so() -> None:
         "c2sp.org/tlog-proof@v1\n\n",
         "c2sp.org/tlog-proof@v1\nindex 1\n\nx",
         "c2sp.org/tlog-proof@v1\nextra e30=\n\nx",
+        "c2sp.org/tlog-proof@v1\nextra e30=\nindex 01\n\nx",
     ],
 )
 def test_what_is_no_proof_is_refused(text: str) -> None:
