@@ -103,7 +103,7 @@ async def test_proofs_and_export_verify_offline(tmp_path: Path) -> None:
         issued = (await client.get("/v1/ledger/entries", params={"kind": "certificate.issued"})).json()["items"]
         detail = issued[0]["entry"]["detail"]
         (tmp_path / "pem").write_text(DER_cert_to_PEM_cert(base64.b64decode(detail["certificate"])))
-        await run("proof", detail["serial"].upper(), "-o", str(tmp_path / "cart.tlog-proof"))
+        await run("proof", detail["serial"].upper(), "--file", str(tmp_path / "cart.tlog-proof"))
         of_it = ("--certificate", str(tmp_path / "pem"))
         assert "the certificate in" in await run(*key, "--proof", str(tmp_path / "cart.tlog-proof"), *of_it)
         other = await asyncio.to_thread(gatehouse_command, "audit", *key, "--proof", str(tmp_path / "proof"), *of_it)
