@@ -16,7 +16,9 @@ import pytest
 from app.ledger.entry import LedgerEntry, leaf_hash
 from app.limits import StorageLimits
 from app.storage.database import Database
+from app.storage.fsck import check_database
 from tests.contract.conftest import make_entry
+from tests.support.ledger import LEDGER_KEY, number_all
 from tests.support.postgres import PostgresServer
 
 BACKUPS, TORTURE_BACKUPS = 3, 10
@@ -24,7 +26,7 @@ BACKUPS, TORTURE_BACKUPS = 3, 10
 
 @asynccontextmanager
 async def appending(database: Database) -> AsyncIterator[list[str]]:
-    """Append all the time; gives the subjects that were acknowledged so far."""
+    """Append and number all the time; gives the subjects that were acknowledged so far."""
     acknowledged: list[str] = []
     stop = asyncio.Event()
 
@@ -35,16 +37,23 @@ async def appending(database: Database) -> AsyncIterator[list[str]]:
             acknowledged.append(f"{name}-{number}")
             number += 1
 
-    clients = [asyncio.create_task(client(name)) for name in range(16)]
+    async def sequencer() -> None:
+        while not stop.is_set():
+            await number_all(database)
+            await asyncio.sleep(0.02)
+
+    tasks = [*(asyncio.create_task(client(name)) for name in range(16)), asyncio.create_task(sequencer())]
     try:
         yield acknowledged
     finally:
         stop.set()
-        await asyncio.gather(*clients)
+        await asyncio.gather(*tasks)
 
 
 async def check_restored(url: str, acknowledged_before: set[str]) -> None:
-    """It opens, holds what was acknowledged before the backup began, hashes right, has no gap, and goes on."""
+    """It passes `fsck`, opens, holds what was acknowledged before the backup began, has no gap, and goes on."""
+    report = await asyncio.to_thread(check_database, url, LEDGER_KEY.public, StorageLimits())
+    assert report.size > 0
     with Database.open(url, StorageLimits()) as restored:
         rows = await restored.read_ledger(0, 1_000_000)
         assert list(range(len(rows))) == [index for index, _, _ in rows]
@@ -52,6 +61,9 @@ async def check_restored(url: str, acknowledged_before: set[str]) -> None:
         assert set() == acknowledged_before - {LedgerEntry.from_bytes(data).subject for _, data, _ in rows}
         await restored.append(make_entry("after"))
         assert len(rows) + 1 == len(await restored.read_ledger(0, 1_000_000))
+        await number_all(restored)
+    report = await asyncio.to_thread(check_database, url, LEDGER_KEY.public, StorageLimits())
+    assert (len(rows) + 1, 0) == (report.size, report.unnumbered)
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
