@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -84,7 +85,11 @@ def _entry(root: x509.Certificate) -> dict[str, Any]:
 
 def _key(root: x509.Certificate) -> dict[str, str]:
     """The public key as a JWK (RFC 7518 §6)."""
-    key = root.public_key()
+    try:
+        key = root.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        # A point off its curve, or an algorithm that nobody here knows.
+        raise AppError(ErrorCode.INVALID, "a root's key cannot be read") from None
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}

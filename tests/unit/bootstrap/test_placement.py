@@ -46,8 +46,8 @@ async def test_each_cluster_has_the_source_that_its_entry_says(tmp_path: Path) -
         tmp_path,
         cluster={"id": "home"},
         clusters=[
-            {"name": "home", "kubernetes": access},
-            {"name": "east", "kubernetes": dict(access), "inventory": "database"},
+            {"name": "home", "kubernetes": access, "issuer": "https://home.example"},
+            {"name": "east", "kubernetes": dict(access), "issuer": "https://east.example", "inventory": "database"},
             {"name": "west", "inventory": "file", "inventory_file": "/i"},
         ],
     )
@@ -90,7 +90,7 @@ from pathlib import Path
 from app.errors import AppError
 from tests.unit.bootstrap.test_placement import built
 try:
-    asyncio.run(built(Path({str(tmp_path)!r}), clusters=[{{'name': 'a', 'kubernetes': {{'in_cluster': True}}}}]))
+    asyncio.run(built(Path({str(tmp_path)!r}), clusters=[{{'name': 'a', 'issuer': 'https://a.example', 'kubernetes': {{'in_cluster': True}}}}]))
 except AppError as error:
     print(error.code.value, error.detail)
 """
