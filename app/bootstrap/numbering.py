@@ -68,10 +68,11 @@ async def open_numbering(
         AppError: `FAILED_PRECONDITION` when the ledger was changed, went backwards or has another history.
     """
     remembered = remembered_checkpoints(settings)
-    if remembered and await database.get_sealed_key(LEDGER_KEY) is None:
+    known = [path for path in (*remembered, ledger_key_file(settings)) if path.exists()]
+    if known and await database.get_sealed_key(LEDGER_KEY) is None:
         raise AppError(
             ErrorCode.FAILED_PRECONDITION,
-            f"the database has no ledger, and {remembered[0]} remembers one, so this is not a first start; "
+            f"the database has no ledger, and {known[0]} remembers one, so this is not a first start; "
             "restore the database, for a new root would cut off every workload",
         )
     key = await LedgerKey.open(database, origin_of(settings.trust_domain), seal=seal, unseal=unseal)

@@ -363,7 +363,7 @@ async def test_case_017_no_session_is_resumed_after_its_root_was_removed(served:
 
 async def test_case_017_a_connection_does_not_outlive_its_root_by_more_than_its_age() -> None:
     """With the root gone, an open connection ends by age, and the next handshake fails."""
-    limits = replace(Limits().ca_mtls_grpc, max_connection_age_seconds=0.3, max_connection_age_grace_seconds=0.1)
+    limits = replace(Limits().ca_mtls_grpc, max_connection_age_seconds=2.0, max_connection_age_grace_seconds=1.0)
     async with serve(make_world(), mtls_limits=limits) as served:
         own = await own_certificate(served)
         served.certificate = own
