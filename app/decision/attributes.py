@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from app.policy.decision import Decision
+from app.policy.effects import NO_EFFECTS, Effects
 
 _NO_HEADERS: Mapping[str, Sequence[str]] = {}
 
@@ -52,9 +53,10 @@ class CheckAttributes:
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """A decision and what it was made from; `identity` is how the caller's identity was known."""
+    """A decision, what it was made from and what it does; `identity` is how the caller's identity was known."""
 
     decision: Decision
     number: int = 0
     revision: int = 0
     identity: str = "unknown"  # authenticated, asserted, unauthenticated, unavailable, unknown
+    effects: Effects = NO_EFFECTS

@@ -21,18 +21,18 @@ from app.decision.state import DecisionState, EnforcementPoints, TrustMaterial
 from app.errors import AppError
 from app.limits import PolicyLimits
 from app.policy.compile import CompiledPolicy, compile_policy
-from app.policy.document import Document, parse_document
-from app.policy.enforcement_point import EnforcementPoint
-from app.policy.enforcement_point import from_document as point_from_document
-from app.policy.mesh import MeshConfig, mesh_from_document
-from app.policy.quarantine import (
-    NO_QUARANTINES,
-    NOTHING_REVOKED,
-    Quarantine,
-    QuarantineIndex,
-    RevokedCertificates,
-    quarantine_from_document,
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    ENFORCEMENT_POINT,
+    MESH,
+    MESH_KEY,
+    QUARANTINE,
+    Document,
+    parse_document,
 )
+from app.policy.document_values import NO_VALUES, DocumentValues, read_value
+from app.policy.mesh import MeshConfig, mesh_from_document
+from app.policy.quarantine import NO_QUARANTINES, NOTHING_REVOKED, QuarantineIndex, RevokedCertificates
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
 from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
@@ -85,7 +85,6 @@ class SnapshotLoader:
         self._part_keys: dict[str, tuple[str, ...]] = {}
         self._documents: dict[str, Document] = {}
         self._services: dict[str, Any] = {}
-        self._points: dict[str, EnforcementPoint] = {}
         self._compiled: dict[str, CompiledPolicy] = {}
         self._retired: list[object] = []
         self._state: DecisionState | None = None
@@ -118,9 +117,9 @@ class SnapshotLoader:
 
     async def _load(self, manifest: Manifest, etag: str, parts: Sequence[Part]) -> DecisionState:
         change = await self._gather(manifest, parts)
-        state, compiled, points = await self._build(manifest, etag, change)
+        state, compiled = await self._build(manifest, etag, change)
         await self._breathe()
-        self._remember(manifest, change, compiled, points, state)
+        self._remember(manifest, change, compiled, state)
         if self.last_compiled >= _FREEZE_FROM:
             gc.freeze()
         return state
@@ -188,23 +187,16 @@ class SnapshotLoader:
 
     async def _build(
         self, manifest: Manifest, etag: str, change: _Change
-    ) -> tuple[DecisionState, dict[str, CompiledPolicy | None], dict[str, EnforcementPoint]]:
+    ) -> tuple[DecisionState, dict[str, CompiledPolicy | None]]:
         before = self._state
-        mesh = before.mesh if before is not None else mesh_from_document(None)
-        for key, document in change.documents.items():
-            if key.startswith("Mesh/"):
-                mesh = mesh_from_document(document)
+        values = _values(change, NO_VALUES if before is None else before.values)
+        mesh = values.of(MESH).get(MESH_KEY) or mesh_from_document(None)
         recompile_all = before is None or mesh != before.mesh
         table, compiled = await self._table(mesh, change, None if recompile_all or before is None else before.table)
         services = await self._service_index(change, before)
-        points = dict(self._points)
-        for key, document in change.documents.items():
-            if key.startswith("EnforcementPoint/"):
-                points.pop(key, None)
-                if document is not None:
-                    points[key] = _guarded(key, point_from_document, document)
-        quarantines = _quarantines(change, before)
-        same_points = before is not None and points == self._points
+        points = values.of(ENFORCEMENT_POINT)
+        same_points = before is not None and points is before.values.of(ENFORCEMENT_POINT)
+        quarantines = _quarantines(change, values, before)
         state = DecisionState(
             number=manifest.number,
             revision=manifest.revision,
@@ -219,8 +211,9 @@ class SnapshotLoader:
             + sum((document is not None) - (key in self._documents) for key, document in change.documents.items()),
             loaded_at=self._monotonic(),
             quarantines=quarantines if len(quarantines) else None,
+            values=values,
         )
-        return state, compiled, points
+        return state, compiled
 
     async def _table(
         self, mesh: MeshConfig, change: _Change, table: RuleTable | None
@@ -234,7 +227,7 @@ class SnapshotLoader:
         chunk: dict[str, CompiledPolicy] = {}
         self.last_compiled = 0
         for key, document in wanted.items():
-            if not key.startswith("AuthorizationPolicy/"):
+            if not _is_policy(key):
                 continue
             if document is None:
                 compiled[key] = None
@@ -269,7 +262,6 @@ class SnapshotLoader:
         manifest: Manifest,
         change: _Change,
         compiled: dict[str, CompiledPolicy | None],
-        points: dict[str, EnforcementPoint],
         state: DecisionState,
     ) -> None:
         """Take over what was gathered; nothing in here can fail half-way."""
@@ -283,7 +275,6 @@ class SnapshotLoader:
         _merge(self._documents, change.documents)
         _merge(self._services, change.services)
         _merge(self._compiled, compiled)
-        self._points = points
         self._state = state
 
 
@@ -313,18 +304,26 @@ def _parse(key: str, value: Any, limits: PolicyLimits) -> Document:
     return document
 
 
-def _quarantines(change: _Change, before: DecisionState | None) -> QuarantineIndex:
+def _is_policy(key: str) -> bool:
+    return key.startswith(f"{AUTHORIZATION_POLICY}/")
+
+
+def _values(change: _Change, before: DocumentValues) -> DocumentValues:
+    """What the documents say that are no policies."""
+    changed = {key: document for key, document in change.documents.items() if not _is_policy(key)}
+    return before.replaced(
+        {key: _guarded(key, read_value, document) for key, document in changed.items() if document is not None},
+        [key for key, document in changed.items() if document is None],
+    )
+
+
+def _quarantines(change: _Change, values: DocumentValues, before: DecisionState | None) -> QuarantineIndex:
     """The quarantines of the next state; the old ones where neither documents nor certificates of theirs changed."""
     old = (before.quarantines if before is not None else None) or NO_QUARANTINES
-    changed = {key: document for key, document in change.documents.items() if key.startswith("Quarantine/")}
-    if not changed and change.revoked is None:
+    same = before is not None and values.of(QUARANTINE) is before.values.of(QUARANTINE)
+    if same and change.revoked is None:
         return old
-    by_name: dict[str, Quarantine] = {quarantine.name: quarantine for quarantine in old.all()}
-    for key, document in changed.items():
-        by_name.pop(key.rpartition("/")[2], None)
-        if document is not None:
-            by_name[document.name] = _guarded(key, quarantine_from_document, document)
-    return QuarantineIndex(by_name.values(), old.revoked if change.revoked is None else change.revoked)
+    return QuarantineIndex(values.of(QUARANTINE).values(), old.revoked if change.revoked is None else change.revoked)
 
 
 def _trust(items: Mapping[str, Any]) -> TrustMaterial:

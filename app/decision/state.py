@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from app.policy.document_values import NO_VALUES, DocumentValues
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.mesh import MeshConfig
 from app.policy.quarantine import QuarantineIndex
@@ -67,6 +68,7 @@ class DecisionState:
     documents: int
     loaded_at: float
     quarantines: QuarantineIndex | None = None  # None when nobody is in quarantine: one test on the hot path
+    values: DocumentValues = NO_VALUES
     targets: dict[tuple[int, str, int], Target | None] = field(default_factory=dict, compare=False)
 
 

@@ -33,6 +33,7 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
 KINDS = tuple(_VERSIONS)
 CLUSTER_SCOPED = frozenset({MESH, QUARANTINE})
 MESH_NAME = "mesh"
+MESH_KEY = f"{MESH}//{MESH_NAME}"
 
 _TOP_LEVEL = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _SERVER_SIDE = frozenset(

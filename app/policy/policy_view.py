@@ -16,39 +16,40 @@ from app.policy.document import (
     AUTHORIZATION_POLICY,
     ENFORCEMENT_POINT,
     MESH,
-    MESH_NAME,
+    MESH_KEY,
     QUARANTINE,
     Document,
     parse_document,
 )
+from app.policy.document_values import NO_VALUES, DocumentValues, read_value
 from app.policy.enforcement_point import EnforcementPoint
-from app.policy.enforcement_point import from_document as point_from_document
-from app.policy.mesh import MeshConfig, mesh_from_document
-from app.policy.quarantine import NO_QUARANTINES, QuarantineIndex, quarantine_from_document
+from app.policy.mesh import MeshConfig
+from app.policy.quarantine import NO_QUARANTINES, QuarantineIndex
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
-
-MESH_KEY = f"{MESH}//{MESH_NAME}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyView:
-    """One state of everything that decides. `points` are enforcement points by `<namespace>/<name>`."""
+    """One state of everything that decides."""
 
     documents: Mapping[str, Document]
     mesh: MeshConfig
     table: RuleTable
     services: ServiceIndex
-    points: Mapping[str, EnforcementPoint]
+    values: DocumentValues = NO_VALUES
     quarantines: QuarantineIndex = NO_QUARANTINES
 
     @classmethod
     def empty(cls, limits: PolicyLimits) -> PolicyView:
         """A view of nothing, in a mesh with the default configuration."""
         mesh = MeshConfig()
-        return cls(
-            documents={}, mesh=mesh, table=RuleTable.empty(mesh, limits), services=ServiceIndex.empty(), points={}
-        )
+        return cls(documents={}, mesh=mesh, table=RuleTable.empty(mesh, limits), services=ServiceIndex.empty())
+
+    def point(self, name: str) -> EnforcementPoint | None:
+        """The enforcement point that is named `<namespace>/<name>`."""
+        found: EnforcementPoint | None = self.values.of(ENFORCEMENT_POINT).get(f"{ENFORCEMENT_POINT}/{name}")
+        return found
 
     def changed(self, documents: Mapping[str, Any], services: Mapping[str, Any], limits: PolicyLimits) -> PolicyView:
         """The view after documents and services (JSON values by key; None: gone) changed.
@@ -60,11 +61,16 @@ class PolicyView:
         after = {**self.documents, **{key: document for key, document in parsed.items() if document is not None}}
         for key in [key for key, document in parsed.items() if document is None]:
             after.pop(key, None)
-        mesh = mesh_from_document(after.get(MESH_KEY))
+        others = {key: document for key, document in parsed.items() if not _is_policy(key)}
+        values = self.values.replaced(
+            {key: read_value(document) for key, document in others.items() if document is not None},
+            [key for key, document in others.items() if document is None],
+        )
+        mesh = values.of(MESH).get(MESH_KEY) or MeshConfig()
         table, wanted = self.table, parsed
         if mesh != self.mesh:  # what a policy means depends on the mesh
             table, wanted = RuleTable.empty(mesh, limits), dict(after)
-        policies = {key: document for key, document in wanted.items() if key.startswith(f"{AUTHORIZATION_POLICY}/")}
+        policies = {key: document for key, document in wanted.items() if _is_policy(key)}
         if policies:
             table = table.replaced(
                 {
@@ -74,19 +80,9 @@ class PolicyView:
                 },
                 [key for key, document in policies.items() if document is None],
             )
-        points = dict(self.points)
-        for key, document in parsed.items():
-            if key.startswith(f"{ENFORCEMENT_POINT}/"):
-                points.pop(key.partition("/")[2], None)
-                if document is not None:
-                    points[key.partition("/")[2]] = point_from_document(document)
         quarantines = self.quarantines
-        if any(key.startswith(f"{QUARANTINE}/") for key in parsed):
-            quarantines = QuarantineIndex(
-                quarantine_from_document(document)
-                for key, document in after.items()
-                if key.startswith(f"{QUARANTINE}/")
-            )
+        if values.of(QUARANTINE) is not self.values.of(QUARANTINE):
+            quarantines = QuarantineIndex(values.of(QUARANTINE).values())
         index = self.services
         if services:
             index = index.replaced(
@@ -94,9 +90,13 @@ class PolicyView:
                 [key for key, value in services.items() if value is None],
             )
         return PolicyView(
-            documents=after, mesh=mesh, table=table, services=index, points=points, quarantines=quarantines
+            documents=after, mesh=mesh, table=table, services=index, values=values, quarantines=quarantines
         )
 
     def with_services(self, services: ServiceIndex) -> PolicyView:
         """The same policies over other services."""
         return replace(self, services=services)
+
+
+def _is_policy(key: str) -> bool:
+    return key.startswith(f"{AUTHORIZATION_POLICY}/")

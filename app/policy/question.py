@@ -59,7 +59,7 @@ def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> 
         if member in question:
             return read_target(question[member])
     name = question["enforcementPoint"]
-    point = view.points.get(name) if isinstance(name, str) else None
+    point = view.point(name) if isinstance(name, str) else None
     if point is None:
         raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
     return point.target(view.services.lookup(request.destination_ip, request.port))

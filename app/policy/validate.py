@@ -7,21 +7,23 @@ everything that this release cannot honour: never silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
 from app.policy.attachment import ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
 from app.policy.compile import DRY_RUN, FALSE_WORDS, TRUE_WORDS, is_dry_run
-from app.policy.document import CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
-from app.policy.enforcement_point import from_document
+from app.policy.document import AUTHORIZATION_POLICY, CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
+from app.policy.document_values import read_value
+from app.policy.enforcement_point import EnforcementPoint
 from app.policy.field_tests import content_problems, is_http_only
 from app.policy.finding import Finding, Severity, error, warning
 from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
-from app.policy.mesh import PathNormalization, mesh_from_document
-from app.policy.quarantine import quarantine_from_document
+from app.policy.mesh import MeshConfig, PathNormalization
+from app.policy.quarantine import Quarantine
 from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
@@ -38,14 +40,10 @@ _IDENTITY_KEYS = frozenset({"source.namespace", "source.principal", "source.serv
 def validate(document: Document, limits: PolicyLimits) -> list[Finding]:
     """Everything that is wrong or doubtful with a document, errors first; errors keep it out."""
     findings = list(_name_findings(document))
-    if document.kind == MESH:
-        findings.extend(_mesh_findings(document))
-    elif document.kind == ENFORCEMENT_POINT:
-        findings.extend(_point_findings(document))
-    elif document.kind == QUARANTINE:
-        findings.extend(_quarantine_findings(document))
-    else:
+    if document.kind == AUTHORIZATION_POLICY:
         findings.extend(_policy_findings(document, limits))
+    else:
+        findings.extend(_kind_findings(document))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity is Severity.WARNING)
 
 
@@ -63,18 +61,20 @@ def _name_findings(document: Document) -> Iterator[Finding]:
         yield error("/metadata/namespace", "a namespace is wanted: a-z, 0-9 and '-', at most 63 characters")
 
 
-def _from_error(raised: AppError) -> Iterator[Finding]:
-    yield from (error(found.pointer, found.message) for found in raised.errors)
-    if not raised.errors:
-        yield error("/spec", raised.detail)
-
-
-def _mesh_findings(document: Document) -> Iterator[Finding]:
+def _kind_findings(document: Document) -> Iterator[Finding]:
     try:
-        mesh = mesh_from_document(document)
+        value = read_value(document)
     except AppError as raised:
-        yield from _from_error(raised)
+        yield from (error(found.pointer, found.message) for found in raised.errors)
+        if not raised.errors:
+            yield error("/spec", raised.detail)
         return
+    doubts = _DOUBTS.get(document.kind)
+    if doubts is not None:
+        yield from doubts(value, document)
+
+
+def _mesh_doubts(mesh: MeshConfig, _document: Document) -> Iterator[Finding]:
     if not mesh.hardened:
         yield warning(
             "/spec/hardened", "without hardened matching, /public/..;/admin passes an ALLOW rule for /public/*"
@@ -83,12 +83,7 @@ def _mesh_findings(document: Document) -> Iterator[Finding]:
         yield warning("/spec/pathNormalization", "without normalisation paths evade rules; BASE is Istio's default")
 
 
-def _point_findings(document: Document) -> Iterator[Finding]:
-    try:
-        point = from_document(document)
-    except AppError as raised:
-        yield from _from_error(raised)
-        return
+def _point_doubts(point: EnforcementPoint, document: Document) -> Iterator[Finding]:
     if point.via_ztunnel:
         yield warning(
             "/spec/caller/via", "the identity is asserted: the ztunnel before the worker must admit only this waypoint"
@@ -105,17 +100,20 @@ def _point_findings(document: Document) -> Iterator[Finding]:
         )
 
 
-def _quarantine_findings(document: Document) -> Iterator[Finding]:
-    try:
-        quarantine = quarantine_from_document(document)
-    except AppError as raised:
-        yield from _from_error(raised)
-        return
+def _quarantine_doubts(quarantine: Quarantine, _document: Document) -> Iterator[Finding]:
     if quarantine.node or quarantine.serial:
         yield warning(
             f"/spec/{'node' if quarantine.node else 'serial'}",
             "a Check sees this only where Envoy sends the peer's certificate; elsewhere a CRL or expiry cuts it off",
         )
+
+
+# What is doubtful about a value that could be read, by kind.
+_DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
+    MESH: _mesh_doubts,
+    ENFORCEMENT_POINT: _point_doubts,
+    QUARANTINE: _quarantine_doubts,
+}
 
 
 def _policy_findings(document: Document, limits: PolicyLimits) -> Iterator[Finding]:

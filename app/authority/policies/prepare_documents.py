@@ -17,14 +17,13 @@ from app.authority.store import Store
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
 from app.policy.compile import compile_policy
-from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, QUARANTINE, Document, parse_document
-from app.policy.enforcement_point import from_document
+from app.policy.document import AUTHORIZATION_POLICY, MESH_KEY, QUARANTINE, Document, parse_document
+from app.policy.document_values import read_value
 from app.policy.finding import Severity
 from app.policy.mesh import MeshConfig, mesh_from_document
 from app.policy.quarantine import quarantine_from_document
 from app.policy.validate import validate
 
-MESH_KEY = "Mesh//mesh"
 _ASIDE_FROM = 20  # documents; fewer take less than what a thread costs
 
 
@@ -174,14 +173,8 @@ def _compile(document: Document, mesh: MeshConfig, limits: Limits) -> None:
         # INVARIANT: whether a policy compiles does not depend on the mesh, only what it then means; so a new Mesh
         # document makes no stored policy unfit.
         compile_policy(document, mesh, limits.policy)
-    elif document.kind == MESH:
-        mesh_from_document(document)
-    elif document.kind == ENFORCEMENT_POINT:
-        from_document(document)
-    elif document.kind == QUARANTINE:
-        quarantine_from_document(document)
-    else:  # parse_document admits no other kind
-        raise AppError(ErrorCode.INVALID, f"documents of kind {document.kind} cannot be stored yet")
+    else:
+        read_value(document)
 
 
 def _duplicates(parsed: Sequence[tuple[str, Document]]) -> list[FieldError]:

@@ -19,11 +19,11 @@ from app.authority.link_ports import EVERYTHING, ManifestSigner, NothingRevoked,
 from app.authority.ports import SnapshotDelta, SnapshotSource
 from app.errors import AppError, ErrorCode
 from app.policy.canonical import sha256_hex
+from app.policy.document import MESH_KEY
 from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, bucket_of, build_part
 
 _log = structlog.get_logger(__name__)
 
-MESH_KEY = "Mesh//mesh"
 DEFAULT_ROOT_NAMESPACE = "istio-system"
 _BUCKETS_PER_TURN = 8  # encoded before the loop gets its turn
 
