@@ -203,6 +203,15 @@ class CheckLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EffectLimits:
+    """Bounds of what one answer to a Check may do besides allowing or denying."""
+
+    max_items: int = 64  # headers and query parameters together
+    max_bytes: int = 32_768  # of all of it: names, values, body and metadata, counted in characters
+    max_metadata_depth: int = 16  # levels of the dynamic metadata; Envoy reads no message deeper than 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageLimits:
     """Bounds of the database and of its group commit."""
 
@@ -346,6 +355,7 @@ class Limits:
     kubernetes: KubernetesLimits = field(default_factory=KubernetesLimits)
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
+    effects: EffectLimits = field(default_factory=EffectLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
     ledger: LedgerLimits = field(default_factory=LedgerLimits)

@@ -156,7 +156,8 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
     ) as link:
         follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
         process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
-        servicer = CheckServicer(CheckService(holder, limits=limits, lag=lag, counters=counters), limits=limits)
+        service = CheckService(holder, limits=limits, effect_limits=settings.limits.effects, lag=lag, counters=counters)
+        servicer = CheckServicer(service, limits=limits)
         identity = ServingIdentity(link, folder / "serving.pem")
         await follower.start_from_last_good()
         identity.start_from_last_good(datetime.now(UTC))

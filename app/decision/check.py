@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -21,8 +22,9 @@ from app.identity.caller import CallerIdentity, IdentityState
 from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
-from app.limits import CheckLimits
+from app.limits import CheckLimits, EffectLimits
 from app.policy.decision import Decision, Reason
+from app.policy.effects import NO_EFFECTS, effects_problem, removed_spellings, sendable
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
 from app.policy.quarantine import Quarantine, QuarantineIndex
@@ -58,6 +60,7 @@ class CheckService:
         holder: StateHolder,
         *,
         limits: CheckLimits,
+        effect_limits: EffectLimits | None = None,
         lag: LoopLag | None = None,
         counters: CheckCounters | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -65,6 +68,7 @@ class CheckService:
     ) -> None:
         self._holder = holder
         self._limits = limits
+        self._effect_limits = effect_limits or EffectLimits()
         self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
         self._clock = clock
         self._wall_clock = wall_clock
@@ -83,6 +87,8 @@ class CheckService:
             except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
                 self._note_error(error)
                 answer = CheckAnswer(_INTERNAL, state.number, state.revision)
+        if answer.effects is not NO_EFFECTS:
+            answer = self._carried_out(answer, attributes.path)
         self.counters.add(answer.decision, self._clock() - started)
         return answer
 
@@ -144,6 +150,22 @@ class CheckService:
         if deny_after > 0 and self._holder.age_seconds() > deny_after:
             return _TOO_OLD
         return None if attributes.protocol == "tcp" else _http_problem(attributes, self._limits.max_path_bytes)
+
+    def _carried_out(self, answer: CheckAnswer, path: str) -> CheckAnswer:
+        """The answer as it can be carried out: see `app.policy.effects`."""
+        effects = answer.effects
+        if answer.decision.allowed:
+            problem = effects_problem(effects, self._effect_limits)
+            if problem:
+                self.counters.refused_effects += 1
+                decision = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
+                return replace(answer, decision=decision, effects=NO_EFFECTS)
+            return replace(answer, effects=replace(effects, query_to_remove=removed_spellings(effects, path)))
+        sent = sendable(effects, self._effect_limits)
+        if sent != effects:
+            self.counters.refused_effects += 1
+            answer = replace(answer, effects=sent)
+        return answer
 
     def _note_error(self, error: Exception) -> None:
         self.counters.errors += 1

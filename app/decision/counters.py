@@ -14,7 +14,16 @@ LATENCY_BOUNDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.
 class CheckCounters:
     """Counts since the process started."""
 
-    __slots__ = ("allowed", "denied", "errors", "latency", "seconds", "total", "unavailable_identities")
+    __slots__ = (
+        "allowed",
+        "denied",
+        "errors",
+        "latency",
+        "refused_effects",
+        "seconds",
+        "total",
+        "unavailable_identities",
+    )
 
     def __init__(self) -> None:
         self.total = 0
@@ -24,6 +33,7 @@ class CheckCounters:
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.unavailable_identities = 0  # also where the point does not require an identity
         self.errors = 0  # decisions that failed inside and were denied
+        self.refused_effects = 0  # answers that asked for what HTTP does not allow, or for too much of it
 
     def add(self, decision: Decision, seconds: float) -> None:
         """Count one decision and the time it took inside the worker."""
@@ -41,4 +51,5 @@ class CheckCounters:
             "denied": {reason.value: count for reason, count in self.denied.items() if count},
             "unavailableIdentities": self.unavailable_identities,
             "errors": self.errors,
+            "refusedEffects": self.refused_effects,
         }

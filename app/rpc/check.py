@@ -21,7 +21,8 @@ from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits, GrpcLimits
 from app.policy.decision import Decision, Reason
 from app.rpc.call import Call, Context, ImmediateMethod
-from app.rpc.check_codec import DECISION_ID_CHARS, CheckEncoder, decode_check
+from app.rpc.check_answers import DECISION_ID_CHARS, CheckEncoder
+from app.rpc.check_codec import decode_check
 from app.rpc.server import GrpcServer
 from app.rpc.tls import ServingCertificate
 

@@ -1,0 +1,32 @@
+"""An HTTP service behind a proxy that answers with what reached it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def echo_service(**response_headers: str) -> AsyncIterator[str]:
+    """`host:port` of a service that answers `{"target": ..., "headers": [[name, value], ...]}`, in wire order."""
+    extra = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in response_headers.items())
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                first, *lines = head.rstrip("\r\n").split("\r\n")
+                headers = [[name.lower(), value.strip()] for name, _, value in (line.partition(":") for line in lines)]
+                body = json.dumps({"target": first.split(" ")[1], "headers": headers})
+                writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{extra}\r\n{body}".encode())
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
