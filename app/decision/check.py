@@ -19,6 +19,8 @@ from app.decision.counters import CheckCounters
 from app.decision.overload import LoopLag
 from app.decision.state import DecisionState, StateHolder
 from app.identity.caller import CallerIdentity, IdentityState
+from app.identity.forwarded_for import HEADER as FORWARDED_FOR
+from app.identity.forwarded_for import original_client
 from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
@@ -122,7 +124,11 @@ class CheckService:
         target = _target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
-        decision = decide(state.table, target, _request(attributes, identity.principal))
+        request = _request(attributes, identity.principal)
+        if point is not None and point.trusted_hops:
+            forwarded = attributes.headers.get(FORWARDED_FOR, ())
+            request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
+        decision = decide(state.table, target, request)
         return CheckAnswer(decision, state.number, state.revision, word)
 
     def _quarantined(

@@ -34,13 +34,17 @@ def ref_kind(ref: TargetRef) -> str | None:
 
 
 def policy_keys(namespace: str, spec: PolicySpec) -> tuple[str, ...]:
-    """The attach keys of a policy. With target references, a selector beside them is not looked at."""
+    """The attach keys of a policy. With target references, a selector beside them is not looked at.
+
+    A reference with a namespace is refused where documents come in; Istio, where it is stored anyway, looks at it for
+    gateways only, and so do we.
+    """
     if spec.target_refs:
         return tuple(
             dict.fromkeys(
                 f"{ref_kind(ref)}/{namespace}/{ref.name}"
                 for ref in spec.target_refs
-                if ref_kind(ref) is not None and ref.namespace in ("", namespace)
+                if ref_kind(ref) is not None and (ref_kind(ref) != "Gateway" or ref.namespace in ("", namespace))
             )
         )
     if spec.selector:

@@ -109,8 +109,10 @@ class CaseFields:
         return tuple(self._members)
 
     def header_values(self, member: str) -> tuple[str, ...]:
-        """A string or a number, or a list of such."""
+        """A string or a number, or a list of such; null is a header that is absent."""
         value = self._members.get(member)
+        if value is None:
+            return ()
         values = value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in values):
             raise self._wrong(member, "text, or a list of texts", value)

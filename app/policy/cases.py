@@ -296,7 +296,9 @@ def _as_filters_see_it(fields: CaseFields, path: str, mesh: MeshConfig) -> tuple
 def _headers(fields: CaseFields) -> dict[str, tuple[str, ...]]:
     headers: dict[str, tuple[str, ...]] = {}
     for name in fields.names():
-        headers[name.lower()] = headers.get(name.lower(), ()) + fields.header_values(name)
+        values = fields.header_values(name)
+        if values:
+            headers[name.lower()] = headers.get(name.lower(), ()) + values
     return headers
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
+from app.identity.forwarded_for import MAX_TRUSTED_HOPS
 from app.identity.spiffe import is_spiffe_id
 from app.policy.decision import Decision, Reason
 from app.policy.document import ENFORCEMENT_POINT, Document
@@ -19,7 +20,9 @@ from app.policy.target import PointKind, ServiceRef, Target
 
 MAX_LABELS = 64
 
-_FIELDS = frozenset({"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "requireService", "caller"})
+_FIELDS = frozenset(
+    {"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "requireService", "trustedHops", "caller"}
+)
 _CALLER_FIELDS = frozenset({"listener", "spiffeId", "via"})
 WAYPOINT_CLASS = "istio-waypoint"
 TARGET_UNKNOWN = Decision(
@@ -33,8 +36,10 @@ TARGET_UNKNOWN = Decision(
 class EnforcementPoint:
     """One proxy. Exactly one of `listener` and `spiffe_id` is set; `via_ztunnel` goes with the latter.
 
-    `labels` are sorted pairs. `require_identity` denies requests whose sender the proxy cannot tell, `require_service`
-    those to an address of no known service; without it such a request is decided by the policies of the proxy itself.
+    `labels` are sorted pairs. `trusted_hops` proxies before this one are believed what X-Forwarded-For says; with none
+    the direct peer is the client that `remoteIpBlocks` asks about. `require_identity` denies requests whose sender the
+    proxy cannot tell, `require_service` those to an address of no known service; without it such a request is decided
+    by the policies of the proxy itself.
     """
 
     name: str
@@ -45,6 +50,7 @@ class EnforcementPoint:
     labels: tuple[tuple[str, str], ...] = ()
     require_identity: bool = False
     require_service: bool = False
+    trusted_hops: int = 0
     listener: str = ""
     spiffe_id: str = ""
     via_ztunnel: bool = False
@@ -113,6 +119,7 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         labels=_labels(spec.get("labels"), errors),
         require_identity=require_identity,
         require_service=require_service,
+        trusted_hops=_trusted_hops(spec, errors),
         listener=listener,
         spiffe_id=spiffe_id,
         via_ztunnel=via_ztunnel,
@@ -124,6 +131,14 @@ def _switch(spec: Mapping[str, Any], key: str, errors: list[FieldError], *, defa
     if not isinstance(value, bool):
         errors.append(FieldError(f"/spec/{key}", "true or false is wanted"))
         return default
+    return value
+
+
+def _trusted_hops(spec: Mapping[str, Any], errors: list[FieldError]) -> int:
+    value = spec.get("trustedHops", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TRUSTED_HOPS:
+        errors.append(FieldError("/spec/trustedHops", f"how many proxies before this one: 0 to {MAX_TRUSTED_HOPS}"))
+        return 0
     return value
 
 

@@ -9,10 +9,14 @@ from app.policy.finding import Finding, warning
 from app.policy.mesh import MeshConfig
 
 _NO_CLAIMS = "tokens of end users are not verified yet, so the request counts as one without a token"
+_REMOTE = (
+    "Envoy sends the direct peer only: set `trustedHops` of the EnforcementPoint to how many proxies before it write "
+    "X-Forwarded-For, else the direct peer's address is compared"
+)
 _NEVER_RECEIVED = {
     "connection.sni": "Envoy does not send the server name to ext_authz",
-    "remoteIpBlocks": "X-Forwarded-For is not evaluated: the direct peer's address is compared",
-    "remote.ip": "X-Forwarded-For is not evaluated: the direct peer's address is compared",
+    "remoteIpBlocks": _REMOTE,
+    "remote.ip": _REMOTE,
 }
 
 

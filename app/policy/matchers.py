@@ -166,7 +166,7 @@ def parse_block(text: str) -> tuple[int, int, int] | None:
     mapped = version == 4 and ":" in address
     prefix = bits
     if slash:
-        if not (length.isascii() and length.isdecimal() and len(length) <= 3):
+        if not (length.isascii() and length.isdecimal() and len(length) <= 3) or (length[0] == "0" and length != "0"):
             return None
         prefix = int(length) - (96 if mapped else 0)
         if not 0 <= prefix <= bits:

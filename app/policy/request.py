@@ -17,7 +17,7 @@ _NO_HEADERS: Mapping[str, Sequence[str]] = {}
 class Request:
     """One request as the enforcing proxy saw it.
 
-    Not frozen only because freezing costs a microsecond on the Check path; nobody changes one after it is built.
+    Not frozen only because freezing costs a microsecond on the Check path; nobody changes one after it is complete.
 
     `principal` is the peer's full SPIFFE ID, or empty when the peer is not authenticated. `path` is the
     request target as sent to the filter, with its query. `headers` has lower-case names; a value that arrived

@@ -280,3 +280,26 @@ async def test_the_first_of_two_points_for_one_caller_holds() -> None:
     serving = await worker(second, point("a", "shop", caller={"listener": "local"}), mesh(trustDomain="cluster.local"))
     assert serving.holder.state is not None
     assert "shop" == serving.holder.state.points.by_listener["local"].namespace
+
+
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "allowed"),
+    [
+        (0, ("203.0.113.5",), False),  # not asked: the direct peer is compared
+        (1, ("203.0.113.5",), True),
+        (1, ("203.0.113.5, 198.51.100.1",), False),
+        (1, ("198.51.100.1", "203.0.113.5"), True),
+        (2, ("203.0.113.5",), False),
+        (1, (), False),
+    ],
+)
+async def test_the_original_client_is_what_trusted_hops_say(
+    hops: int, forwarded: tuple[str, ...], allowed: bool
+) -> None:
+    """`remoteIpBlocks` compares the address before so many proxies; what stands further left is the client's word."""
+    serving = await worker(
+        point("waypoint", gateway="waypoint", caller={"listener": "local"}, trustedHops=hops),
+        at_waypoint("clients", rules=[{"from": [{"source": {"remoteIpBlocks": ["203.0.113.0/24"]}}]}]),
+    )
+    answer = serving.check(headers={**xfcc(), "x-forwarded-for": forwarded})
+    assert allowed is answer.decision.allowed
