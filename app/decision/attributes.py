@@ -48,6 +48,8 @@ class CheckAttributes:
     host: str = ""
     headers: Mapping[str, Sequence[str]] = field(default_factory=lambda: _NO_HEADERS)
     sni: str = ""
+    destination_principal: str = ""  # of the proxy's own certificate, where it ends mutual TLS
+    context_extensions: Mapping[str, str] | None = None  # what the proxy's configuration says about the route
     problem: str = ""
 
 

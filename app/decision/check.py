@@ -18,6 +18,7 @@ from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transpor
 from app.decision.counters import CheckCounters
 from app.decision.overload import LoopLag
 from app.decision.state import DecisionState, StateHolder
+from app.decision.target import resolve_target
 from app.identity.caller import CallerIdentity, IdentityState
 from app.identity.forwarded_for import HEADER as FORWARDED_FOR
 from app.identity.forwarded_for import original_client
@@ -31,11 +32,10 @@ from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
-from app.policy.target import PointKind, Target
+from app.policy.target import PointKind
 
 _log = structlog.get_logger(__name__)
 
-_MAX_REMEMBERED_TARGETS = 65_536
 _LOG_ERRORS_EVERY = 10.0  # seconds
 
 _NO_SNAPSHOT = CheckAnswer(Decision(False, Reason.NO_SNAPSHOT, hint="this worker has not loaded a snapshot yet"))
@@ -121,7 +121,7 @@ class CheckService:
             denial = _CALLER_UNKNOWN
         if denial is not None:
             return CheckAnswer(denial, state.number, state.revision, word)
-        target = _target(state, point, attributes)
+        target = resolve_target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
         request = _request(attributes, identity.principal)
@@ -235,25 +235,6 @@ def _denial(quarantine: Quarantine | None) -> Decision | None:
 @lru_cache(maxsize=16)
 def _identity_unavailable(identity: CallerIdentity) -> Decision:
     return Decision(False, Reason.IDENTITY_UNAVAILABLE, hint=identity.hint)
-
-
-def _target(state: DecisionState, point: EnforcementPoint | None, attributes: CheckAttributes) -> Target | None:
-    """Where the request really goes; None when neither the destination nor the caller says it."""
-    key = (id(point), attributes.destination_ip, attributes.destination_port)
-    try:
-        return state.targets[key]
-    except KeyError:
-        target = _resolve_target(state, point, attributes)
-        if len(state.targets) < _MAX_REMEMBERED_TARGETS:
-            state.targets[key] = target
-        return target
-
-
-def _resolve_target(state: DecisionState, point: EnforcementPoint | None, attributes: CheckAttributes) -> Target | None:
-    services = state.services.lookup(attributes.destination_ip, attributes.destination_port)
-    if point is None:
-        return Target(PointKind.WAYPOINT, services[0].namespace, services=services) if services else None
-    return point.target(services)
 
 
 def _request(attributes: CheckAttributes, principal: str) -> Request:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from app.policy.document_values import NO_VALUES, DocumentValues
 from app.policy.enforcement_point import EnforcementPoint
@@ -40,6 +41,12 @@ class EnforcementPoints:
         return cls(by_listener, by_spiffe_id, behind_ztunnel)
 
 
+class Further(Enum):
+    """That an address alone does not say what a request is decided for."""
+
+    EVIDENCE = 0
+
+
 @dataclass(frozen=True, slots=True)
 class TrustMaterial:
     """The trust bundle of the snapshot, empty when it carries none."""
@@ -52,7 +59,7 @@ class TrustMaterial:
 class DecisionState:
     """One snapshot, ready to decide by. `loaded_at` is monotonic time.
 
-    `targets` remembers resolved targets by calling point and destination; the table, the services and the points
+    `targets` remembers what a destination address says, by calling point; the table, the services and the points
     never change under it, so what is in it stays true.
     """
 
@@ -69,7 +76,7 @@ class DecisionState:
     loaded_at: float
     quarantines: QuarantineIndex | None = None  # None when nobody is in quarantine: one test on the hot path
     values: DocumentValues = NO_VALUES
-    targets: dict[tuple[int, str, int], Target | None] = field(default_factory=dict, compare=False)
+    targets: dict[tuple[int, str, int], Target | Further | None] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

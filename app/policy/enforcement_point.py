@@ -21,14 +21,26 @@ from app.policy.target import PointKind, ServiceRef, Target
 MAX_LABELS = 64
 
 _FIELDS = frozenset(
-    {"kind", "gateway", "gatewayClass", "labels", "requireIdentity", "requireService", "trustedHops", "caller"}
+    {
+        "kind",
+        "gateway",
+        "gatewayClass",
+        "labels",
+        "requireIdentity",
+        "requireService",
+        "targetFromContextExtensions",
+        "serviceFromHost",
+        "trustedHops",
+        "caller",
+    }
 )
 _CALLER_FIELDS = frozenset({"listener", "spiffeId", "via"})
 WAYPOINT_CLASS = "istio-waypoint"
 TARGET_UNKNOWN = Decision(
     False,
     Reason.TARGET_UNKNOWN,
-    hint="no service has this destination address: add it to the inventory (`gatehouse inventory apply`)",
+    hint="nothing known says where the request goes: no service has its destination address; add it to the inventory "
+    "(`gatehouse inventory apply`)",
 )
 
 
@@ -39,7 +51,9 @@ class EnforcementPoint:
     `labels` are sorted pairs. `trusted_hops` proxies before this one are believed what X-Forwarded-For says; with none
     the direct peer is the client that `remoteIpBlocks` asks about. `require_identity` denies requests whose sender the
     proxy cannot tell, `require_service` those to an address of no known service; without it such a request is decided
-    by the policies of the proxy itself.
+    by the policies of the proxy itself. `target_from_context_extensions` lets the proxy's own configuration name the
+    service where the address does not, `service_from_host` the Host header, which clients write: only for a proxy that
+    routes by it.
     """
 
     name: str
@@ -51,6 +65,8 @@ class EnforcementPoint:
     require_identity: bool = False
     require_service: bool = False
     trusted_hops: int = 0
+    target_from_context_extensions: bool = False
+    service_from_host: bool = False
     listener: str = ""
     spiffe_id: str = ""
     via_ztunnel: bool = False
@@ -106,9 +122,16 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         if not gateway:
             errors.append(FieldError("/spec/gateway", "name the Gateway that this waypoint is"))
     require_identity = _switch(spec, "requireIdentity", errors, default=kind is PointKind.WAYPOINT)
-    require_service = _switch(spec, "requireService", errors, default=False)
-    if require_service and kind is not PointKind.WAYPOINT:
-        errors.append(FieldError("/spec/requireService", "only a waypoint is in front of services"))
+    from_host = _switch(spec, "serviceFromHost", errors, default=False)
+    # Who chooses the Host must not thereby choose to be no service's business.
+    require_service = _switch(spec, "requireService", errors, default=from_host)
+    from_extensions = _switch(spec, "targetFromContextExtensions", errors, default=False)
+    if kind is not PointKind.WAYPOINT:
+        errors.extend(
+            FieldError(f"/spec/{key}", "only a waypoint is in front of services")
+            for key in ("requireService", "serviceFromHost", "targetFromContextExtensions")
+            if spec.get(key) is True
+        )
     listener, spiffe_id, via_ztunnel = _caller(spec.get("caller"), errors)
     return EnforcementPoint(
         name=document.name,
@@ -120,6 +143,8 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         require_identity=require_identity,
         require_service=require_service,
         trusted_hops=_trusted_hops(spec, errors),
+        target_from_context_extensions=from_extensions,
+        service_from_host=from_host,
         listener=listener,
         spiffe_id=spiffe_id,
         via_ztunnel=via_ztunnel,

@@ -26,7 +26,7 @@ _ByKey = Buckets[Mapping[str, CompiledPolicy]]
 class RuleTable:
     """Policies by document key and by attach key. Readers hold one reference for a whole request."""
 
-    __slots__ = ("_by_attach_key", "_policies", "_targets", "limits", "mesh")
+    __slots__ = ("_by_attach_key", "_label_namespaces", "_policies", "_targets", "limits", "mesh")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class RuleTable:
         self._policies = policies
         self._by_attach_key = by_attach_key
         self._targets = targets
+        self._label_namespaces: frozenset[str] | None = None
 
     @classmethod
     def empty(cls, mesh: MeshConfig, limits: PolicyLimits | None = None) -> RuleTable:
@@ -98,6 +99,13 @@ class RuleTable:
                 self._targets.clear()
             self._targets[target] = attached
             return attached
+
+    def needs_labels(self, namespace: str) -> bool:
+        """Whether policies for workloads of this namespace attach by label: without labels nobody knows which."""
+        if self._label_namespaces is None:  # found out once, by who asks
+            found = (key.split("/", 2) for key, _ in self._by_attach_key.items())
+            self._label_namespaces = frozenset(parts[1] for parts in found if parts[0] == "label")
+        return namespace in self._label_namespaces or self.mesh.root_namespace in self._label_namespaces
 
     def _find(self, target: Target) -> Attached:
         keys = target_keys(target, self.mesh)

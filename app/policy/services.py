@@ -1,9 +1,9 @@
-"""Which services stand behind an address: immutable, and replaced at the cost of what changed."""
+"""Which services stand behind an address or a host: immutable, and replaced at the cost of what changed."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from app.errors import AppError, ErrorCode
 from app.identity.inventory import Service
 from app.identity.inventory_codec import service_from_json as _read_service
 from app.identity.inventory_codec import service_to_json as service_to_json  # noqa: PLC0414 - part of this interface
-from app.policy.buckets import Buckets
+from app.policy.buckets import Buckets, Edit
 from app.policy.target import ServiceRef
 
 
@@ -29,6 +29,8 @@ def service_from_json(value: Any) -> Service:
 
 
 _MAX_ADDRESS_CHARS = 45  # an IPv4-mapped IPv6 address written out
+_MAX_HOST_CHARS = 253  # of a DNS name; nothing longer matches a wildcard
+_MAX_PORT_CHARS = 5
 
 
 def canonical_address(address: str) -> str:
@@ -47,19 +49,30 @@ def _canonical_address(address: str) -> str:
     return str(parsed)
 
 
+def canonical_host(host: str) -> tuple[str, int]:
+    """The name in a Host header, lower case and without a trailing dot, and its port; 0 when it names none."""
+    name, colon, port = host.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > _MAX_PORT_CHARS:
+        name, port = host, "0"
+    return name.lower().removesuffix("."), int(port)
+
+
 class ServiceIndex:
-    """Services by address. Two services may share an address and differ in ports."""
+    """Services by key, address and host. Two services may share an address and differ in ports."""
 
-    __slots__ = ("_by_address", "_by_key")
+    __slots__ = ("_by_address", "_by_host", "_by_key")
 
-    def __init__(self, by_key: Buckets[Service], by_address: Buckets[tuple[str, ...]]) -> None:
+    def __init__(
+        self, by_key: Buckets[Service], by_address: Buckets[tuple[str, ...]], by_host: Buckets[tuple[str, ...]]
+    ) -> None:
         self._by_key = by_key
         self._by_address = by_address
+        self._by_host = by_host
 
     @classmethod
     def empty(cls) -> ServiceIndex:
         """An index of no services."""
-        return cls(Buckets.empty(), Buckets.empty())
+        return cls(Buckets.empty(), Buckets.empty(), Buckets.empty())
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -68,24 +81,18 @@ class ServiceIndex:
         """The index after services were put and removed by key; this one stays as it is."""
         by_key = self._by_key.edit()
         by_address = self._by_address.edit()
+        by_host = self._by_host.edit()
         for key in (*removed, *upserts):
             old = by_key.get(key)
-            if old is None:
-                continue
-            for address in map(canonical_address, old.addresses):
-                left = tuple(k for k in by_address.get(address) or () if k != key)
-                if left:
-                    by_address.put(address, left)
-                else:
-                    by_address.remove(address)
-            by_key.remove(key)
+            if old is not None:
+                _forget(by_address, map(canonical_address, old.addresses), key)
+                _forget(by_host, map(_host_name, old.hosts), key)
+                by_key.remove(key)
         for key, service in upserts.items():
             by_key.put(key, service)
-            for address in map(canonical_address, service.addresses):
-                keys = by_address.get(address) or ()
-                if key not in keys:
-                    by_address.put(address, tuple(sorted((*keys, key))))
-        return ServiceIndex(by_key.done(), by_address.done())
+            _note(by_address, map(canonical_address, service.addresses), key)
+            _note(by_host, map(_host_name, service.hosts), key)
+        return ServiceIndex(by_key.done(), by_address.done(), by_host.done())
 
     def lookup(self, address: str, port: int) -> tuple[ServiceRef, ...]:
         """The services reached at this address and port, in the order of their keys.
@@ -93,11 +100,61 @@ class ServiceIndex:
         A service whose ports are known but do not include `port` is not among them; one without ports is.
         """
         keys = self._by_address.get(canonical_address(address))
-        if not keys:
-            return ()
-        found = (service for service in map(self._by_key.get, keys) if service is not None)
-        return tuple(
-            ServiceRef(service.namespace, service.name, service.registry)
-            for service in found
-            if not service.ports or port in service.ports
-        )
+        return tuple(self._reached(keys, port)) if keys else ()
+
+    def lookup_host(self, host: str, port: int) -> tuple[ServiceRef, ...]:
+        """The services that answer to this Host header, in the order of their keys.
+
+        A port in the header goes before `port`; where neither is known (0) every port will do. An exact name goes
+        before a wildcard (`*.example.com`), a longer wildcard before a shorter one.
+        """
+        name, written = canonical_host(host)
+        for candidate in _candidates(name):
+            keys = self._by_host.get(candidate)
+            if keys:
+                at = written or port
+                return tuple(self._reached(keys, at) if at else map(_ref, self._services(keys)))
+        return ()
+
+    def named(self, key: str) -> ServiceRef | None:
+        """The service with this key, None when it is not known."""
+        service = self._by_key.get(key)
+        return None if service is None else _ref(service)
+
+    def _reached(self, keys: Iterable[str], port: int) -> Iterator[ServiceRef]:
+        return (_ref(service) for service in self._services(keys) if not service.ports or port in service.ports)
+
+    def _services(self, keys: Iterable[str]) -> Iterator[Service]:
+        return (service for service in map(self._by_key.get, keys) if service is not None)
+
+
+def _ref(service: Service) -> ServiceRef:
+    return ServiceRef(service.namespace, service.name, service.registry)
+
+
+def _host_name(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    if len(name) <= _MAX_HOST_CHARS:
+        labels = name.split(".")
+        for start in range(1, len(labels)):
+            yield "*." + ".".join(labels[start:])
+
+
+def _forget(index: Edit[tuple[str, ...]], names: Iterable[str], key: str) -> None:
+    for name in names:
+        left = tuple(k for k in index.get(name) or () if k != key)
+        if left:
+            index.put(name, left)
+        else:
+            index.remove(name)
+
+
+def _note(index: Edit[tuple[str, ...]], names: Iterable[str], key: str) -> None:
+    for name in names:
+        keys = index.get(name) or ()
+        if key not in keys:
+            index.put(name, tuple(sorted((*keys, key))))

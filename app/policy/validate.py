@@ -92,7 +92,12 @@ def _point_doubts(point: EnforcementPoint, document: Document) -> Iterator[Findi
         yield warning(
             "/spec/requireIdentity", "requests whose sender is not known are treated as unauthenticated, not denied"
         )
-    if point.kind is PointKind.WAYPOINT and "requireService" not in document.spec:
+    if point.service_from_host:
+        yield warning(
+            "/spec/serviceFromHost",
+            "clients write the Host header: only right where the proxy sends a request to the service of its Host",
+        )
+    if point.kind is PointKind.WAYPOINT and not point.service_from_host and "requireService" not in document.spec:
         yield warning(
             "/spec/requireService",
             "not said, so policies of services do not hold for an address that no service of the inventory has: write "

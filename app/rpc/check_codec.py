@@ -61,6 +61,8 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
             destination_ip=to.address,
             destination_port=to.port_value,
             sni=attributes.tls_session.sni or destination.service,
+            destination_principal=destination.principal,
+            context_extensions=attributes.context_extensions,
         )
     http = attributes.request.http
     headers, problem = _headers(http, len(data), limits)
@@ -75,6 +77,8 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
         host=http.host,
         headers=headers,
         sni=attributes.tls_session.sni,
+        destination_principal=destination.principal,
+        context_extensions=attributes.context_extensions,
         problem=problem,
     )
 

@@ -85,3 +85,19 @@ def test_another_kind_is_no_enforcement_point() -> None:
     """A policy is not taken for an enforcement point."""
     with pytest.raises(AppError):
         from_document(document(policy()))
+
+
+def test_a_waypoint_that_goes_by_host_requires_services_unless_told_otherwise() -> None:
+    """Clients write the Host: one of no service must not lead past the policies of all services."""
+    waypoint = {"kind": "waypoint", "gateway": "w", "serviceFromHost": True, "caller": {"listener": "l"}}
+
+    assert _point(**waypoint).require_service
+    assert not _point(**waypoint, requireService=False).require_service
+
+
+@pytest.mark.parametrize("field", ["serviceFromHost", "targetFromContextExtensions", "requireService"])
+def test_only_a_waypoint_is_in_front_of_services(field: str) -> None:
+    """At a sidecar or gateway the policies of services do not hold, so there is nothing to find."""
+    with pytest.raises(AppError) as caught:
+        _point(kind="gateway", caller={"listener": "local"}, **{field: True})
+    assert [f"/spec/{field}"] == [error.pointer for error in caught.value.errors]

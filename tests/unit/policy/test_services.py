@@ -82,3 +82,40 @@ def test_what_is_no_service_is_refused(value: object) -> None:
     """A part with something else in it is an error, not a crash."""
     with pytest.raises(AppError):
         service_from_json(value)
+
+
+def test_a_host_leads_to_its_service_in_any_spelling() -> None:
+    """Case and a trailing dot do not count; a port in the header must be one of the service's."""
+    orders = Service(namespace="shop", name="orders", hosts=("Orders.shop.svc.",), ports=(80,))
+    index = _index(orders)
+
+    found = (ServiceRef("shop", "orders"),)
+    for host in ("orders.shop.svc", "ORDERS.SHOP.SVC", "orders.shop.svc.", "orders.shop.svc:80", "orders.shop.svc.:80"):
+        assert found == index.lookup_host(host, 0)
+    assert () == index.lookup_host("orders.shop.svc:81", 80)
+    assert () == index.lookup_host("orders.shop.svc", 81)
+    for host in ("", "x.orders.shop.svc", "orders.shop.svc:", "orders.shop.svc:x", "orders.shop.svc:123456"):
+        assert () == index.lookup_host(host, 80)
+
+
+def test_the_longest_wildcard_holds_where_no_name_is_exact() -> None:
+    """`*.a` is for what ends in `.a`, not for `a` itself."""
+    wide = Service(namespace="shop", name="wide", hosts=("*.example",))
+    long = Service(namespace="shop", name="long", hosts=("*.eu.example",))
+    exact = Service(namespace="shop", name="exact", hosts=("api.eu.example",))
+    index = _index(wide, long, exact)
+
+    assert [(ServiceRef("shop", name),) for name in ("wide", "long", "exact")] == [
+        index.lookup_host(host, 0) for host in ("api.example", "v1.api.eu.example", "api.eu.example")
+    ]
+    assert () == index.lookup_host("example", 0)
+    assert () == index.replaced({}, [wide.key]).lookup_host("api.example", 0)
+    assert () == index.lookup_host("a." * 500 + "example", 0)
+
+
+def test_a_service_is_found_by_its_key() -> None:
+    """Registry, namespace and name."""
+    index = _index(_service("orders", "10.0.0.1"))
+
+    assert ServiceRef("shop", "orders") == index.named("Kubernetes/shop/orders")
+    assert index.named("External/shop/orders") is None
