@@ -27,6 +27,7 @@ from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
+from app.policy.shadow import decide_shadow
 from app.policy.target import PointKind, Target
 
 _log = structlog.get_logger(__name__)
@@ -116,8 +117,17 @@ class CheckService:
         target = _target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
-        decision = decide(state.table, target, _request(attributes, identity.principal))
-        return CheckAnswer(decision, state.number, state.revision, word)
+        return self._by_policies(state, target, _request(attributes, identity.principal), word)
+
+    def _by_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
+        """What the policies of the target decide, and what they would with those that are tried out."""
+        decision = decide(state.table, target, request)
+        shadow = None
+        if state.table.tried:
+            shadow = decide_shadow(state.table, target, request, decision)
+            if shadow is not None:
+                self.counters.add_shadow(shadow)
+        return CheckAnswer(decision, state.number, state.revision, word, shadow=shadow)
 
     def _quarantined(
         self,

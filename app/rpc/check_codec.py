@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from app.decision.attributes import CheckAnswer, CheckAttributes
 from app.limits import CheckLimits
 from app.policy.decision import Reason
+from app.policy.shadow import ShadowVerdict
 from app.rpc.pb.ext_authz_pb2 import AttributeContext, CheckRequest, CheckResponse, HeaderValueOption
 
 DECISION_HEADER = "x-gatehouse-decision"
@@ -195,6 +196,12 @@ def check_response(answer: CheckAnswer, decision_id: str) -> CheckResponse:
             "reason": decision.reason.value,
             "identity": answer.identity,
             **({"hint": decision.hint} if decision.hint else {}),
+            **(_shadow(answer.shadow) if answer.shadow is not None else {}),
         }
     )
     return response
+
+
+def _shadow(verdict: ShadowVerdict) -> dict[str, str]:
+    """What the policies that are tried out would make of it; flat, so that an access log can name each."""
+    return {"shadow": verdict.outlook.value, "shadow_policy": verdict.policy, "shadow_rule": verdict.rule}
