@@ -71,6 +71,7 @@ class DecisionProcess(Service):
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _counted_rejection: Rejection | None = None
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
+    _shadow: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.SHADOW_VERDICTS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
     def report(self, *, loop_lag_seconds: float) -> Report:
@@ -99,6 +100,7 @@ class DecisionProcess(Service):
         totals = {("allow", reason.value): float(count) for reason, count in counters.allowed.items() if count}
         totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
         self._checks.flush(totals)
+        self._shadow.flush({(outlook.value, name): float(count) for (outlook, name), count in counters.shadow.items()})
         self._seconds.flush({(): counters.seconds})
         metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
         metrics.SNAPSHOT_SERVED.labels(self.name).set(self.holder.state.number if self.holder.state is not None else -1)

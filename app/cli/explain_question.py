@@ -90,6 +90,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "rule": decision["rule"],
         "target": f"{target.get('kind', '')} in {target.get('namespace', '')}" if target else "",
         "services": services,
+        "shadow": _shadow(answer.get("shadow")),
         "hint": decision.get("hint", ""),
         "revision": answer.get("revision"),
     }
@@ -107,6 +108,13 @@ def print_answer(answer: dict[str, Any]) -> None:
     if nearest:
         print()
         print_facts({"nearest miss": f"{nearest['rule'] or nearest['policy']}: {_failure(nearest.get('failure'))}"})
+
+
+def _shadow(verdict: dict[str, Any] | None) -> str:
+    """What the policies that are tried out would make of it, in one line."""
+    if not verdict:
+        return ""
+    return " ".join(filter(None, (verdict["verdict"], verdict["policy"], verdict["rule"])))
 
 
 def _failure(failure: dict[str, Any] | None) -> str:

@@ -20,12 +20,14 @@ def run_tests(
     """Run decision cases: exit 0 when all hold, 3 when some fail, 2 when a file is bad."""
     from app.policy.cases import run_cases
 
-    reports = []
+    reports, changes = [], []
     for file in files:
         cases = _cases(file)
         progress(f"running the cases of {file}")
         try:
-            reports.append(run_cases(cases).to_json())
+            report = run_cases(cases).to_json()
+            reports.append(report)
+            changes += report.get("shadow", {}).get("changes", [])
         except AppError as error:
             raise UsageError(f"{file}: {error.detail}", errors=error.errors) from None
     total = {
@@ -34,11 +36,16 @@ def run_tests(
         "failed": sum(report["failed"] for report in reports),
         "failures": [failure for report in reports for failure in report["failures"]],
     }
+    if changes:
+        total["shadowChanges"] = changes
     if not total["total"]:
         raise UsageError(f"{', '.join(files)}: there are no cases")
     if output is Format.TABLE:
         for failure in total["failures"]:
             print(_failure_line(failure))
+        for change in changes:
+            named = f"{change['policy']} {change['rule']}".rstrip()
+            print(printable(f"SHADOW {change['name']}: {change['verdict']}{f' by {named}' if named else ''}"))
         print(f"{total['total']} cases: {total['passed']} passed, {total['failed']} failed")
     else:
         print_value(total, output)

@@ -8,6 +8,7 @@ from enum import Enum
 
 from app.policy.decision import Decision
 from app.policy.effects import NO_EFFECTS, Effects
+from app.policy.shadow import ShadowVerdict
 
 _NO_HEADERS: Mapping[str, Sequence[str]] = {}
 
@@ -55,10 +56,14 @@ class CheckAttributes:
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """A decision, what it was made from and what it does; `identity` is how the caller's identity was known."""
+    """A decision, what it was made from and what it does; `identity` is how the caller's identity was known.
+
+    `shadow` is None where no policy is tried out, or none was asked.
+    """
 
     decision: Decision
     number: int = 0
     revision: int = 0
     identity: str = "unknown"  # authenticated, asserted, unauthenticated, unavailable, unknown
     effects: Effects = NO_EFFECTS
+    shadow: ShadowVerdict | None = None

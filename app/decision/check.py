@@ -32,7 +32,8 @@ from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.evaluate import decide
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
-from app.policy.target import PointKind
+from app.policy.shadow import decide_shadow
+from app.policy.target import PointKind, Target
 
 _log = structlog.get_logger(__name__)
 
@@ -128,8 +129,17 @@ class CheckService:
         if point is not None and point.trusted_hops:
             forwarded = attributes.headers.get(FORWARDED_FOR, ())
             request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
+        return self._by_policies(state, target, request, word)
+
+    def _by_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
+        """What the policies of the target decide, and what they would with those that are tried out."""
         decision = decide(state.table, target, request)
-        return CheckAnswer(decision, state.number, state.revision, word)
+        shadow = None
+        if state.table.tried:
+            shadow = decide_shadow(state.table, target, request, decision)
+            if shadow is not None:
+                self.counters.add_shadow(shadow)
+        return CheckAnswer(decision, state.number, state.revision, word, shadow=shadow)
 
     def _quarantined(
         self,

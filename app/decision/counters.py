@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from typing import Any, TypeVar
 
 from app.policy.decision import Decision, Reason
+from app.policy.shadow import Outlook, ShadowVerdict
 
 # Upper bounds of the latency histogram, in seconds; the last bucket has none.
 LATENCY_BOUNDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+
+MAX_NAMED = 200  # policies that are counted by name; those that come up later are counted together, without one
 
 
 class CheckCounters:
@@ -21,6 +24,7 @@ class CheckCounters:
         "latency",
         "refused_effects",
         "seconds",
+        "shadow",
         "total",
         "unavailable_identities",
     )
@@ -34,6 +38,8 @@ class CheckCounters:
         self.unavailable_identities = 0  # also where the point does not require an identity
         self.errors = 0  # decisions that failed inside and were denied
         self.refused_effects = 0  # answers that asked for what HTTP does not allow, or for too much of it
+        # By outlook and policy; the latter is empty where none makes a difference.
+        self.shadow: dict[tuple[Outlook, str], int] = {}
 
     def add(self, decision: Decision, seconds: float) -> None:
         """Count one decision and the time it took inside the worker."""
@@ -41,6 +47,10 @@ class CheckCounters:
         self.seconds += seconds
         (self.allowed if decision.allowed else self.denied)[decision.reason] += 1
         self.latency[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+
+    def add_shadow(self, verdict: ShadowVerdict) -> None:
+        """Count one shadow verdict."""
+        count_named(self.shadow, (verdict.outlook, verdict.policy), (verdict.outlook, ""))
 
     def to_json(self) -> dict[str, Any]:
         """The counts for the status report; reasons that never came up are left out."""
@@ -52,4 +62,22 @@ class CheckCounters:
             "unavailableIdentities": self.unavailable_identities,
             "errors": self.errors,
             "refusedEffects": self.refused_effects,
+            "shadow": _nested(self.shadow),
         }
+
+
+K = TypeVar("K")
+
+
+def count_named(counts: dict[K, int], key: K, instead: K) -> None:
+    """Count under a key, or when there are too many of them, under another one."""
+    if key not in counts and len(counts) >= MAX_NAMED:
+        key = instead
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _nested(counts: dict[tuple[Outlook, str], int]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = {}
+    for (outlook, name), count in counts.items():
+        nested.setdefault(outlook.value, {})[name] = count
+    return nested

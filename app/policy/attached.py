@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from app.policy.authorization_policy import Action
 from app.policy.compile import CompiledPolicy
 from app.policy.mesh import MeshConfig
+from app.policy.mode import ENFORCED, PROPOSED, TRIED
 from app.policy.program import EMPTY, Program, Residual, for_peer
 from app.policy.rules import CompiledRule, Place
 from app.policy.target import PointKind
@@ -86,14 +87,19 @@ def _programs(phase: Phase, principal: str) -> tuple[Program, ...]:
 
 
 class Chain:
-    """The enforced rules at one place. `allows` says that ALLOW policies exist, even when no rule of them is left."""
+    """The rules at one place: the enforced ones, or those of the `proposed` set.
+
+    `allows` says that ALLOW policies exist, even when no rule of them is left.
+    """
 
     __slots__ = ("_views", "allow", "allows", "custom", "deny", "policies", "providers")
 
-    def __init__(self, policies: tuple[CompiledPolicy, ...], place: Place, mesh: MeshConfig) -> None:
+    def __init__(
+        self, policies: tuple[CompiledPolicy, ...], place: Place, mesh: MeshConfig, *, proposed: bool = False
+    ) -> None:
         # ztunnel gets neither CUSTOM nor AUDIT policies.
         relevant = policies if place is not Place.ZTUNNEL else _native(policies)
-        self.policies = tuple(policy for policy in relevant if is_evaluated(policy, mesh))
+        self.policies = tuple(policy for policy in relevant if is_evaluated(policy, mesh, proposed=proposed))
         ranked: dict[Action, list[Ranked]] = {action: [] for action in Action}
         rank = 0
         for policy in self.policies:
@@ -125,17 +131,27 @@ def _native(policies: tuple[CompiledPolicy, ...]) -> tuple[CompiledPolicy, ...]:
     return tuple(policy for policy in policies if policy.action in (Action.ALLOW, Action.DENY))
 
 
-def is_evaluated(policy: CompiledPolicy, mesh: MeshConfig) -> bool:
-    """Whether a policy takes part: not a dry run, not AUDIT, and not the one by which the request came to us."""
-    if policy.dry_run or policy.action is Action.AUDIT:
-        return False
-    return policy.action is not Action.CUSTOM or policy.spec.provider not in mesh.own_providers
+def is_evaluated(policy: CompiledPolicy, mesh: MeshConfig, *, proposed: bool = False) -> bool:
+    """Whether a policy takes part in the enforced, or in the proposed set.
+
+    What is AUDIT never does, nor does the policy by which the request came to us.
+    """
+    return policy.mode in (PROPOSED if proposed else ENFORCED) and _can_decide(policy, mesh)
+
+
+def _can_decide(policy: CompiledPolicy, mesh: MeshConfig) -> bool:
+    if policy.action is Action.CUSTOM:
+        return policy.spec.provider not in mesh.own_providers
+    return policy.action is not Action.AUDIT
 
 
 class Attached:
-    """All policies that concern a target, and the chains made of them."""
+    """All policies that concern a target, and the chains made of them.
 
-    __slots__ = ("_chains", "_kind", "_mesh", "keys", "policies")
+    `tries` says that some are tried out, so that the proposed set may come to another decision than the enforced one.
+    """
+
+    __slots__ = ("_chains", "_kind", "_mesh", "_proposed", "keys", "policies", "tries")
 
     def __init__(
         self, keys: tuple[str, ...], policies: tuple[CompiledPolicy, ...], kind: PointKind, mesh: MeshConfig
@@ -145,6 +161,8 @@ class Attached:
         self._kind = kind
         self._mesh = mesh
         self._chains: dict[str, Chain] = {}
+        self._proposed: dict[str, Chain] = {}
+        self.tries = any(policy.mode in TRIED and _can_decide(policy, mesh) for policy in policies)
 
     def place(self, protocol: str) -> Place:
         """Where requests of this protocol are evaluated."""
@@ -152,11 +170,12 @@ class Attached:
             return Place.ZTUNNEL
         return Place.TCP if protocol == "tcp" else Place.HTTP
 
-    def chain(self, protocol: str) -> Chain:
-        """The rules for requests of this protocol."""
+    def chain(self, protocol: str, *, proposed: bool = False) -> Chain:
+        """The rules for requests of this protocol. Those of the proposed set are made when they are first asked for."""
         key = "tcp" if protocol == "tcp" else "http"
+        chains = self._proposed if proposed else self._chains
         try:
-            return self._chains[key]
+            return chains[key]
         except KeyError:
-            chain = self._chains[key] = Chain(self.policies, self.place(key), self._mesh)
+            chain = chains[key] = Chain(self.policies, self.place(key), self._mesh, proposed=proposed)
             return chain

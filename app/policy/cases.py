@@ -21,6 +21,7 @@ from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import normalize
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
+from app.policy.shadow import SAME, ShadowVerdict, decide_shadow
 from app.policy.target import PointKind, ServiceRef, Target
 
 _ANSWERS = ("allow", "deny")
@@ -73,7 +74,7 @@ _UNAUTHORIZED = Decision(False, Reason.MALFORMED, hint="a token that does not ve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
-    """What one case expected and got."""
+    """What one case expected and got, and what would be got once the policies that are tried out were enforced."""
 
     name: str
     expected: str
@@ -81,6 +82,7 @@ class CaseResult:
     policy: str
     rule: str
     reason: str
+    shadow: ShadowVerdict | None = None  # None where nothing is tried out, or no policy was asked
 
     @property
     def passed(self) -> bool:
@@ -100,9 +102,12 @@ class CaseReport:
         return tuple(result for result in self.results if not result.passed)
 
     def to_json(self) -> dict[str, Any]:
-        """`{total, passed, failed, failures: [{name, expected, got, policy, rule}]}`."""
+        """`{total, passed, failed, failures: [{name, expected, got, policy, rule}]}`.
+
+        With policies that are tried out, also `shadow`: what would change, by case.
+        """
         failures = self.failures
-        return {
+        members = {
             "total": len(self.results),
             "passed": len(self.results) - len(failures),
             "failed": len(failures),
@@ -117,6 +122,11 @@ class CaseReport:
                 for result in failures
             ],
         }
+        tried = {result.name: result.shadow for result in self.results if result.shadow is not None}
+        if tried:
+            changed = ({"name": name, **found.to_json()} for name, found in tried.items() if found is not SAME)
+            members["shadow"] = {"cases": len(tried), "changes": list(changed)}
+        return members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +174,7 @@ def _run(value: Any, index: int, limits: PolicyLimits | None) -> CaseResult:
         policy=decision.policy,
         rule=decision.rule,
         reason=decision.reason.value,
+        shadow=None if case.rejected else decide_shadow(case.table, case.target, case.request, decision, case.answers),
     )
 
 

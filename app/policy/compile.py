@@ -10,29 +10,26 @@ from __future__ import annotations
 
 from app.errors import AppError, ErrorCode
 from app.limits import PolicyLimits
-from app.policy.authorization_policy import Action, PolicySpec, SpecReader
+from app.policy.authorization_policy import PolicySpec, SpecReader
 from app.policy.document import AUTHORIZATION_POLICY, Document
 from app.policy.field_tests import PolicyContext, content_problems
 from app.policy.mesh import MeshConfig
+from app.policy.mode import Mode, mode_of
 from app.policy.rules import CompiledRule, Place, compile_rule
-
-DRY_RUN = "istio.io/dry-run"
-TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-FALSE_WORDS = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class CompiledPolicy:
     """One policy, ready to be taken into a rule table. Rules are compiled for a place when it is first asked for."""
 
-    __slots__ = ("_rules", "action", "context", "dry_run", "key", "name", "spec")
+    __slots__ = ("_rules", "action", "context", "key", "mode", "name", "spec")
 
-    def __init__(self, document: Document, spec: PolicySpec, mesh: MeshConfig) -> None:
-        self.key = document.key
-        self.name = f"{document.namespace}/{document.name}"
+    def __init__(self, key: str, context: PolicyContext, spec: PolicySpec, mode: Mode = Mode.ENFORCE) -> None:
+        self.key = key
+        self.name = f"{context.namespace}/{context.name}"
         self.spec = spec
         self.action = spec.action
-        self.context = PolicyContext(document.namespace, document.name, mesh)
-        self.dry_run = spec.action in (Action.ALLOW, Action.DENY) and is_dry_run(document)
+        self.context = context
+        self.mode = mode
         self._rules: dict[Place, tuple[CompiledRule, ...]] = {}
 
     @property
@@ -67,11 +64,7 @@ def compile_policy(document: Document, mesh: MeshConfig, limits: PolicyLimits | 
     errors = reader.errors or content_problems(spec)
     if errors:
         raise AppError(ErrorCode.INVALID, "the AuthorizationPolicy document is not valid", errors=tuple(errors))
-    policy = CompiledPolicy(document, spec, mesh)
+    context = PolicyContext(document.namespace, document.name, mesh)
+    policy = CompiledPolicy(document.key, context, spec, mode_of(document.annotations, spec.action))
     policy.rules(Place.HTTP)
     return policy
-
-
-def is_dry_run(document: Document) -> bool:
-    """Whether the policy is only to be tried. A word that is no boolean does not make it so."""
-    return document.annotations.get(DRY_RUN) in TRUE_WORDS

@@ -21,7 +21,19 @@ Pairs = tuple[tuple[str, str], ...]
 MIN_STATUS, MAX_STATUS = 200, 599  # of a denial; an informational status would not end the exchange
 # Members of the dynamic metadata that say how we decided; nobody else gets to write them.
 OWN_METADATA = frozenset(
-    {"decision_id", "revision", "snapshot", "policy", "rule", "reason", "identity", "hint", "shadow"}
+    {
+        "decision_id",
+        "revision",
+        "snapshot",
+        "policy",
+        "rule",
+        "reason",
+        "identity",
+        "hint",
+        "shadow",
+        "shadow_policy",
+        "shadow_rule",
+    }
 )
 
 # RFC 9110 §5.6.2 a token, as HTTP/2 carries it; §5.5 a value: no control characters, and nothing that is no text.

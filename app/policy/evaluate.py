@@ -40,9 +40,11 @@ _CONTROL_IN_PATH = _malformed("the request path has control characters")
 _BAD_HOST = _malformed("the host is not one host name or address with an optional port")
 
 
-def required_providers(table: RuleTable, target: Target, request: Request) -> tuple[str, ...]:
+def required_providers(
+    table: RuleTable, target: Target, request: Request, *, proposed: bool = False
+) -> tuple[str, ...]:
     """Which CUSTOM providers must answer before `decide`, by name in order; none when the answer is certain."""
-    chain, subject = prepare(table, target, request)
+    chain, subject = prepare(table, target, request, proposed=proposed)
     if isinstance(subject, Decision) or chain.custom.is_empty:
         return ()
     view = chain.view(request.principal)
@@ -54,19 +56,30 @@ def required_providers(table: RuleTable, target: Target, request: Request) -> tu
     return tuple(sorted(providers))
 
 
-def decide(table: RuleTable, target: Target, request: Request, answers: Mapping[str, bool] = _NO_ANSWERS) -> Decision:
+def decide(
+    table: RuleTable,
+    target: Target,
+    request: Request,
+    answers: Mapping[str, bool] = _NO_ANSWERS,
+    *,
+    proposed: bool = False,
+) -> Decision:
     """The decision, given the providers' answers (True allows). A provider without an answer denies.
+
+    With `proposed` it is the one of the proposed set, which decides nothing yet (`app.policy.mode`).
 
     Total: whatever the request holds, a decision comes out, and what is not clear is a denial.
     """
     try:
-        return _decide(table, target, request, answers)
+        return _decide(table, target, request, answers, proposed=proposed)
     except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
         return Decision(False, Reason.INTERNAL, hint=f"evaluation failed: {type(error).__name__}")
 
 
-def _decide(table: RuleTable, target: Target, request: Request, answers: Mapping[str, bool]) -> Decision:
-    chain, subject = prepare(table, target, request)
+def _decide(
+    table: RuleTable, target: Target, request: Request, answers: Mapping[str, bool], *, proposed: bool
+) -> Decision:
+    chain, subject = prepare(table, target, request, proposed=proposed)
     if isinstance(subject, Decision):
         return subject
     view = chain.view(request.principal)
@@ -83,11 +96,13 @@ def _decide(table: RuleTable, target: Target, request: Request, answers: Mapping
     return NO_RULE_MATCHED if allowed is None else allowed[0].rule.decision
 
 
-def prepare(table: RuleTable, target: Target, request: Request) -> tuple[Chain, Subject | Decision]:
+def prepare(
+    table: RuleTable, target: Target, request: Request, *, proposed: bool = False
+) -> tuple[Chain, Subject | Decision]:
     """The rules that concern the request, and the request with its readings or the denial of a malformed one."""
     attached = table.attached(target)
     protocol = request.protocol
-    chain = attached.chain(protocol)
+    chain = attached.chain(protocol, proposed=proposed)
     if protocol == "tcp" or attached.place(protocol) is Place.ZTUNNEL:
         return chain, Subject(request, _NO_READING, _NO_READING, hardened=False, max_readings=1)
     return chain, _subject(request, table, chain.view(request.principal).uses_hosts)

@@ -17,10 +17,12 @@ from app.policy.considered import Failure, Verdict, consider
 from app.policy.decision import Decision, Reason
 from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal
 from app.policy.hardened import Readings
+from app.policy.mode import Mode
 from app.policy.program import Outcome, Subject, too_ambiguous
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
 from app.policy.rules import CompiledRule, Place, compile_rule
+from app.policy.shadow import ShadowVerdict, decide_shadow
 from app.policy.target import Target
 
 _NO_ANSWERS: Mapping[str, bool] = {}
@@ -34,8 +36,9 @@ class ConsideredRule:
     policy: str  # <namespace>/<name>
     rule: str
     action: str
-    enforced: bool  # false for dry runs, AUDIT and the policy by which the request came to us
+    enforced: bool  # false for what is only tried out, AUDIT and the policy by which the request came to us
     matched: bool
+    mode: Mode = Mode.ENFORCE
     failure: Failure | None = None
     misses: int = 0
 
@@ -48,23 +51,29 @@ class ConsideredRule:
             "enforced": self.enforced,
             "matched": self.matched,
         }
+        if self.mode is not Mode.ENFORCE:
+            members["mode"] = self.mode.value
         return members | ({"failure": self.failure.to_json()} if self.failure is not None else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The decision, every rule considered, and the rule that came nearest to allowing what was denied."""
+    """The decision, every rule considered, and the rule that came nearest to allowing what was denied.
+
+    `shadow` is None where nothing is tried out.
+    """
 
     decision: Decision
     rules: tuple[ConsideredRule, ...] = ()
     nearest_miss: ConsideredRule | None = None
     path_readings: tuple[str, ...] = ()
     host_readings: tuple[str, ...] = ()
+    shadow: ShadowVerdict | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON."""
         decision = self.decision
-        return {
+        members: dict[str, Any] = {
             "decision": {
                 "allowed": decision.allowed,
                 "reason": decision.reason.value,
@@ -76,6 +85,7 @@ class Explanation:
             "nearestMiss": None if self.nearest_miss is None else self.nearest_miss.to_json(),
             "readings": {"path": list(self.path_readings), "host": list(self.host_readings)},
         }
+        return members if self.shadow is None else members | {"shadow": self.shadow.to_json()}
 
 
 def explain(
@@ -84,7 +94,7 @@ def explain(
     """The decision for a request and how it came about; equal to what `decide` answers."""
     chain, subject = prepare(table, target, request)
     if isinstance(subject, Decision):
-        return Explanation(decision=subject)
+        return Explanation(decision=subject, shadow=decide_shadow(table, target, request, subject, answers))
     attached = table.attached(target)
     place = attached.place(request.protocol)
     walked = [
@@ -100,6 +110,7 @@ def explain(
         nearest_miss=_nearest_miss(decision, considered),
         path_readings=_spellings(subject.paths),
         host_readings=_spellings(subject.hosts),
+        shadow=decide_shadow(table, target, request, decision, answers),
     )
 
 
@@ -160,6 +171,7 @@ def _considered(step: _Step, *, enforced: bool) -> ConsideredRule:
         action=step.policy.action.value,
         enforced=enforced,
         matched=outcome is Outcome.YES or (wide and outcome is Outcome.AMBIGUOUS),
+        mode=step.policy.mode,
         failure=step.verdict.failure,
         misses=step.verdict.misses,
     )

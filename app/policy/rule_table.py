@@ -14,6 +14,7 @@ from app.policy.attachment import policy_keys, selects, target_keys
 from app.policy.buckets import Buckets
 from app.policy.compile import CompiledPolicy
 from app.policy.mesh import MeshConfig
+from app.policy.mode import TRIED
 from app.policy.target import Target
 
 _MAX_TARGETS = 4_096  # remembered; when there are more, the memory starts anew
@@ -26,7 +27,7 @@ _ByKey = Buckets[Mapping[str, CompiledPolicy]]
 class RuleTable:
     """Policies by document key and by attach key. Readers hold one reference for a whole request."""
 
-    __slots__ = ("_by_attach_key", "_label_namespaces", "_policies", "_targets", "limits", "mesh")
+    __slots__ = ("_by_attach_key", "_label_namespaces", "_policies", "_targets", "limits", "mesh", "tried")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class RuleTable:
         policies: _Policies,
         by_attach_key: _ByKey,
         targets: dict[Target, Attached],
+        tried: int = 0,
     ) -> None:
         self.mesh = mesh
         self.limits = limits
@@ -42,6 +44,7 @@ class RuleTable:
         self._by_attach_key = by_attach_key
         self._targets = targets
         self._label_namespaces: frozenset[str] | None = None
+        self.tried = tried  # how many policies are tried out: where it is zero, no shadow verdict need be asked for
 
     @classmethod
     def empty(cls, mesh: MeshConfig, limits: PolicyLimits | None = None) -> RuleTable:
@@ -57,6 +60,7 @@ class RuleTable:
         The policies must have been compiled for the table's mesh.
         """
         policies = self._policies.edit()
+        tried = self.tried
         # Attach key → its policies after the change; copied once each.
         touched: dict[str, dict[str, CompiledPolicy]] = {}
 
@@ -69,10 +73,12 @@ class RuleTable:
             old = policies.get(key)
             if old is not None:
                 policies.remove(key)
+                tried -= old.mode in TRIED
                 for attach_key in policy_keys(old.namespace, old.spec):
                     found_by(attach_key).pop(key, None)
         for key, policy in upserts.items():
             policies.put(key, policy)
+            tried += policy.mode in TRIED
             for attach_key in policy_keys(policy.namespace, policy.spec):
                 found_by(attach_key)[key] = policy
 
@@ -87,7 +93,7 @@ class RuleTable:
             for target, attached in self._targets.items()
             if not any(key in touched for key in attached.keys)
         }
-        return RuleTable(self.mesh, self.limits, policies.done(), by_attach_key.done(), targets)
+        return RuleTable(self.mesh, self.limits, policies.done(), by_attach_key.done(), targets, tried)
 
     def attached(self, target: Target) -> Attached:
         """The policies that concern a target, ready to be walked."""

@@ -14,7 +14,6 @@ from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
 from app.policy.attachment import ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
-from app.policy.compile import DRY_RUN, FALSE_WORDS, TRUE_WORDS, is_dry_run
 from app.policy.document import AUTHORIZATION_POLICY, CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
 from app.policy.document_values import read_value
 from app.policy.enforcement_point import EnforcementPoint
@@ -23,6 +22,7 @@ from app.policy.finding import Finding, Severity, error, warning
 from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
 from app.policy.mesh import MeshConfig, PathNormalization
+from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
 from app.policy.quarantine import Quarantine
 from app.policy.target import PointKind
 
@@ -31,6 +31,7 @@ __all__ = ["Finding", "Severity", "errors_of", "validate"]
 MAX_SERVICE_ACCOUNTS = 16
 MAX_SERVICE_ACCOUNT_CHARS = 320
 
+_NOT_ENFORCED = "the policy is tried out, not enforced: the shadow verdict of each decision says what it would change"
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _IDENTITY_FIELDS = frozenset({"principals", "requestPrincipals", "namespaces", "serviceAccounts", "trustDomains"})
@@ -127,7 +128,7 @@ def _policy_findings(document: Document, limits: PolicyLimits) -> Iterator[Findi
     for problem in (*reader.errors, *reader.empty, *content_problems(spec)):
         yield error(problem.pointer, problem.message)
     yield from _action_findings(spec)
-    yield from _dry_run_findings(document, spec)
+    yield from _mode_findings(document, spec)
     yield from _attachment_findings(document, spec)
     for rule in spec.rules:
         yield from _rule_findings(rule, spec.action)
@@ -149,17 +150,28 @@ def _action_findings(spec: PolicySpec) -> Iterator[Finding]:
             yield warning("/spec/rules", "an ALLOW policy without rules allows nothing: all requests are denied")
 
 
-def _dry_run_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
-    word = document.annotations.get(DRY_RUN)
-    if word is None:
-        return
+def _mode_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
+    dry_run, mode = document.annotations.get(DRY_RUN), document.annotations.get(MODE)
     pointer = "/metadata/annotations/istio.io~1dry-run"
-    if word not in TRUE_WORDS | FALSE_WORDS:
+    if dry_run is not None and dry_run not in TRUE_WORDS | FALSE_WORDS:
         yield error(pointer, 'write "true" or "false"')
-    elif spec.action not in (Action.ALLOW, Action.DENY):
-        yield error(pointer, f"a {spec.action} policy cannot be a dry run; remove the annotation")
-    elif is_dry_run(document):
-        yield warning(pointer, "a dry run is not enforced, and its outcome is shown by `policy explain` only")
+    elif dry_run is not None and spec.action not in (Action.ALLOW, Action.DENY):
+        yield error(pointer, f"a {spec.action} policy cannot be a dry run; {MODE} tries out every action")
+    elif dry_run in TRUE_WORDS and mode is None:
+        yield warning(pointer, _NOT_ENFORCED)
+    if mode is None:
+        return
+    pointer = "/metadata/annotations/gatehouse.dev~1mode"
+    if mode not in tuple(Mode):
+        yield error(pointer, f"one of {', '.join(Mode)} is wanted")
+    elif dry_run in TRUE_WORDS and mode != Mode.SHADOW:
+        yield error(pointer, f"Istio's {DRY_RUN} tries the policy out, and this says {mode}; remove one of the two")
+    elif spec.action is Action.AUDIT and mode != Mode.ENFORCE:
+        yield warning(pointer, "an AUDIT policy decides nothing, so there is nothing to try out")
+    elif mode == Mode.SHADOW:
+        yield warning(pointer, _NOT_ENFORCED)
+    elif mode == Mode.OFF:
+        yield warning(pointer, "the policy is neither enforced nor tried out")
 
 
 def _attachment_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:

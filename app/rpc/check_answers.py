@@ -17,6 +17,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from app.decision.attributes import CheckAnswer
 from app.policy.decision import Decision, Reason
 from app.policy.effects import NO_EFFECTS, OWN_METADATA, Effects, Pairs, query_text
+from app.policy.shadow import ShadowVerdict
 from app.rpc.pb.ext_authz_pb2 import CheckResponse, DeniedHttpResponse, HeaderValueOption, OkHttpResponse
 
 DECISION_HEADER = "x-gatehouse-decision"
@@ -132,7 +133,14 @@ def _metadata(answer: CheckAnswer, decision_id: str) -> dict[str, Any]:
         "reason": decision.reason.value,
         "identity": answer.identity,
     }
+    if answer.shadow is not None:
+        members |= _shadow(answer.shadow)
     return members | ({"hint": decision.hint} if decision.hint else {})
+
+
+def _shadow(verdict: ShadowVerdict) -> dict[str, str]:
+    """What the policies that are tried out would make of it; flat, so that an access log can name each."""
+    return {"shadow": verdict.outlook.value, "shadow_policy": verdict.policy, "shadow_rule": verdict.rule}
 
 
 def _joined(headers: Pairs) -> Iterable[tuple[str, str]]:

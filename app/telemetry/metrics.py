@@ -228,6 +228,11 @@ HTTP_REFUSALS = Counter(
 
 # Decisions.
 CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
+SHADOW_VERDICTS = Counter(
+    "gatehouse_shadow_verdicts",
+    "Checks at targets where policies are tried out: what the whole set would decide with them, and which one differs.",
+    ["verdict", "policy"],
+)
 CHECK_SECONDS = Counter("gatehouse_check_seconds", "Seconds of wall time spent in answering checks.")
 # By worker, because a gauge without labels would also exist, as zero, in processes that are none.
 SNAPSHOT_SERVED = Gauge(

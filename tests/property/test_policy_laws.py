@@ -15,6 +15,7 @@ from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import cut, normalize
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
+from app.policy.shadow import Outlook, decide_shadow
 from app.policy.target import PointKind, Target
 from tests.support.policies import HARDENED, ISTIO, SIDECAR, WAYPOINT, compiled, policy
 
@@ -159,7 +160,7 @@ _RULES = st.fixed_dictionaries(
 
 
 @st.composite
-def _policies(draw: st.DrawFn) -> list[dict[str, Any]]:
+def _policies(draw: st.DrawFn, *, modes: bool = False) -> list[dict[str, Any]]:
     found = []
     for number in range(draw(st.integers(0, 7))):
         action = draw(st.sampled_from(["ALLOW", "ALLOW", "DENY", "CUSTOM", "AUDIT"]))
@@ -167,6 +168,9 @@ def _policies(draw: st.DrawFn) -> list[dict[str, Any]]:
             {"provider": {"name": draw(st.sampled_from(["p", "q", "gatehouse"]))}} if action == "CUSTOM" else {}
         )
         annotations = {"istio.io/dry-run": "true"} if draw(st.integers(0, 9)) == 0 else None
+        if modes:
+            mode = draw(st.sampled_from(["enforce", "shadow", "shadow-removed", "off"]))
+            annotations = {"gatehouse.dev/mode": mode}
         rules = draw(st.lists(_RULES, max_size=3))
         found.append(policy(*rules, action=action, name=f"p{number}", annotations=annotations, **spec))
     return found
@@ -237,6 +241,38 @@ def test_providers_that_are_not_required_do_not_matter(
     needed = {name: answer for name, answer in answers.items() if name in required}
 
     assert decide(table, target, request, answers) == decide(table, target, request, needed)
+
+
+@given(_policies(modes=True), _REQUESTS, _ANSWERS, _TARGETS)
+@_SETTINGS
+def test_the_shadow_verdict_is_the_decision_of_the_set_with_what_is_tried_out(
+    values: list[dict[str, Any]], request: Request, answers: dict[str, bool], target: Target
+) -> None:
+    """Enforce what is in shadow and drop what is to be removed: `decide` says then what the verdict says now."""
+    table = _table(values, HARDENED)
+    taken = _table([value for value in map(_at_its_word, values) if value is not None], HARDENED)
+    decision = decide(table, target, request, answers)
+
+    verdict = decide_shadow(table, target, request, decision, answers)
+
+    everybody = {"p": True, "q": True, **answers}
+    nobody = {"p": False, "q": False, **answers}
+    proposed = {decide(taken, target, request, said).allowed for said in (everybody, nobody)}
+    if verdict is None:
+        assert {decision.allowed} == proposed
+    elif verdict.outlook is Outlook.UNKNOWN:
+        assert {True, False} == proposed
+    else:
+        assert {(verdict.outlook is Outlook.SAME) is decision.allowed} == proposed
+        assert (verdict.policy != "") <= (verdict.outlook is not Outlook.SAME)
+
+
+def _at_its_word(value: dict[str, Any]) -> dict[str, Any] | None:
+    """A policy once what is tried out were done; None when it is gone then."""
+    mode = value["metadata"].get("annotations", {}).get("gatehouse.dev/mode", "enforce")
+    if mode in ("off", "shadow-removed"):
+        return None
+    return {**value, "metadata": {**value["metadata"], "annotations": {}}}
 
 
 @given(_policies(), _policies(), _REQUESTS)

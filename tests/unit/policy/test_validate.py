@@ -196,6 +196,12 @@ def test_control_characters_are_errors() -> None:
         (policy(to(paths=["a"]), **_REF), "/spec/rules/0/to/0/operation/paths/0"),
         (policy(to(paths=["/a*b"]), **_REF), "/spec/rules/0/to/0/operation/paths/0"),
         (policy(to(methods=["get"]), **_REF), "/spec/rules/0/to/0/operation/methods/0"),
+        (policy({}, annotations={"gatehouse.dev/mode": "shadow"}, **_REF), "/metadata/annotations/gatehouse.dev~1mode"),
+        (policy({}, annotations={"gatehouse.dev/mode": "off"}, **_REF), "/metadata/annotations/gatehouse.dev~1mode"),
+        (
+            policy({}, action="AUDIT", annotations={"gatehouse.dev/mode": "shadow"}, **_REF),
+            "/metadata/annotations/gatehouse.dev~1mode",
+        ),
         (_gatehouse("Mesh", "mesh", {"hardened": False}), "/spec/hardened"),
         (_gatehouse("Mesh", "mesh", {"pathNormalization": "NONE"}), "/spec/pathNormalization"),
         (
