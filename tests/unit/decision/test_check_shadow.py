@@ -7,7 +7,7 @@ from google.protobuf.json_format import MessageToDict
 from app.decision import counters
 from app.decision.attributes import CheckAnswer
 from app.policy.shadow import SAME, Outlook
-from app.rpc.check_codec import check_response
+from app.rpc.check_answers import check_response
 from tests.support.decisions import FRONTEND, LOCAL_WAYPOINT, READERS, REPORTS, SERVICE_REF, worker, xfcc
 from tests.support.snapshots import policy
 
