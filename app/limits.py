@@ -191,6 +191,9 @@ class CheckLimits:
     max_path_bytes: int = 65_536
     max_header_count: int = 1_000
     max_header_bytes: int = 131_072
+    max_body_bytes: int = 1_048_576  # that the proxy sent; check_grpc.max_message_bytes stays above it
+    provider_budget_seconds: float = 0.14  # from a Check's arrival until providers must have answered
+    max_provider_questions: int = 256  # in flight; a Check that would need more is denied as OVERLOADED
     max_snapshot_bytes: int = 1_073_741_824
     max_part_bytes: int = 67_108_864
     compile_slice_seconds: float = 0.003
@@ -335,7 +338,7 @@ class Limits:
     )
     check_grpc: GrpcLimits = field(
         default_factory=lambda: GrpcLimits(
-            max_message_bytes=1_048_576,
+            max_message_bytes=2_097_152,  # above check.max_body_bytes: gRPC's own refusal is an error, not a denial
             max_connections=2_000,
             max_concurrent_streams=1_000,
             max_concurrent_rpcs=4_000,

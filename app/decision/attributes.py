@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from app.policy.decision import Decision
 from app.policy.effects import NO_EFFECTS, Effects
@@ -35,7 +36,9 @@ class CheckAttributes:
     """One Check as received. Not frozen, and headers not copied, for the microseconds; nobody changes one.
 
     `problem` names what a codec found wrong with the bytes; such a request is denied as `MALFORMED`.
-    `headers` has lower-case names.
+    `headers` has lower-case names. `document` makes a fresh `AttributeContext` in protobuf's JSON mapping (camelCase,
+    64-bit numbers as strings, bytes in base64) with everything that the proxy sent, for providers; it raises ValueError
+    for what JSON cannot hold.
     """
 
     protocol: str = "http"  # http or tcp
@@ -52,6 +55,7 @@ class CheckAttributes:
     destination_principal: str = ""  # of the proxy's own certificate, where it ends mutual TLS
     context_extensions: Mapping[str, str] | None = None  # what the proxy's configuration says about the route
     problem: str = ""
+    document: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

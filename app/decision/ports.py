@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.decision.attributes import CheckAttributes
+from app.policy.effects import NO_EFFECTS, Effects
+from app.policy.provider import Provider
 from app.policy.snapshot import Manifest, Part, PartRef
 
 
@@ -66,4 +69,40 @@ class LastGoodStore(Protocol):
 
     def save(self, manifest: SignedManifest, parts: Sequence[Part]) -> None:
         """Replace what was saved, atomically."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderQuestion:
+    """What a provider is asked about one Check.
+
+    `principal` is who sent the request as the worker knows it (SPIFFE ID, empty for nobody), which at a waypoint
+    differs from what the attributes carry. `deadline` is a time of the running event loop, in seconds. `snapshot` is
+    the number of the snapshot that asks.
+    """
+
+    provider: Provider
+    attributes: CheckAttributes
+    principal: str
+    deadline: float
+    snapshot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAnswer:
+    """What a provider says. `hint` is for operators: one short sentence that does not quote the request."""
+
+    allowed: bool
+    effects: Effects = NO_EFFECTS
+    hint: str = ""
+
+
+class PolicyProvider(Protocol):
+    """Whoever answers for a Provider document."""
+
+    async def ask(self, question: ProviderQuestion) -> ProviderAnswer:
+        """The answer; never raises: who cannot answer denies, and says why in the hint.
+
+        Cancelled when nobody waits for the answer any more, at the latest at the deadline.
+        """
         ...

@@ -20,6 +20,7 @@ AUTHORIZATION_POLICY = "AuthorizationPolicy"
 MESH = "Mesh"
 ENFORCEMENT_POINT = "EnforcementPoint"
 QUARANTINE = "Quarantine"
+PROVIDER = "Provider"
 
 ISTIO_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 GATEHOUSE_VERSION = "gatehouse.dev/v1"
@@ -29,9 +30,10 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     MESH: (GATEHOUSE_VERSION,),
     ENFORCEMENT_POINT: (GATEHOUSE_VERSION,),
     QUARANTINE: (GATEHOUSE_VERSION,),
+    PROVIDER: (GATEHOUSE_VERSION,),
 }
 KINDS = tuple(_VERSIONS)
-CLUSTER_SCOPED = frozenset({MESH, QUARANTINE})
+CLUSTER_SCOPED = frozenset({MESH, QUARANTINE, PROVIDER})
 MESH_NAME = "mesh"
 MESH_KEY = f"{MESH}//{MESH_NAME}"
 

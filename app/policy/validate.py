@@ -14,7 +14,15 @@ from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
 from app.policy.attachment import ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
-from app.policy.document import AUTHORIZATION_POLICY, CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    CLUSTER_SCOPED,
+    ENFORCEMENT_POINT,
+    MESH,
+    PROVIDER,
+    QUARANTINE,
+    Document,
+)
 from app.policy.document_values import read_value
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.field_tests import content_problems, is_http_only
@@ -23,6 +31,7 @@ from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
+from app.policy.provider import Provider
 from app.policy.quarantine import Quarantine
 from app.policy.target import PointKind
 
@@ -115,10 +124,24 @@ def _quarantine_doubts(quarantine: Quarantine, _document: Document) -> Iterator[
 
 
 # What is doubtful about a value that could be read, by kind.
+def _provider_doubts(provider: Provider, _document: Document) -> Iterator[Finding]:
+    if provider.allow_partial_body:
+        yield warning(
+            "/spec/allowPartialBody",
+            "the rest of a body may say what its beginning does not: the provider must look at input.truncated_body",
+        )
+    if provider.rego is not None and provider.rego.url.startswith("http://") and not provider.rego.is_local:
+        yield warning(
+            "/spec/rego/opa/url",
+            "headers with credentials travel there, and its answers decide: use https, a UNIX socket or loopback",
+        )
+
+
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
     ENFORCEMENT_POINT: _point_doubts,
     QUARANTINE: _quarantine_doubts,
+    PROVIDER: _provider_doubts,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from app.decision.attributes import CheckAttributes
@@ -63,9 +64,12 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
             sni=attributes.tls_session.sni or destination.service,
             destination_principal=destination.principal,
             context_extensions=attributes.context_extensions,
+            document=lambda: _document(attributes),
         )
     http = attributes.request.http
     headers, problem = _headers(http, len(data), limits)
+    if len(data) > limits.max_body_bytes and not problem and _body_size(http) > limits.max_body_bytes:
+        problem = "the request body that the proxy sent is longer than check.max_body_bytes"
     return CheckAttributes(
         source_principal=source.principal,
         source_certificate=source.certificate,
@@ -80,7 +84,24 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
         destination_principal=destination.principal,
         context_extensions=attributes.context_extensions,
         problem=problem,
+        document=lambda: _document(attributes),
     )
+
+
+def _document(attributes: AttributeContext) -> dict[str, Any]:
+    """The attributes in protobuf's JSON mapping.
+
+    Raises:
+        ValueError: for numbers in metadata that JSON has not.
+    """
+    try:
+        return MessageToDict(attributes)
+    except SerializeToJsonError as error:
+        raise ValueError("the attributes hold what JSON cannot") from error
+
+
+def _body_size(http: AttributeContext.HttpRequest) -> int:
+    return max(len(http.raw_body), len(http.body))  # a character is at least a byte
 
 
 def _headers(

@@ -95,3 +95,64 @@ def test_case_088_too_many_or_too_long_headers_are_a_problem() -> None:
         raw.attributes.request.http.header_map.headers.add().key = "x"
     problems = [decode_check(request.SerializeToString(), LIMITS).problem for request in (many, long, body, raw)]
     assert [True, True, False, True] == [bool(problem) for problem in problems]
+
+
+def test_the_document_is_everything_that_the_proxy_sent() -> None:
+    """Protobuf's JSON: camelCase, 64-bit numbers as strings, bytes in base64; made anew each time."""
+    request = _request(id="77", scheme="https", protocol="HTTP/2", size=5, body="hello", raw_body=b"\xff")
+    attributes = request.attributes
+    attributes.request.time.FromJsonString("2026-08-01T10:00:00.5Z")
+    attributes.request.http.headers["x-role"] = "user"
+    attributes.source.labels["app"] = "web"
+    attributes.context_extensions["virtual_host"] = "shop"
+    attributes.metadata_context.filter_metadata["envoy.jwt"].update({"sub": "alice", "n": 1})
+    attributes.tls_session.sni = "orders"
+    document = decode_check(request.SerializeToString(), LIMITS).document
+    assert document is not None
+    expected = {
+        "source": {
+            "address": {"socketAddress": {"address": "10.0.0.9"}},
+            "principal": PRINCIPAL,
+            "labels": {"app": "web"},
+        },
+        "destination": {"address": {"socketAddress": {"address": "10.96.0.10", "portValue": 8080}}},
+        "request": {
+            "time": "2026-08-01T10:00:00.500Z",
+            "http": {
+                "id": "77",
+                "method": "GET",
+                "headers": {"x-role": "user"},
+                "path": "/orders?x=1",
+                "host": "orders:8080",
+                "scheme": "https",
+                "protocol": "HTTP/2",
+                "size": "5",
+                "body": "hello",
+                "rawBody": "/w==",
+            },
+        },
+        "contextExtensions": {"virtual_host": "shop"},
+        "metadataContext": {"filterMetadata": {"envoy.jwt": {"sub": "alice", "n": 1.0}}},
+        "tlsSession": {"sni": "orders"},
+    }
+    assert expected == document()
+    document().clear()
+    assert expected == document()
+
+
+def test_a_document_that_json_cannot_hold_is_a_value_error() -> None:
+    """Infinity in metadata; the decision without a provider does not care."""
+    request = _request()
+    request.attributes.metadata_context.filter_metadata["x"].fields["n"].number_value = float("inf")
+    attributes = decode_check(request.SerializeToString(), LIMITS)
+    assert ("", True) == (attributes.problem, attributes.document is not None)
+    with pytest.raises(ValueError, match="JSON"):
+        attributes.document()
+
+
+def test_case_088_a_body_beyond_the_bound_is_a_problem() -> None:
+    """In both forms; one that just fits is none, and nobody reads it when it is decided."""
+    limits = CheckLimits(max_body_bytes=200_000)
+    bodies = [{"raw_body": b"x" * 200_001}, {"body": "x" * 200_001}, {"raw_body": b"x" * 200_000}]
+    problems = [decode_check(_request(**body).SerializeToString(), limits).problem for body in bodies]
+    assert [True, True, False] == [bool(problem) for problem in problems]
