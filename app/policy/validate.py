@@ -12,9 +12,17 @@ from typing import Any
 
 from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
-from app.policy.attachment import ref_kind
+from app.policy.attachment import Attachable, ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
-from app.policy.document import AUTHORIZATION_POLICY, CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    CLUSTER_SCOPED,
+    ENFORCEMENT_POINT,
+    MESH,
+    QUARANTINE,
+    REQUEST_AUTHENTICATION,
+    Document,
+)
 from app.policy.document_values import read_value
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.field_tests import content_problems, is_http_only
@@ -24,6 +32,7 @@ from app.policy.matchers import has_template
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
 from app.policy.quarantine import Quarantine
+from app.policy.request_authentication import RequestAuthentication, authentication_doubts
 from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
@@ -114,11 +123,17 @@ def _quarantine_doubts(quarantine: Quarantine, _document: Document) -> Iterator[
         )
 
 
+def _authentication_doubts(value: RequestAuthentication, document: Document) -> Iterator[Finding]:
+    yield from _attachment_findings(document, value)
+    yield from authentication_doubts(value)
+
+
 # What is doubtful about a value that could be read, by kind.
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
     ENFORCEMENT_POINT: _point_doubts,
     QUARANTINE: _quarantine_doubts,
+    REQUEST_AUTHENTICATION: _authentication_doubts,
 }
 
 
@@ -174,7 +189,7 @@ def _mode_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
         yield warning(pointer, "the policy is neither enforced nor tried out")
 
 
-def _attachment_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
+def _attachment_findings(document: Document, spec: Attachable) -> Iterator[Finding]:
     written = [name for name in ("selector", "targetRef", "targetRefs") if document.spec.get(name)]
     if len(written) > 1:
         yield error(f"/spec/{written[0]}", f"only one of {' and '.join(written)} may be set; remove the others")
