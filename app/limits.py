@@ -184,6 +184,28 @@ class PolicyLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """Bounds of verifying tokens of end users, and of fetching the keys for it."""
+
+    max_token_bytes: int = 16_384
+    max_tokens: int = 8  # of one request, for one issuer
+    max_nesting: int = 32  # of header and payload
+    leeway_seconds: float = 60.0  # after exp and before nbf, as Envoy's jwt_authn allows
+    cache_entries: int = 10_000  # verified tokens that a worker remembers
+    key_set_entries: int = 1_024  # parsed key sets that a worker remembers
+    max_output_header_bytes: int = 8_192  # a claim that is longer is not sent upstream
+    max_hints: int = 64  # key sources that a worker asks to be fetched again, in one report
+    max_sources: int = 256  # different places where keys are fetched
+    max_jwks_bytes: int = 262_144
+    fetch_seconds: float = 5.0  # of one fetch, where a rule does not say less
+    max_fetches: int = 8  # at once
+    refresh_seconds: float = 300.0
+    retry_seconds: float = 30.0  # after a failed fetch
+    min_refetch_seconds: float = 10.0  # between two fetches from one place, whatever workers ask for
+    stale_seconds: float = 86_400.0  # how long keys serve that cannot be refreshed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckLimits:
     """Bounds of the decision worker."""
 
@@ -359,6 +381,7 @@ class Limits:
     policy: PolicyLimits = field(default_factory=PolicyLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
     effects: EffectLimits = field(default_factory=EffectLimits)
+    tokens: TokenLimits = field(default_factory=TokenLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
     ledger: LedgerLimits = field(default_factory=LedgerLimits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,6 +105,40 @@ class NothingRevoked:
     async def revoked(self, number: int) -> RevokedCertificates:  # noqa: ARG002
         """Nothing."""
         return NOTHING_REVOKED
+
+
+class TokenKeySource(Protocol):
+    """Where the publisher reads the keys of token issuers from."""
+
+    def take(self, documents: Mapping[str, Any]) -> None:
+        """Documents changed: JSON by key, None for what is gone."""
+        ...
+
+    def items(self) -> Mapping[str, Any]:
+        """The keys of now, as the items of the `keys` parts."""
+        ...
+
+
+class TokenKeyHints(Protocol):
+    """Hears from workers of which issuers newer keys are wanted."""
+
+    def hint(self, sources: Iterable[str]) -> None:
+        """Tokens came with keys of these sources (`KeySource.id`) that no worker knows."""
+        ...
+
+
+class NoTokenKeys:
+    """Implements both where nobody verifies tokens."""
+
+    def take(self, documents: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def items(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    def hint(self, sources: Iterable[str]) -> None:
+        """Nothing."""
 
 
 class ManifestSigner(Protocol):

@@ -25,6 +25,7 @@ from app.authority.certificates.mint_tokens import MintTokens
 from app.authority.certificates.refusals import Refusals
 from app.authority.certificates.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.link_ports import WorkerCaller
+from app.authority.policies.follow_token_keys import TokenKeys
 from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
@@ -48,6 +49,7 @@ from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
 from app.bootstrap.root_key import ROOT_KEY_COMMANDS, root_key_command
+from app.bootstrap.token_keys import build_token_keys
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.link.server import LinkServices, create_link_app
@@ -100,6 +102,7 @@ class _Core:
     """What the authority process is made of, before it listens."""
 
     publisher: SnapshotPublisher
+    token_keys: TokenKeys
     issuer: Issuer
     followers: Followers
     issued_certificates: Certificates
@@ -196,6 +199,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         await core.issued_certificates.view.refresh()
         await core.known_authorities.refresh()
         await core.rest.converge.refresh()
+        await core.token_keys.load()
         await _load_keys(core, settings, clock)
         await core.listener_certificates.renew()
         process = AuthorityProcess(settings, core)
@@ -205,6 +209,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
                 *core.issued_certificates.work(foundation),
                 core.listener_certificates.run(),
                 core.publisher.run(),
+                core.token_keys.run(),
                 core.readiness.run(*core.ca.servers),
                 core.known_authorities.run(),
                 core.rest.converge.run(),
@@ -306,8 +311,14 @@ def _build_core(
         placements=placements,
         workers=registry,
     )
+    token_keys = build_token_keys(settings, database)
+    publisher = SnapshotPublisher(
+        database, signer=foundation.snapshot_key, trust=authorities, revoked=quarantines, token_keys=token_keys
+    )
+    token_keys.on_change = publisher.notify
     return _Core(
-        publisher=SnapshotPublisher(database, signer=foundation.snapshot_key, trust=authorities, revoked=quarantines),
+        publisher=publisher,
+        token_keys=token_keys,
         issuer=issuer,
         followers=followers,
         readiness=Readiness(issuer, foundation.keeper, database, placements, ledger, clock_guard=issuing.clock_guard),
@@ -356,6 +367,7 @@ async def _listen(stack: AsyncExitStack, process: AuthorityProcess, extra: Mappi
         checkpoints=core.numbering,
         clock=rest.clock,
         limits=settings.limits.check,
+        token_keys=core.token_keys,
     )
     http = settings.limits.http
     link_app: AsgiApp = create_link_app(link)

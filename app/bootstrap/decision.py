@@ -19,6 +19,7 @@ import structlog
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
 from app.decision.attributes import Transport
+from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
 from app.decision.counters import CheckCounters
 from app.decision.follow_snapshot import SnapshotFollower
@@ -38,6 +39,7 @@ from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
 from app.settings import Listener, Settings
 from app.telemetry import metrics
+from app.tokens.end_user_tokens import EndUserTokenVerifier
 
 _log = structlog.get_logger(__name__)
 
@@ -158,7 +160,15 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
     ) as link:
         follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
         process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
-        service = CheckService(holder, limits=limits, effect_limits=settings.limits.effects, lag=lag, counters=counters)
+        tokens = RequestAuthenticator(EndUserTokenVerifier(settings.limits.tokens), settings.limits.tokens)
+        service = CheckService(
+            holder,
+            limits=limits,
+            effect_limits=settings.limits.effects,
+            lag=lag,
+            counters=counters,
+            tokens=tokens,
+        )
         servicer = CheckServicer(service, limits=limits)
         identity = ServingIdentity(link, folder / "serving.pem")
         await follower.start_from_last_good()
@@ -166,7 +176,7 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         work = [
             follower.run(),
             lag.run(),
-            _report_until_leaving(process, link, memory),
+            _report_until_leaving(process, link, memory, tokens),
             _listen_locally(process, servicer, follower, assignment),
         ]
         if settings.listen.check_mtls.enabled:
@@ -175,10 +185,14 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
             yield process
 
 
-async def _report_until_leaving(process: DecisionProcess, link: LinkClient, memory: RememberedCheckpoint) -> None:
+async def _report_until_leaving(
+    process: DecisionProcess, link: LinkClient, memory: RememberedCheckpoint, tokens: RequestAuthenticator
+) -> None:
     """A worker that leaves keeps silent: its successor already reports under the same name."""
     interval = process.settings.limits.check.status_interval_seconds
-    reporting = asyncio.create_task(report_status(link, process.status, interval_seconds=interval, memory=memory))
+    reporting = asyncio.create_task(
+        report_status(link, process.status, interval_seconds=interval, memory=memory, take_hints=tokens.take_hints)
+    )
     try:
         leaving = asyncio.create_task(process.leaving.wait())
         await asyncio.wait({reporting, leaving}, return_when=asyncio.FIRST_COMPLETED)

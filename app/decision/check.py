@@ -15,6 +15,7 @@ from functools import lru_cache
 import structlog
 
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
+from app.decision.authenticate_request import NoVerifier, RequestAuthenticator
 from app.decision.counters import CheckCounters
 from app.decision.overload import LoopLag
 from app.decision.state import DecisionState, StateHolder
@@ -25,7 +26,7 @@ from app.identity.forwarded_for import original_client
 from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
-from app.limits import CheckLimits, EffectLimits
+from app.limits import CheckLimits, EffectLimits, TokenLimits
 from app.policy.decision import Decision, Reason
 from app.policy.effects import NO_EFFECTS, effects_problem, removed_spellings, sendable
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
@@ -66,12 +67,14 @@ class CheckService:
         effect_limits: EffectLimits | None = None,
         lag: LoopLag | None = None,
         counters: CheckCounters | None = None,
+        tokens: RequestAuthenticator | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._holder = holder
         self._limits = limits
         self._effect_limits = effect_limits or EffectLimits()
+        self._tokens = tokens if tokens is not None else RequestAuthenticator(NoVerifier(), TokenLimits())
         self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
         self._clock = clock
         self._wall_clock = wall_clock
@@ -129,7 +132,20 @@ class CheckService:
         if point is not None and point.trusted_hops:
             forwarded = attributes.headers.get(FORWARDED_FOR, ())
             request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
-        return self._by_policies(state, target, request, word)
+        decided = self._by_policies if state.authentications is None else self._by_user_and_policies
+        return decided(state, target, request, word)
+
+    def _by_user_and_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
+        """The same where tokens of end users are verified: one that does not verify is denied before any policy."""
+        assert state.authentications is not None
+        tokens = state.authentications.at(target)
+        if tokens is None or request.protocol == "tcp":
+            return self._by_policies(state, target, request, word)
+        user = self._tokens.authenticate(tokens, request, self._wall_clock())
+        if user.denial is not None:
+            return CheckAnswer(user.denial, state.number, state.revision, word, user.effects)
+        request.claims, request.space_delimited_claims = user.claims, user.space_delimited
+        return user.seen_by_upstream(self._by_policies(state, target, request, word))
 
     def _by_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
         """What the policies of the target decide, and what they would with those that are tried out."""

@@ -20,6 +20,7 @@ import structlog
 from app.decision.state import DecisionState, EnforcementPoints, TrustMaterial
 from app.errors import AppError
 from app.limits import PolicyLimits
+from app.policy.authentication_index import NO_KEYS, AuthenticationIndex, KeySet, key_sets_from_items
 from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.document import (
     AUTHORIZATION_POLICY,
@@ -27,6 +28,7 @@ from app.policy.document import (
     MESH,
     MESH_KEY,
     QUARANTINE,
+    REQUEST_AUTHENTICATION,
     Document,
     parse_document,
 )
@@ -35,7 +37,7 @@ from app.policy.mesh import MeshConfig, mesh_from_document
 from app.policy.quarantine import NO_QUARANTINES, NOTHING_REVOKED, QuarantineIndex, RevokedCertificates
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
-from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
+from app.policy.snapshot import DOCUMENTS, KEYS, REVOKED, SERVICES, TRUST, Manifest, Part, PartRef, parse_part
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +65,7 @@ class _Change:
     services: dict[str, Any] = field(default_factory=dict)  # JSON, or None when gone
     trust: TrustMaterial | None = None
     revoked: RevokedCertificates | None = None
+    keys: dict[str, KeySet | None] = field(default_factory=dict)
 
 
 class SnapshotLoader:
@@ -86,6 +89,7 @@ class SnapshotLoader:
         self._documents: dict[str, Document] = {}
         self._services: dict[str, Any] = {}
         self._compiled: dict[str, CompiledPolicy] = {}
+        self._keys: Mapping[str, KeySet] = NO_KEYS  # replaced, never changed
         self._retired: list[object] = []
         self._state: DecisionState | None = None
         self.last_load_seconds = 0.0
@@ -181,6 +185,8 @@ class SnapshotLoader:
                 change.trust = _trust(items)
             case "revoked":
                 change.revoked = _guarded(ref.name, RevokedCertificates.from_items, items)
+            case "keys":
+                change.keys.update(_guarded(ref.name, key_sets_from_items, items))
             case _:
                 raise SnapshotRejectedError(f"part {ref.name} is of a kind not known here; upgrade this worker")
         _removed(change, ref.kind, [key for key in old_keys if key not in items])
@@ -211,9 +217,25 @@ class SnapshotLoader:
             + sum((document is not None) - (key in self._documents) for key, document in change.documents.items()),
             loaded_at=self._monotonic(),
             quarantines=quarantines if len(quarantines) else None,
+            authentications=self._authentications(change, values, mesh),
             values=values,
         )
         return state, compiled
+
+    def _authentications(self, change: _Change, values: DocumentValues, mesh: MeshConfig) -> AuthenticationIndex | None:
+        """Whose tokens are believed where; the old index where neither documents, keys nor the mesh changed."""
+        documents, before = values.of(REQUEST_AUTHENTICATION), self._state
+        same = before is not None and documents is before.values.of(REQUEST_AUTHENTICATION)
+        if before is not None and same and not change.keys and mesh == before.mesh:
+            return before.authentications
+        return AuthenticationIndex(documents.values(), mesh, self._keys_after(change)) if documents else None
+
+    def _keys_after(self, change: _Change) -> Mapping[str, KeySet]:
+        if not change.keys:
+            return self._keys
+        keys = dict(self._keys)
+        _merge(keys, change.keys)
+        return keys
 
     async def _table(
         self, mesh: MeshConfig, change: _Change, table: RuleTable | None
@@ -275,6 +297,7 @@ class SnapshotLoader:
         _merge(self._documents, change.documents)
         _merge(self._services, change.services)
         _merge(self._compiled, compiled)
+        self._keys = self._keys_after(change)
         self._state = state
 
 
@@ -283,6 +306,8 @@ def _removed(change: _Change, kind: str, keys: Sequence[str]) -> None:
         change.documents.update(dict.fromkeys(keys))
     elif kind == SERVICES:
         change.services.update(dict.fromkeys(keys))
+    elif kind == KEYS:
+        change.keys.update(dict.fromkeys(keys))
     elif kind == TRUST and change.trust is None:
         change.trust = TrustMaterial()
     elif kind == REVOKED and change.revoked is None:

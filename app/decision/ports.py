@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.decision.attributes import CheckAttributes
+from app.policy.authentication_index import KeySet
 from app.policy.effects import NO_EFFECTS, Effects
 from app.policy.provider import Provider
+from app.policy.request_authentication import JwtRule
 from app.policy.snapshot import Manifest, Part, PartRef
 
 
@@ -104,5 +106,36 @@ class PolicyProvider(Protocol):
         """The answer; never raises: who cannot answer denies, and says why in the hint.
 
         Cancelled when nobody waits for the answer any more, at the latest at the deadline.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """A token whose signature, issuer, audience and times hold: its claims, and its payload as it was sent."""
+
+    claims: Mapping[str, Any]
+    payload: str = field(repr=False)  # base64url, without padding
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefusal:
+    """Why a token does not verify, for operators.
+
+    `ask_for_keys` when newer keys of the issuer may help, `other_issuer` when the rule is not about such tokens.
+    """
+
+    reason: str
+    ask_for_keys: bool = False
+    other_issuer: bool = False
+
+
+class TokenVerifier(Protocol):
+    """Verifies tokens of end users; implemented outside, because it needs cryptography."""
+
+    def verify(self, token: str, rule: JwtRule, keys: KeySet | None, now: float) -> VerifiedToken | TokenRefusal:
+        """The token's claims when everything about it holds at `now` (seconds since 1970). Never raises.
+
+        Without keys nothing verifies.
         """
         ...

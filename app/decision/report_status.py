@@ -70,12 +70,13 @@ async def report_status(
     interval_seconds: float,
     memory: CheckpointMemory | None = None,
     before_send: Callable[[], None] = lambda: None,
+    take_hints: Callable[[], list[str]] = list,
 ) -> None:
     """Send the report for ever, every interval and as soon as another state serves: somebody may wait for that.
 
     The first one goes out at once; `before_send` may flush counters elsewhere. With a `memory`, the report says which
     checkpoint of the ledger is remembered, and what the authority answers takes its place: an authority that answers
-    has accepted the one before.
+    has accepted the one before. `take_hints` says of which sources of token keys newer ones are wanted.
     """
     checks, since = report.counters.total, time.monotonic()
     while True:
@@ -86,6 +87,9 @@ async def report_status(
         # Between the first two reports there is no time to divide by.
         status["load"]["checksPerSecond"] = round((total - checks) / (now - since), 1) if now > since else 0.0
         checks, since = total, now
+        hints = take_hints()
+        if hints:
+            status["keysWanted"] = hints
         if memory is not None and memory.note:
             status["checkpoint"] = memory.note
         checkpoint = await link.send_status(status)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from app.policy.authentication_index import AuthenticationIndex
 from app.policy.document_values import NO_VALUES, DocumentValues
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.mesh import MeshConfig
@@ -75,6 +76,7 @@ class DecisionState:
     documents: int
     loaded_at: float
     quarantines: QuarantineIndex | None = None  # None when nobody is in quarantine: one test on the hot path
+    authentications: AuthenticationIndex | None = None  # None when no RequestAuthentication is there
     values: DocumentValues = NO_VALUES
     targets: dict[tuple[int, str, int], Target | Further | None] = field(default_factory=dict, compare=False)
 

@@ -54,6 +54,7 @@ class HttpClient:
         limits: FetchLimits,
         *,
         allow_private: bool = False,
+        allow_loopback: bool = True,
         ca_file: Path | None = None,
         resolve: Resolve = resolve,
     ) -> None:
@@ -64,6 +65,8 @@ class HttpClient:
             limits: bounds of each request.
             allow_private: whether it may lead into a private network. Loopback it reaches only by being written so
                 (`localhost` or a loopback address); link-local and metadata addresses never.
+            allow_loopback: whether it may be written as an address of this host; no, where others than operators
+                write it.
             ca_file: the roots of the server, where they are not the system's.
             resolve: how names become addresses.
 
@@ -77,6 +80,8 @@ class HttpClient:
         if allow_private:
             self._allowed.add(Reach.PRIVATE)
         if _is_loopback_host(self._url.host):
+            if not allow_loopback:
+                raise _invalid(url, "it leads to this host, which is not allowed for it")
             self._allowed = {Reach.LOOPBACK}
         literal = _literal(self._url.host)
         if literal is not None and reach_of(literal) not in self._allowed:

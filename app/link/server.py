@@ -19,7 +19,7 @@ import base64
 import json
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -28,7 +28,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.authority.link_ports import CheckpointExchange, ServingCertificateIssuer, WorkerAuthenticator, WorkerCaller
+from app.authority.link_ports import (
+    CheckpointExchange,
+    NoTokenKeys,
+    ServingCertificateIssuer,
+    TokenKeyHints,
+    WorkerAuthenticator,
+    WorkerCaller,
+)
 from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.ports import Clock
 from app.authority.worker_registry import WorkerRegistry
@@ -65,6 +72,7 @@ class LinkServices:
     checkpoints: CheckpointExchange
     clock: Clock
     limits: CheckLimits
+    token_keys: TokenKeyHints = field(default_factory=NoTokenKeys)
 
 
 def create_link_app(services: LinkServices) -> Starlette:
@@ -143,9 +151,12 @@ class _Link:
         )
 
     async def status(self, request: Request, worker: WorkerCaller) -> Response:
-        """What the worker says about itself, and which checkpoint of the ledger it remembers."""
+        """What the worker says about itself, which checkpoint it remembers, and whose keys it wants anew."""
         report = _json_object(await _read_body(request, MAX_STATUS_BYTES))
         remembered = report.pop("checkpoint", "")
+        wanted = report.pop("keysWanted", None)
+        if isinstance(wanted, list):
+            self._services.token_keys.hint(name for name in wanted if isinstance(name, str))
         self._services.registry.record(worker.name, report, now=self._services.clock.now())
         checkpoints = self._services.checkpoints
         if isinstance(remembered, str) and remembered:

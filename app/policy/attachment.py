@@ -7,8 +7,9 @@ found; what is found by key is then compared in full.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
-from app.policy.authorization_policy import PolicySpec, TargetRef
+from app.policy.authorization_policy import TargetRef
 from app.policy.mesh import MeshConfig
 from app.policy.target import PointKind, Target
 
@@ -18,6 +19,20 @@ GATEWAY_NAME_LABEL = "gateway.networking.k8s.io/gateway-name"
 WAYPOINT_CLASS = "istio-waypoint"
 
 _REGISTRY_KINDS = {"Kubernetes": "Service", "External": "ServiceEntry"}
+
+
+class Attachable(Protocol):
+    """What attaches to targets: by references, by the labels of a selector, or in its whole namespace."""
+
+    @property
+    def selector(self) -> Mapping[str, str] | None:
+        """The labels that a target must have; None when there is no selector, an empty one selects everything."""
+        ...
+
+    @property
+    def target_refs(self) -> tuple[TargetRef, ...]:
+        """What it attaches to by name."""
+        ...
 
 
 def ref_kind(ref: TargetRef) -> str | None:
@@ -33,7 +48,7 @@ def ref_kind(ref: TargetRef) -> str | None:
             return None
 
 
-def policy_keys(namespace: str, spec: PolicySpec) -> tuple[str, ...]:
+def policy_keys(namespace: str, spec: Attachable) -> tuple[str, ...]:
     """The attach keys of a policy. With target references, a selector beside them is not looked at.
 
     A reference with a namespace is refused where documents come in; Istio, where it is stored anyway, looks at it for
@@ -77,7 +92,7 @@ def _target_keys(target: Target, mesh: MeshConfig) -> Iterator[str]:
             yield f"label/{namespace}/{label}={value}"
 
 
-def selects(spec: PolicySpec, labels: Mapping[str, str]) -> bool:
+def selects(spec: Attachable, labels: Mapping[str, str]) -> bool:
     """Whether a policy found by key really attaches: all labels of its selector are the target's."""
     if spec.target_refs or not spec.selector:
         return True

@@ -69,7 +69,7 @@ _REQUEST_MEMBERS = (
     "provider_decisions",
 )
 _REJECTED = Decision(False, Reason.MALFORMED, hint="Envoy answers 400 to this path")
-_UNAUTHORIZED = Decision(False, Reason.MALFORMED, hint="a token that does not verify is answered with 401")
+_UNAUTHORIZED = Decision(False, Reason.TOKEN_INVALID, hint="a token that does not verify is answered with 401")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     NO_RULE_MATCHED = "NO_RULE_MATCHED"  # ALLOW policies concern the target, none matched
     PROVIDER_DENIED = "PROVIDER_DENIED"
     QUARANTINED = "QUARANTINED"  # the caller, its certificate or its node is in quarantine
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105 - an end user's token is there and does not verify: HTTP 401
     IDENTITY_UNAVAILABLE = "IDENTITY_UNAVAILABLE"
     TARGET_UNKNOWN = "TARGET_UNKNOWN"
     CALLER_UNKNOWN = "CALLER_UNKNOWN"  # the proxy that asks is not a registered enforcement point
@@ -32,7 +33,8 @@ class Decision:
     """Whether the request may pass, and which rule said so.
 
     `policy` reads `<namespace>/<name>` and `rule` is Istio's own id, `ns[NS]-policy[NAME]-rule[I]`; both are
-    empty when no rule decided. In quarantine `policy` reads `Quarantine/<name>`. `hint` says what an operator can do
+    empty when no rule decided. In quarantine `policy` reads `Quarantine/<name>`, for a bad token
+    `RequestAuthentication/<namespace>/<name>`. `hint` says what an operator can do
     about it; it is never sent to the client.
     """
 

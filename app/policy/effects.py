@@ -70,6 +70,21 @@ class Effects:
 NO_EFFECTS = Effects()
 
 
+def joined(first: Effects, more: Effects) -> Effects:
+    """Both for an answer that allows; where both set the same header, `more` holds, and what is set is not removed."""
+    if first is NO_EFFECTS:
+        return more
+    headers = tuple({**dict(first.headers), **dict(more.headers)}.items())
+    put = dict(headers)
+    removed = dict.fromkeys((*first.headers_to_remove, *more.headers_to_remove))
+    return replace(
+        first,
+        headers=headers,
+        headers_to_remove=tuple(name for name in removed if name not in put),
+        query_to_remove=tuple(dict.fromkeys((*first.query_to_remove, *more.query_to_remove))),
+    )
+
+
 def effects_problem(effects: Effects, limits: EffectLimits) -> str:
     """What stands in the way of carrying out the effects of an answer that allows; empty when nothing does.
 

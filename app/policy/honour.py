@@ -8,7 +8,6 @@ from app.policy.authorization_policy import Action, FieldTest, PolicySpec
 from app.policy.finding import Finding, warning
 from app.policy.mesh import MeshConfig
 
-_NO_CLAIMS = "tokens of end users are not verified yet, so the request counts as one without a token"
 _REMOTE = (
     "Envoy sends the direct peer only: set `trustedHops` of the EnforcementPoint to how many proxies before it write "
     "X-Forwarded-For, else the direct peer's address is compared"
@@ -28,16 +27,12 @@ def honour_warnings(spec: PolicySpec) -> Iterator[Finding]:
         yield warning("/spec/provider/name", "no provider is asked yet: requests that this policy matches are denied")
     for rule in spec.rules:
         for field in (*(f for clause in (*rule.sources, *rule.operations) for f in clause), *rule.conditions):
-            message = _field_warning(field, spec.action)
+            message = _field_warning(field)
             if message is not None:
                 yield warning(field.pointer if field.values else field.not_pointer, message)
 
 
-def _field_warning(field: FieldTest, action: Action) -> str | None:
-    if field.name == "requestPrincipals" or field.name.startswith("request.auth."):
-        if action is Action.DENY and field.values:
-            return f"{_NO_CLAIMS}, and this DENY rule never matches; leave it to Istio"
-        return _NO_CLAIMS
+def _field_warning(field: FieldTest) -> str | None:
     if field.name.startswith("experimental.envoy.filters."):
         return "Envoy does not send dynamic metadata to ext_authz, so there is none"
     return _NEVER_RECEIVED.get(field.name)

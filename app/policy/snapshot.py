@@ -22,11 +22,13 @@ BUCKETS = 256
 
 # Kinds of parts. `documents` holds policy documents (AuthorizationPolicy, EnforcementPoint, Mesh ...),
 # `services` holds services with their addresses, `trust` the trust bundle in PEM, `revoked` the certificates
-# that quarantines of nodes and serials concern (there is no such part when there are none).
+# that quarantines of nodes and serials concern (there is no such part when there are none), `keys` the public keys
+# that were fetched to verify tokens of end users, by `KeySource.id`.
 DOCUMENTS = "documents"
 SERVICES = "services"
 TRUST = "trust"
 REVOKED = "revoked"
+KEYS = "keys"
 
 
 def bucket_of(key: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
-from app.policy.attachment import ref_kind
+from app.policy.attachment import Attachable, ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
 from app.policy.document import (
     AUTHORIZATION_POLICY,
@@ -21,6 +21,7 @@ from app.policy.document import (
     MESH,
     PROVIDER,
     QUARANTINE,
+    REQUEST_AUTHENTICATION,
     Document,
 )
 from app.policy.document_values import read_value
@@ -33,6 +34,7 @@ from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
 from app.policy.provider import Provider
 from app.policy.quarantine import Quarantine
+from app.policy.request_authentication import RequestAuthentication, authentication_doubts
 from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
@@ -123,7 +125,11 @@ def _quarantine_doubts(quarantine: Quarantine, _document: Document) -> Iterator[
         )
 
 
-# What is doubtful about a value that could be read, by kind.
+def _authentication_doubts(value: RequestAuthentication, document: Document) -> Iterator[Finding]:
+    yield from _attachment_findings(document, value)
+    yield from authentication_doubts(value)
+
+
 def _provider_doubts(provider: Provider, _document: Document) -> Iterator[Finding]:
     if provider.allow_partial_body:
         yield warning(
@@ -137,11 +143,13 @@ def _provider_doubts(provider: Provider, _document: Document) -> Iterator[Findin
         )
 
 
+# What is doubtful about a value that could be read, by kind.
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
     ENFORCEMENT_POINT: _point_doubts,
     QUARANTINE: _quarantine_doubts,
     PROVIDER: _provider_doubts,
+    REQUEST_AUTHENTICATION: _authentication_doubts,
 }
 
 
@@ -197,7 +205,7 @@ def _mode_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
         yield warning(pointer, "the policy is neither enforced nor tried out")
 
 
-def _attachment_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
+def _attachment_findings(document: Document, spec: Attachable) -> Iterator[Finding]:
     written = [name for name in ("selector", "targetRef", "targetRefs") if document.spec.get(name)]
     if len(written) > 1:
         yield error(f"/spec/{written[0]}", f"only one of {' and '.join(written)} may be set; remove the others")

@@ -31,6 +31,7 @@ from app.identity.spiffe import TrustDomain
 from app.limits import Limits
 from app.settings.clusters import ClusterSettings, InventorySettings, ServedCluster
 from app.settings.issuing import IssuingSettings
+from app.settings.key_hosts import KeyHostSettings
 from app.settings.keys import ENV_PREFIX, NESTED
 from app.settings.parents import BundleSettings, ParentSettings, PeerSettings
 from app.settings.section import Section as _Section
@@ -206,6 +207,9 @@ class TokensSettings(_Section):
 
     issuers: tuple[IssuerSettings, ...] = ()
     audiences: tuple[str, ...] = ("istio-ca",)  # of tokens from the built-in issuer
+    # Hosts in private networks, or this host, where the keys of end users' tokens (jwksUri, OpenID discovery) may be
+    # fetched. Whoever may write a RequestAuthentication could make the authority ask others.
+    key_hosts: tuple[KeyHostSettings, ...] = ()
     trusted_node_accounts: tuple[str, ...] = ("istio-system/ztunnel", "kube-system/ztunnel")
 
     @field_validator("trusted_node_accounts")

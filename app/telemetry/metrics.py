@@ -145,6 +145,15 @@ PEER_BUNDLE_HELD = Gauge(
     ["peer"],
     multiprocess_mode="livemax",
 )
+TOKEN_KEYS_AGE = Gauge(
+    "gatehouse_token_keys_age_seconds",
+    "Seconds since the keys of an issuer of end users' tokens were last had, at the last attempt.",
+    ["place"],
+    multiprocess_mode="livemax",
+)
+TOKEN_KEY_FETCHES = Counter(
+    "gatehouse_token_key_fetches", "Fetches of keys of end users' tokens, by outcome.", ["outcome"]
+)
 PARENT_REFUSED = Gauge(
     "gatehouse_parent_refused", "Whether what a parent gives is refused.", ["parent"], multiprocess_mode="livemax"
 )

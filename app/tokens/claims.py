@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
@@ -19,18 +20,23 @@ def refused(diagnosis: str) -> AppError:
     return AppError(ErrorCode.UNAUTHENTICATED, OPAQUE_REFUSAL, diagnosis=diagnosis)
 
 
-def parse_claims(payload: bytes) -> dict[str, Any]:
+def parse_claims(payload: bytes, *, max_nesting: int = 32) -> dict[str, Any]:
     """The claims set.
 
     Raises:
-        AppError: `UNAUTHENTICATED` when the payload is not a JSON object, or names a claim twice.
+        AppError: `UNAUTHENTICATED` when the payload is not a JSON object in UTF-8, names a claim twice, has a number
+            that is none here (NaN, 1e400), or is nested deeper than `max_nesting`.
     """
     try:
-        claims = json.loads(payload, object_pairs_hook=_unique, parse_constant=_no_constant)
+        claims = json.loads(
+            payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError):
-        raise refused("claims: the payload is not one JSON object with unique names") from None
+        raise refused("claims: the payload is not one JSON object with unique names and finite numbers") from None
     if not isinstance(claims, dict):
         raise refused("claims: the payload is not a JSON object")
+    if _is_deeper(claims, max_nesting):
+        raise refused(f"claims: the payload is nested deeper than {max_nesting} levels")
     return claims
 
 
@@ -94,3 +100,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> object:
     raise ValueError(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        if not below:
+            return False
+        level = below
+    return True

@@ -38,11 +38,23 @@ class VerificationKey:
     algorithms: frozenset[str]
 
 
-def parse_jwks(data: bytes) -> dict[str, VerificationKey]:
-    """The usable keys of a set, by key id; a key without an id has the id "".
+def parse_jwks(data: bytes | str) -> dict[str, VerificationKey]:
+    """The usable keys of a set, by key id; a key without an id has the id "", and the first of an id counts.
 
     Raises:
         AppError: `UNAVAILABLE` when the bytes are not a key set or it has no usable key.
+    """
+    keys: dict[str, VerificationKey] = {}
+    for _, key in usable_keys(data):
+        keys.setdefault(key.id, key)
+    return keys
+
+
+def usable_keys(data: bytes | str) -> list[tuple[dict[str, Any], VerificationKey]]:
+    """Every entry of a set that can verify tokens, as it was written and as a key, in the order of the set.
+
+    Raises:
+        AppError: `UNAVAILABLE` when it is not a key set or has no usable key.
     """
     try:
         document = json.loads(data)
@@ -51,14 +63,10 @@ def parse_jwks(data: bytes) -> dict[str, VerificationKey]:
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list) or len(entries) > MAX_KEYS:
         raise _unusable(f"it is not a JWK set of at most {MAX_KEYS} keys")
-    keys: dict[str, VerificationKey] = {}
-    for entry in entries:
-        key = _parse_key(entry)
-        if key is not None and key.id not in keys:
-            keys[key.id] = key
-    if not keys:
+    found = [(entry, key) for entry in entries if (key := _parse_key(entry)) is not None]
+    if not found:
         raise _unusable("it has no key that can verify a token")
-    return keys
+    return found
 
 
 def _parse_key(entry: object) -> VerificationKey | None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
+from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
 from app.decision.load_snapshot import SnapshotLoader
 from app.decision.overload import LoopLag
 from app.decision.state import StateHolder
-from app.limits import CheckLimits, PolicyLimits
-from tests.support.snapshots import MemorySource, parts_of, point, policy, publisher
+from app.limits import CheckLimits, PolicyLimits, TokenLimits
+from app.tokens.end_user_tokens import EndUserTokenVerifier
+from tests.support.snapshots import FixedTokenKeys, MemorySource, parts_of, point, policy, publisher
 
 ORDERS_IP = "10.96.0.10"
 FRONTEND = "spiffe://cluster.local/ns/shop/sa/frontend"
@@ -78,12 +80,17 @@ class Worker:
     def __init__(self, limits: CheckLimits | None = None) -> None:
         self.limits = limits or CheckLimits()
         self.source = MemorySource()
-        self.publisher = publisher(self.source)
+        self.token_keys = FixedTokenKeys()
+        self.publisher = publisher(self.source, token_keys=self.token_keys)
         self.now = 1_000.0
+        self.wall_clock = 1_800_000_000.0
         self.holder = StateHolder(monotonic=lambda: self.now)
         self.loader = SnapshotLoader(slice_seconds=self.limits.compile_slice_seconds, limits=PolicyLimits())
         self.lag = LoopLag(max_queue_seconds=self.limits.max_queue_seconds)
-        self.service = CheckService(self.holder, limits=self.limits, lag=self.lag)
+        self.tokens = RequestAuthenticator(EndUserTokenVerifier(TokenLimits()), TokenLimits())
+        self.service = CheckService(
+            self.holder, limits=self.limits, lag=self.lag, tokens=self.tokens, wall_clock=lambda: self.wall_clock
+        )
 
     async def put(self, *documents: Mapping[str, Any], services: Mapping[str, Any] | None = None) -> None:
         """Store documents and serve them."""

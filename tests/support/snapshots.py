@@ -84,9 +84,27 @@ def verifier() -> ManifestVerifier:
     return ManifestVerifier.parse(signing_key().public_text)
 
 
-def publisher(source: MemorySource, trust: FixedTrust | None = None) -> SnapshotPublisher:
+class FixedTokenKeys:
+    """A `TokenKeySource` whose keys tests set, by `KeySource.id`."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Any] = {}
+
+    def take(self, documents: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def items(self) -> Mapping[str, Any]:
+        """The keys of now."""
+        return dict(self.keys)
+
+
+def publisher(
+    source: MemorySource, trust: FixedTrust | None = None, token_keys: FixedTokenKeys | None = None
+) -> SnapshotPublisher:
     """A publisher over the source."""
-    return SnapshotPublisher(source, signer=signing_key(), trust=trust or FixedTrust(), poll_seconds=0.05)
+    return SnapshotPublisher(
+        source, signer=signing_key(), trust=trust or FixedTrust(), token_keys=token_keys, poll_seconds=0.05
+    )
 
 
 class DirectLink:

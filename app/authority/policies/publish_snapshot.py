@@ -15,12 +15,21 @@ from typing import Any
 
 import structlog
 
-from app.authority.link_ports import EVERYTHING, ManifestSigner, NothingRevoked, RevokedSource, Scope, TrustSource
+from app.authority.link_ports import (
+    EVERYTHING,
+    ManifestSigner,
+    NothingRevoked,
+    NoTokenKeys,
+    RevokedSource,
+    Scope,
+    TokenKeySource,
+    TrustSource,
+)
 from app.authority.ports import SnapshotDelta, SnapshotSource
 from app.errors import AppError, ErrorCode
 from app.policy.canonical import sha256_hex
 from app.policy.document import MESH_KEY
-from app.policy.snapshot import DOCUMENTS, REVOKED, SERVICES, TRUST, Manifest, Part, bucket_of, build_part
+from app.policy.snapshot import DOCUMENTS, KEYS, REVOKED, SERVICES, TRUST, Manifest, Part, bucket_of, build_part
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +68,7 @@ class SnapshotPublisher:
         signer: ManifestSigner,
         trust: TrustSource,
         revoked: RevokedSource | None = None,
+        token_keys: TokenKeySource | None = None,
         poll_seconds: float = 0.5,
         max_scopes: int = 64,
     ) -> None:
@@ -66,9 +76,16 @@ class SnapshotPublisher:
         self._signer = signer
         self._trust = trust
         self._revoked = revoked or NothingRevoked()
+        self._token_keys = token_keys or NoTokenKeys()
         self._poll_seconds = poll_seconds
         self._max_scopes = max_scopes
-        self._items: dict[str, dict[int, dict[str, Any]]] = {DOCUMENTS: {}, SERVICES: {}, TRUST: {}, REVOKED: {}}
+        self._items: dict[str, dict[int, dict[str, Any]]] = {
+            DOCUMENTS: {},
+            SERVICES: {},
+            TRUST: {},
+            REVOKED: {},
+            KEYS: {},
+        }
         self._numbers = (-1, 0, 0)  # snapshot number, revision, inventory generation
         self._unpublished: set[tuple[str, int]] = set()  # buckets that a cancelled refresh left behind
         self._views: OrderedDict[Scope, _View] = OrderedDict({EVERYTHING: _View(EVERYTHING)})
@@ -193,7 +210,18 @@ class SnapshotPublisher:
         if self._items[TRUST].get(0) != bundle:
             self._items[TRUST][0] = bundle
             changed.add((TRUST, 0))
-        return changed
+        self._token_keys.take(delta.documents)
+        return changed | self._apply_keys(self._token_keys.items())
+
+    def _apply_keys(self, items: Mapping[str, Any]) -> set[tuple[str, int]]:
+        buckets: dict[int, dict[str, Any]] = {}
+        for key, value in items.items():
+            buckets.setdefault(bucket_of(key), {})[key] = value
+        before = self._items[KEYS]
+        self._items[KEYS] = buckets
+        return {
+            (KEYS, bucket) for bucket in before.keys() | buckets.keys() if before.get(bucket) != buckets.get(bucket)
+        }
 
     async def _open_view(self, scope: Scope) -> _View:
         async with self._lock:

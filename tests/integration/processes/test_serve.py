@@ -78,7 +78,7 @@ async def test_a_worker_has_not_loaded_what_it_must_not_hold(tmp_path: Path) -> 
         await ask(gatehouse.addresses["check"])
         (rooms,) = await gatehouse.control("worker-rooms")
         assert "app.policy" in rooms
-        assert set() == {"app.storage", "app.keys", "app.tokens", "app.ca", "app.authority", "app.rest"} & set(rooms)
+        assert set() == {"app.storage", "app.keys", "app.ca", "app.authority", "app.rest"} & set(rooms)
         pid = (await gatehouse.processes())["worker-1"]["pid"]
         environment = Path(f"/proc/{pid}/environ").read_bytes().decode()
         assert "GATEHOUSE_" not in environment

@@ -1,0 +1,57 @@
+"""Where a request carries tokens of end users: the headers, query parameters and cookies that a rule names.
+
+A token is whatever stands at such a place; whether it is one is asked afterwards. Envoy hands several lines of one
+header over as one value joined by commas, which no token has in it: every part counts, because the upstream may read
+any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from app.policy.request import Request
+from app.policy.request_authentication import JwtRule, TokenHeader
+
+
+@dataclass(frozen=True, slots=True)
+class FoundToken:
+    """A token and where it stood; exactly one of the places is set, none for a cookie."""
+
+    text: str
+    header: str = ""
+    parameter: str = ""
+
+
+def find_tokens(rule: JwtRule, request: Request) -> Iterator[FoundToken]:
+    """The tokens of a request for one rule: in headers, then parameters, then cookies, each by name."""
+    for header in sorted(rule.from_headers, key=lambda header: (header.name, header.prefix)):
+        for value in request.headers.get(header.name, ()):
+            yield from (FoundToken(text, header=header.name) for text in _in_header(header, value))
+    if rule.from_params:
+        query = request.path.partition("#")[0].partition("?")[2]
+        if query:
+            parameters = parse_qsl(query, keep_blank_values=True)
+            for wanted in sorted(rule.from_params):
+                yield from (FoundToken(value, parameter=wanted) for name, value in parameters if name == wanted)
+    for wanted in sorted(rule.from_cookies):
+        for line in request.headers.get("cookie", ()):
+            yield from (FoundToken(value) for name, value in _cookies(line) if name == wanted)
+
+
+def _in_header(header: TokenHeader, value: str) -> Iterator[str]:
+    if header.prefix and header.prefix not in value:
+        return  # another scheme, such as Basic: no token of ours
+    for part in value.split(","):
+        before, found, after = part.partition(header.prefix) if header.prefix else ("", "", part)
+        # Beside a token, what has no prefix is a token that does not verify: somebody behind us might believe it.
+        yield after.strip(" \t") if found or not header.prefix else before.strip(" \t")
+
+
+def _cookies(line: str) -> Iterator[tuple[str, str]]:
+    # Several lines of the header are joined by a comma or, as RFC 9113 §8.2.3 has it, by a semicolon.
+    for pair in line.replace(",", ";").split(";"):
+        name, equals, value = pair.strip(" \t").partition("=")
+        if equals:
+            yield name, value.strip('"')
