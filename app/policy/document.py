@@ -20,6 +20,7 @@ AUTHORIZATION_POLICY = "AuthorizationPolicy"
 MESH = "Mesh"
 ENFORCEMENT_POINT = "EnforcementPoint"
 QUARANTINE = "Quarantine"
+REGO_MODULE = "RegoModule"
 
 ISTIO_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 GATEHOUSE_VERSION = "gatehouse.dev/v1"
@@ -29,6 +30,7 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     MESH: (GATEHOUSE_VERSION,),
     ENFORCEMENT_POINT: (GATEHOUSE_VERSION,),
     QUARANTINE: (GATEHOUSE_VERSION,),
+    REGO_MODULE: (GATEHOUSE_VERSION,),
 }
 KINDS = tuple(_VERSIONS)
 CLUSTER_SCOPED = frozenset({MESH, QUARANTINE})

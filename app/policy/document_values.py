@@ -11,15 +11,17 @@ from types import MappingProxyType
 from typing import Any
 
 from app.errors import AppError, ErrorCode
-from app.policy.document import ENFORCEMENT_POINT, MESH, QUARANTINE, Document
+from app.policy.document import ENFORCEMENT_POINT, MESH, QUARANTINE, REGO_MODULE, Document
 from app.policy.enforcement_point import from_document as point_from_document
 from app.policy.mesh import mesh_from_document
 from app.policy.quarantine import quarantine_from_document
+from app.policy.rego_module import rego_module_from_document
 
 READERS: Mapping[str, Callable[[Document], Any]] = {
     MESH: mesh_from_document,
     ENFORCEMENT_POINT: point_from_document,
     QUARANTINE: quarantine_from_document,
+    REGO_MODULE: rego_module_from_document,
 }
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

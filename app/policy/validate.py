@@ -14,7 +14,15 @@ from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
 from app.policy.attachment import ref_kind
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec, RuleSpec, SpecReader, TargetRef, not_field
-from app.policy.document import AUTHORIZATION_POLICY, CLUSTER_SCOPED, ENFORCEMENT_POINT, MESH, QUARANTINE, Document
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    CLUSTER_SCOPED,
+    ENFORCEMENT_POINT,
+    MESH,
+    QUARANTINE,
+    REGO_MODULE,
+    Document,
+)
 from app.policy.document_values import read_value
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.field_tests import content_problems, is_http_only
@@ -24,6 +32,7 @@ from app.policy.matchers import has_template
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
 from app.policy.quarantine import Quarantine
+from app.policy.rego_module import RegoModule, rego_module_doubts
 from app.policy.target import PointKind
 
 __all__ = ["Finding", "Severity", "errors_of", "validate"]
@@ -115,10 +124,15 @@ def _quarantine_doubts(quarantine: Quarantine, _document: Document) -> Iterator[
 
 
 # What is doubtful about a value that could be read, by kind.
+def _rego_module_doubts(module: RegoModule, _document: Document) -> Iterator[Finding]:
+    return rego_module_doubts(module)
+
+
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
     ENFORCEMENT_POINT: _point_doubts,
     QUARANTINE: _quarantine_doubts,
+    REGO_MODULE: _rego_module_doubts,
 }
 
 
