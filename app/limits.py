@@ -237,6 +237,32 @@ class EffectLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegoLimits:
+    """Bounds of Rego modules, of the child process that runs them, and of an OPA server that is asked instead."""
+
+    max_module_bytes: int = 131_072  # the text of one module
+    max_modules: int = 1_000  # of a set
+    max_findings: int = 20  # of one check of modules
+    max_input_bytes: int = 1_500_000  # the input document as JSON: the largest CheckRequest and what is parsed from it
+    max_input_fields: int = 1_000  # query parameters, form fields or parts of one request
+    max_body_nesting: int = 32
+    max_result_bytes: int = 262_144  # the value of a rule as JSON
+    memory_bytes: int = 536_870_912  # address space of a child
+    start_seconds: float = 10.0  # until a child has loaded its library and given up its rights
+    load_seconds: float = 10.0  # to compile all modules of a set
+    evaluate_seconds: float = 0.1  # of one rule; a child that takes longer is killed
+    max_rules_compiled: int = 256  # rules asked for, each compiled once and kept
+    max_waiting: int = 256  # questions that wait for the child or for a connection to OPA
+    child_restart_burst: int = 5
+    child_restart_window_seconds: float = 60.0  # more restarts than the burst in the window: nothing is evaluated
+    opa_connections: int = 4  # kept alive, of one worker to one OPA server
+    opa_connect_seconds: float = 1.0
+    opa_administration_seconds: float = 5.0
+    bundle_wait_seconds: float = 60.0  # longest poll of an OPA for its next bundle
+    max_bundle_bytes: int = 67_108_864  # unpacked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageLimits:
     """Bounds of the database and of its group commit."""
 
@@ -382,6 +408,7 @@ class Limits:
     check: CheckLimits = field(default_factory=CheckLimits)
     effects: EffectLimits = field(default_factory=EffectLimits)
     tokens: TokenLimits = field(default_factory=TokenLimits)
+    rego: RegoLimits = field(default_factory=RegoLimits)
     storage: StorageLimits = field(default_factory=StorageLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
     ledger: LedgerLimits = field(default_factory=LedgerLimits)

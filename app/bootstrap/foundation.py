@@ -14,8 +14,8 @@ from app.bootstrap.numbering import Numbering, open_numbering
 from app.bootstrap.parents import first_parent, upstream_of
 from app.bootstrap.signer import check_profiles, start_signer
 from app.bootstrap.state import ensure_database_folder, is_first_run, mark_as_set_up
+from app.confinement.process_hygiene import forbid_core_dumps
 from app.errors import AppError, ErrorCode
-from app.keys.process_hygiene import forbid_core_dumps
 from app.link.signing import ManifestSigningKey
 from app.settings import Settings
 from app.storage.database import Database

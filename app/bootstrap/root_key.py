@@ -17,13 +17,13 @@ from app.authority.authorities.export_root import ExportRoot, HandedOver, proof_
 from app.bootstrap.state import passphrase_file
 from app.ca.authority_lint import public_key_der
 from app.ca.signing import sign_bytes
+from app.confinement.process_hygiene import forbid_core_dumps
 from app.durable_files import sync_folder, write_durably
 from app.errors import AppError, ErrorCode
 from app.keys.encrypted_key import encrypt_key
 from app.keys.key_ring import AUTHORITY_PREFIX
 from app.keys.passphrase import Passphrase, parse_passphrase, read_passphrase_file
 from app.keys.private_key import MemoryKey, decode_key
-from app.keys.process_hygiene import forbid_core_dumps
 from app.keys.sealing import Sealer
 from app.settings import Settings
 

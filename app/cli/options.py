@@ -33,6 +33,8 @@ _KINDS = {
     "enforcementpoint": "EnforcementPoint",
     "ep": "EnforcementPoint",
     "quarantine": "Quarantine",
+    "regomodule": "RegoModule",
+    "rego": "RegoModule",
 }
 CLUSTER_SCOPED = frozenset({"Mesh", "Quarantine"})
 

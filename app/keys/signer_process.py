@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from app.ca.authority_issuance import prepare_request, prepare_root
 from app.ca.signing import authority_public_key
+from app.confinement.process_hygiene import forbid_core_dumps
+from app.confinement.sandbox import become, close_inherited, enter
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.keys.key_ring import KeyRing, KeyToken
@@ -30,8 +32,6 @@ from app.keys.passphrase import (
     read_passphrase_file,
 )
 from app.keys.private_file import Reader, read_secret_file
-from app.keys.process_hygiene import forbid_core_dumps
-from app.keys.sandbox import become, close_inherited, enter
 from app.keys.sealing import ScryptCost, Sealer
 from app.keys.signer_desk import SignerDesk
 from app.keys.signer_settings import SignerSettings, TokenSettings
@@ -104,7 +104,7 @@ def _start(settings: SignerSettings, descriptors: list[int]) -> KeyRing:
     passphrase = _passphrase(settings, descriptors)
     pin = _read_pin(settings.token, descriptors)
     rehearse()
-    become(settings.user)
+    become(settings.user, setting="keys.signer_user")
     token = _open_token(settings.token, pin)
     enter(allow_sockets=settings.token is not None and settings.token.allow_sockets)
     return KeyRing(

@@ -22,6 +22,7 @@ MESH = "Mesh"
 ENFORCEMENT_POINT = "EnforcementPoint"
 QUARANTINE = "Quarantine"
 PROVIDER = "Provider"
+REGO_MODULE = "RegoModule"
 
 ISTIO_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 GATEHOUSE_VERSION = "gatehouse.dev/v1"
@@ -33,6 +34,7 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     ENFORCEMENT_POINT: (GATEHOUSE_VERSION,),
     QUARANTINE: (GATEHOUSE_VERSION,),
     PROVIDER: (GATEHOUSE_VERSION,),
+    REGO_MODULE: (GATEHOUSE_VERSION,),
 }
 KINDS = tuple(_VERSIONS)
 CLUSTER_SCOPED = frozenset({MESH, QUARANTINE, PROVIDER})

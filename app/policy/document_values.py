@@ -11,11 +11,20 @@ from types import MappingProxyType
 from typing import Any
 
 from app.errors import AppError, ErrorCode
-from app.policy.document import ENFORCEMENT_POINT, MESH, PROVIDER, QUARANTINE, REQUEST_AUTHENTICATION, Document
+from app.policy.document import (
+    ENFORCEMENT_POINT,
+    MESH,
+    PROVIDER,
+    QUARANTINE,
+    REGO_MODULE,
+    REQUEST_AUTHENTICATION,
+    Document,
+)
 from app.policy.enforcement_point import from_document as point_from_document
 from app.policy.mesh import mesh_from_document
 from app.policy.provider import provider_from_document
 from app.policy.quarantine import quarantine_from_document
+from app.policy.rego_module import rego_module_from_document
 from app.policy.request_authentication import request_authentication_from_document
 
 READERS: Mapping[str, Callable[[Document], Any]] = {
@@ -24,6 +33,7 @@ READERS: Mapping[str, Callable[[Document], Any]] = {
     QUARANTINE: quarantine_from_document,
     PROVIDER: provider_from_document,
     REQUEST_AUTHENTICATION: request_authentication_from_document,
+    REGO_MODULE: rego_module_from_document,
 }
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -21,6 +21,7 @@ from app.policy.document import (
     MESH,
     PROVIDER,
     QUARANTINE,
+    REGO_MODULE,
     REQUEST_AUTHENTICATION,
     Document,
 )
@@ -34,6 +35,7 @@ from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
 from app.policy.provider import Provider
 from app.policy.quarantine import Quarantine
+from app.policy.rego_module import RegoModule, rego_module_doubts
 from app.policy.request_authentication import RequestAuthentication, authentication_doubts
 from app.policy.target import PointKind
 
@@ -143,6 +145,10 @@ def _provider_doubts(provider: Provider, _document: Document) -> Iterator[Findin
         )
 
 
+def _rego_module_doubts(module: RegoModule, _document: Document) -> Iterator[Finding]:
+    return rego_module_doubts(module)
+
+
 # What is doubtful about a value that could be read, by kind.
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
@@ -150,6 +156,7 @@ _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     QUARANTINE: _quarantine_doubts,
     PROVIDER: _provider_doubts,
     REQUEST_AUTHENTICATION: _authentication_doubts,
+    REGO_MODULE: _rego_module_doubts,
 }
 
 

@@ -98,8 +98,8 @@ async def test_the_signer_has_given_up_what_it_does_not_need() -> None:
 
 _FORBIDDEN_ACTS = """
 import ctypes, os, socket, sys
-from app.keys.sandbox import enter, become
-from app.keys.process_hygiene import is_dumpable
+from app.confinement.sandbox import enter, become
+from app.confinement.process_hygiene import is_dumpable
 become("nobody")
 enter(allow_sockets=len(sys.argv) > 1)
 libc = ctypes.CDLL(None, use_errno=True)

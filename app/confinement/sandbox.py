@@ -1,8 +1,8 @@
-"""What the signer process gives up before it does anything for anybody (Linux).
+"""What a confined child gives up before it does anything for anybody (Linux): the signer, and whoever runs Rego.
 
 After `enter` there is no way to another user, another program, another process' memory or the network: what is left
-is the socket it was given, the files it has open, and arithmetic. Each step fails the start when it does not hold;
-none is silently skipped.
+is what it was given, the files it has open, and arithmetic. Each step fails the start when it does not hold; none is
+silently skipped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import resource
 import signal
 import struct
 
+from app.confinement.process_hygiene import forbid_core_dumps
 from app.errors import AppError, ErrorCode
-from app.keys.process_hygiene import forbid_core_dumps
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
@@ -96,7 +96,7 @@ _SOCKETS = {
 
 
 def _refused(sentence: str) -> AppError:
-    return AppError(ErrorCode.FAILED_PRECONDITION, f"the signer does not start: {sentence}")
+    return AppError(ErrorCode.FAILED_PRECONDITION, f"the process does not start: {sentence}")
 
 
 def close_inherited(*keep: int) -> None:
@@ -108,35 +108,37 @@ def close_inherited(*keep: int) -> None:
     os.closerange(last, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def become(user: str) -> bool:
+def become(user: str, *, setting: str) -> bool:
     """Give up root for `user` (a name or a number), for good; False when this process is not root.
+
+    `setting` is where the user was named, for the error.
 
     Raises:
         AppError: `FAILED_PRECONDITION` when there is no such user, or it is root.
     """
     if os.geteuid() != 0:
         return False
-    uid, gid = _look_up(user)
+    uid, gid = _look_up(user, setting)
     if uid == 0 or gid == 0:
-        raise _refused(f"keys.signer_user {user!r} is root; name an account without rights")
+        raise _refused(f"{setting} {user!r} is root; name an account without rights")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     return True
 
 
-def _look_up(user: str) -> tuple[int, int]:
+def _look_up(user: str, setting: str) -> tuple[int, int]:
     try:
         entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
     except KeyError:
         if user.isdigit():
             return int(user), int(user)  # in a container without a table of users
-        raise _refused(f"keys.signer_user {user!r} is not a user of this host") from None
+        raise _refused(f"{setting} {user!r} is not a user of this host") from None
     return entry.pw_uid, entry.pw_gid
 
 
 def enter(*, allow_sockets: bool = False) -> None:
-    """Give up everything that a signer does not need. Call it last: it cannot be undone.
+    """Give up everything that the child does not need. Call it last: it cannot be undone.
 
     Raises:
         AppError: `FAILED_PRECONDITION` when the system does not let us.

@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import resource
-from app.keys.process_hygiene import forbid_core_dumps, is_dumpable
+from app.confinement.process_hygiene import forbid_core_dumps, is_dumpable
 before = is_dumpable()
 forbid_core_dumps()
 print(before, is_dumpable(), resource.getrlimit(resource.RLIMIT_CORE))

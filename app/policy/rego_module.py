@@ -1,0 +1,159 @@
+"""RegoModule documents: one Rego module as written, and the data that it reads.
+
+The package of a module is read here, because everything else hangs on it: where its rules are asked for, where its data
+stands (`data.<package>`), and which roots a bundle has. Whether the module compiles is not known here: that needs a
+Rego engine, which is asked before the document is stored.
+
+Names are identifiers only, on both sides: a path to a rule is made of checked segments and can never lead an engine
+anywhere else (CVE-2025-46569).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import AppError, ErrorCode, FieldError
+from app.limits import RegoLimits
+from app.policy.document import Document
+from app.policy.finding import Finding, warning
+
+RESERVED_ROOTS = frozenset({"system", "gatehouse"})  # OPA's own; and the set itself as data, in our bundle
+
+_FIELDS = frozenset({"rego", "data"})
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_PACKAGE = re.compile(r"package[ \t]+([^\s#;]+)[ \t]*(?:#.*)?")
+_MAX_SEGMENTS = 16
+_DEFAULTS = RegoLimits()
+# What rego-cpp declares and does not implement: a call is undefined there, where OPA has an answer.
+_ONLY_IN_OPA = re.compile(
+    r"\b(?:http\.send|graphql\.\w+|json\.(?:match|verify)_schema|net\.\w+|providers\.aws\.sign_req|rego\.metadata\.\w+"
+    r"|rego\.parse_module|strings\.render_template|crypto\.x509\.parse_and_verify_certificates_with_options)\s*\("
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegoModule:
+    """One module. `data` is what `data.<package>` holds beside the rules."""
+
+    namespace: str
+    name: str
+    package: tuple[str, ...]
+    rego: str
+    data: Mapping[str, Any]
+
+    @property
+    def file(self) -> str:
+        """What engines and bundles call it."""
+        return f"{self.namespace}/{self.name}.rego"
+
+
+def rego_module_from_document(document: Document) -> RegoModule:
+    """The module in a RegoModule document.
+
+    Raises:
+        AppError: `INVALID`, with a field error for everything that is wrong with it.
+    """
+    spec = document.spec
+    errors = [
+        FieldError(f"/spec/{key}", "this field is not known; known are data, rego")
+        for key in spec
+        if key not in _FIELDS
+    ]
+    text, data = spec.get("rego"), spec.get("data", {})
+    package: tuple[str, ...] = ()
+    if not isinstance(text, str) or not text.strip():
+        errors.append(FieldError("/spec/rego", "the text of a Rego module is wanted"))
+    elif len(text.encode("utf-8", "replace")) > _DEFAULTS.max_module_bytes:
+        errors.append(FieldError("/spec/rego", f"larger than {_DEFAULTS.max_module_bytes} bytes; split the module"))
+    else:
+        package = _package(text, errors)
+    if not isinstance(data, dict):
+        errors.append(FieldError("/spec/data", "an object is wanted; it becomes data.<package>"))
+    if errors:
+        raise AppError(ErrorCode.INVALID, "the RegoModule document is not valid", errors=tuple(errors))
+    return RegoModule(namespace=document.namespace, name=document.name, package=package, rego=str(text), data=data)
+
+
+def rego_module_doubts(module: RegoModule) -> Iterator[Finding]:
+    """What a module does that not every engine can."""
+    for line, name in only_in_opa(module.rego):
+        yield warning("/spec/rego", f"line {line}: {name} exists in OPA only; embedded, every request is denied there")
+
+
+def only_in_opa(text: str) -> list[tuple[int, str]]:
+    """Calls (line, name) of functions that the embedded engine does not have; possibly one that a comment names."""
+    return [
+        (text.count("\n", 0, match.start()) + 1, match[0].rstrip("( \t\r\n")) for match in _ONLY_IN_OPA.finditer(text)
+    ]
+
+
+def rule_path(text: str) -> tuple[str, ...]:
+    """The path of a rule, package and name: of `shop/authz/allow`, `shop.authz.allow` or `data.shop.authz.allow`.
+
+    Raises:
+        AppError: `INVALID` when a segment is no identifier, or there is no package.
+    """
+    segments = tuple(text.split("/") if "/" in text else text.removeprefix("data.").split("."))
+    if not 2 <= len(segments) <= _MAX_SEGMENTS or not all(map(_IDENTIFIER.fullmatch, segments)):
+        raise AppError(
+            ErrorCode.INVALID, "a rule is named by its package and its name, all identifiers, such as shop/authz/allow"
+        )
+    if segments[0] in RESERVED_ROOTS:
+        raise AppError(ErrorCode.INVALID, f"{segments[0]} is not a package of yours")
+    return segments
+
+
+def data_documents(modules: Iterable[RegoModule]) -> dict[str, Any]:
+    """The data of modules, each at its package.
+
+    Raises:
+        AppError: `INVALID` when two modules claim the same place.
+    """
+    root: dict[str, Any] = {}
+    for module in modules:
+        place = root
+        for segment in module.package if module.data else ():
+            place = place.setdefault(segment, {})
+            if not isinstance(place, dict):
+                raise _clash(module)
+        if any(key in place for key in module.data):
+            raise _clash(module)
+        place.update(copy.deepcopy(dict(module.data)))  # what is below may be added to
+    return root
+
+
+def roots(modules: Iterable[RegoModule]) -> list[str]:
+    """The roots of a bundle of these modules: their packages, without those that lie below another."""
+    found: list[tuple[str, ...]] = []
+    for package in sorted({module.package for module in modules}):
+        if not any(package[: len(above)] == above for above in found):
+            found.append(package)
+    return ["/".join(package) for package in found]
+
+
+def _package(text: str, errors: list[FieldError]) -> tuple[str, ...]:
+    for line in text.splitlines():
+        statement = line.strip()
+        if not statement or statement.startswith("#"):
+            continue
+        match = _PACKAGE.fullmatch(statement)
+        segments = tuple(match[1].removeprefix("data.").split(".")) if match else ()
+        if not segments or len(segments) > _MAX_SEGMENTS - 1 or not all(map(_IDENTIFIER.fullmatch, segments)):
+            break
+        if segments[0] in RESERVED_ROOTS:
+            errors.append(FieldError("/spec/rego", f"the package {segments[0]} is reserved; choose another"))
+        return segments
+    errors.append(
+        FieldError("/spec/rego", "a module begins with its package, identifiers joined by dots: `package shop.authz`")
+    )
+    return ()
+
+
+def _clash(module: RegoModule) -> AppError:
+    return AppError(
+        ErrorCode.INVALID, f"the data of RegoModule {module.namespace}/{module.name} stands where other data is already"
+    )

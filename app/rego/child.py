@@ -1,0 +1,96 @@
+"""The process that runs Rego: `python -m app.rego.child`, JSON frames in on stdin and out on stdout.
+
+It holds no secret, and before it reads the first module it has given up root, the network, other programs and its
+environment; its memory is bounded. Whatever a module makes of the native library ends this process and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from typing import Any, BinaryIO
+
+from app.confinement.process_hygiene import forbid_core_dumps
+from app.confinement.sandbox import become, close_inherited, enter
+from app.errors import AppError
+from app.rego.frames import json_frame, read_frame
+
+HELLO = "ready"
+_USER_SETTING = "rego.user"
+
+
+def main(memory_bytes: int, user: str, max_rules: int) -> int:
+    """Serve until the other end closes; returns the exit code."""
+    answers = _take_over_stdout()
+    try:
+        forbid_core_dumps()
+        os.umask(0o077)
+        os.environ.clear()  # opa.runtime() would show it to every module
+        from app.rego import rego_cpp
+
+        _rehearse(rego_cpp)
+        become(user, setting=_USER_SETTING)
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        enter()
+    except ImportError:
+        answers.write(json_frame({"failed": "regopy is not installed: pip install 'gatehouse[rego]'"}))
+        return 1
+    except AppError as error:
+        answers.write(json_frame({"failed": error.detail}))
+        return 1
+    answers.write(json_frame({HELLO: os.getuid()}))
+    _serve(rego_cpp, answers, max_rules)
+    return 0
+
+
+def _take_over_stdout() -> BinaryIO:
+    """The pipe as a stream of ours; what a library prints goes to stderr."""
+    mine = os.dup(1)
+    os.dup2(2, 1)
+    close_inherited(mine)
+    return os.fdopen(mine, "wb", buffering=0)
+
+
+def _rehearse(engine: Any) -> None:
+    """What a library loads on first use, while it still can be read."""
+    rules = engine.RuleSet([("rehearsal.rego", "package rehearsal\n\nok := input.x\n")], {}, max_rules=1)
+    assert rules.evaluate("rehearsal/ok", '{"x":1}') == (True, 1)
+
+
+def _serve(engine: Any, answers: BinaryIO, max_rules: int) -> None:
+    rules: Any = None
+    while (data := read_frame(sys.stdin.buffer)) is not None:
+        verb, argument = json.loads(data)
+        if verb == "load":
+            rules, answer = _load(engine, argument, max_rules)
+        elif verb == "check":
+            problems = engine.check_modules(argument["modules"], argument["data"])
+            answer = {"problems": [problem.as_json() for problem in problems]}
+        else:
+            document = read_frame(sys.stdin.buffer)
+            answer = _ask(engine, rules, argument, document or b"")
+        answers.write(json_frame(answer))
+
+
+def _load(engine: Any, argument: Any, max_rules: int) -> tuple[Any, Any]:
+    try:
+        modules = [(file, text) for file, text in argument["modules"]]
+        return engine.RuleSet(modules, argument["data"], max_rules=max_rules), {"loaded": True}
+    except engine.RegoError as error:
+        return None, {"error": str(error)[:300]}
+
+
+def _ask(engine: Any, rules: Any, path: str, document: bytes) -> Any:
+    if rules is None:
+        return {"error": "no modules are loaded"}
+    try:
+        is_defined, value = rules.evaluate(path, document.decode("ascii"))
+    except engine.RuleError as error:
+        return {"error": str(error)}
+    return {"value": value} if is_defined else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
