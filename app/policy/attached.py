@@ -8,6 +8,7 @@ from app.policy.authorization_policy import Action
 from app.policy.compile import CompiledPolicy
 from app.policy.mesh import MeshConfig
 from app.policy.mode import ENFORCED, PROPOSED, TRIED
+from app.policy.ownership import Effect
 from app.policy.program import EMPTY, Program, Residual, for_peer
 from app.policy.rules import CompiledRule, Place
 from app.policy.target import PointKind
@@ -99,7 +100,7 @@ class Chain:
     ) -> None:
         # ztunnel gets neither CUSTOM nor AUDIT policies.
         relevant = policies if place is not Place.ZTUNNEL else _native(policies)
-        self.policies = tuple(policy for policy in relevant if is_evaluated(policy, mesh, proposed=proposed))
+        self.policies = evaluated(relevant, mesh, proposed=proposed)
         ranked: dict[Action, list[Ranked]] = {action: [] for action in Action}
         rank = 0
         for policy in self.policies:
@@ -131,15 +132,38 @@ def _native(policies: tuple[CompiledPolicy, ...]) -> tuple[CompiledPolicy, ...]:
     return tuple(policy for policy in policies if policy.action in (Action.ALLOW, Action.DENY))
 
 
-def is_evaluated(policy: CompiledPolicy, mesh: MeshConfig, *, proposed: bool = False) -> bool:
-    """Whether a policy takes part in the enforced, or in the proposed set.
+def evaluated(
+    policies: tuple[CompiledPolicy, ...], mesh: MeshConfig, *, proposed: bool = False
+) -> tuple[CompiledPolicy, ...]:
+    """Those of a target's policies that decide here, in the enforced or in the proposed set.
 
-    What is AUDIT never does, nor does the policy by which the request came to us.
+    A DENY that is in force natively is left to Istio. ALLOW policies are alternatives, so they leave together or
+    not at all: one that left alone would keep out what only another of them speaks of.
+    """
+    here = tuple(policy for policy in policies if is_evaluated(policy, mesh, proposed=proposed))
+    if not any(policy.in_force_natively for policy in here):
+        return here
+    allows_stay = any(
+        policy.action is Action.ALLOW and not policy.in_force_natively
+        for policy in policies
+        if policy.effect is Effect.OBSERVED or is_evaluated(policy, mesh, proposed=proposed)
+    )
+    return tuple(
+        policy for policy in here if not policy.in_force_natively or (policy.action is Action.ALLOW and allows_stay)
+    )
+
+
+def is_evaluated(policy: CompiledPolicy, mesh: MeshConfig, *, proposed: bool = False) -> bool:
+    """Whether a policy by itself takes part in the enforced, or in the proposed set.
+
+    What is AUDIT never does, nor what Istio enforces (observed), nor the policy by which the request came to us.
     """
     return policy.mode in (PROPOSED if proposed else ENFORCED) and _can_decide(policy, mesh)
 
 
 def _can_decide(policy: CompiledPolicy, mesh: MeshConfig) -> bool:
+    if policy.effect is Effect.OBSERVED:
+        return False
     if policy.action is Action.CUSTOM:
         return policy.spec.provider not in mesh.own_providers
     return policy.action is not Action.AUDIT

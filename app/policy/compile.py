@@ -15,21 +15,37 @@ from app.policy.document import AUTHORIZATION_POLICY, Document
 from app.policy.field_tests import PolicyContext, content_problems
 from app.policy.mesh import MeshConfig
 from app.policy.mode import Mode, mode_of
+from app.policy.ownership import Effect, effect_of, is_confirmed
+from app.policy.project_losses import losses
 from app.policy.rules import CompiledRule, Place, compile_rule
 
 
 class CompiledPolicy:
-    """One policy, ready to be taken into a rule table. Rules are compiled for a place when it is first asked for."""
+    """One policy, ready to be taken into a rule table. Rules are compiled for a place when it is first asked for.
 
-    __slots__ = ("_rules", "action", "context", "key", "mode", "name", "spec")
+    `in_force_natively` says that a native copy decides as this policy does and is confirmed to be in force.
+    """
 
-    def __init__(self, key: str, context: PolicyContext, spec: PolicySpec, mode: Mode = Mode.ENFORCE) -> None:
+    __slots__ = ("_rules", "action", "context", "effect", "in_force_natively", "key", "mode", "name", "spec")
+
+    def __init__(
+        self,
+        key: str,
+        context: PolicyContext,
+        spec: PolicySpec,
+        mode: Mode = Mode.ENFORCE,
+        *,
+        effect: Effect = Effect.ENFORCED,
+        in_force_natively: bool = False,
+    ) -> None:
         self.key = key
         self.name = f"{context.namespace}/{context.name}"
         self.spec = spec
         self.action = spec.action
         self.context = context
         self.mode = mode
+        self.effect = effect
+        self.in_force_natively = in_force_natively
         self._rules: dict[Place, tuple[CompiledRule, ...]] = {}
 
     @property
@@ -65,6 +81,8 @@ def compile_policy(document: Document, mesh: MeshConfig, limits: PolicyLimits | 
     if errors:
         raise AppError(ErrorCode.INVALID, "the AuthorizationPolicy document is not valid", errors=tuple(errors))
     context = PolicyContext(document.namespace, document.name, mesh)
-    policy = CompiledPolicy(document.key, context, spec, mode_of(document.annotations, spec.action))
+    mode, effect = mode_of(document.annotations, spec.action), effect_of(document.annotations)
+    in_force = effect is Effect.PROJECTED and is_confirmed(document) and not losses(spec, mesh, mode)
+    policy = CompiledPolicy(document.key, context, spec, mode, effect=effect, in_force_natively=in_force)
     policy.rules(Place.HTTP)
     return policy

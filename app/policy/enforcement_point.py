@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
@@ -19,6 +20,7 @@ from app.policy.document import ENFORCEMENT_POINT, Document
 from app.policy.target import PointKind, ServiceRef, Target
 
 MAX_LABELS = 64
+MAX_WORKLOADS = 64
 
 _FIELDS = frozenset(
     {
@@ -32,6 +34,8 @@ _FIELDS = frozenset(
         "serviceFromHost",
         "trustedHops",
         "caller",
+        "reachedBy",
+        "workloads",
     }
 )
 _CALLER_FIELDS = frozenset({"listener", "spiffeId", "via"})
@@ -44,6 +48,13 @@ TARGET_UNKNOWN = Decision(
 )
 
 
+class ReachedBy(StrEnum):
+    """How the requests of a proxy come to us: by a CUSTOM policy of the set, or by a filter that is configured."""
+
+    CUSTOM_POLICY = "custom-policy"
+    FILTER = "filter"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcementPoint:
     """One proxy. Exactly one of `listener` and `spiffe_id` is set; `via_ztunnel` goes with the latter.
@@ -54,6 +65,7 @@ class EnforcementPoint:
     by the policies of the proxy itself. `target_from_context_extensions` lets the proxy's own configuration name the
     service where the address does not, `service_from_host` the Host header, which clients write: only for a proxy that
     routes by it.
+    `workloads` are the labels of what stands behind a waypoint, each a set of sorted pairs; empty: its whole namespace.
     """
 
     name: str
@@ -70,6 +82,8 @@ class EnforcementPoint:
     listener: str = ""
     spiffe_id: str = ""
     via_ztunnel: bool = False
+    reached_by: ReachedBy = ReachedBy.CUSTOM_POLICY
+    workloads: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     def target(self, services: tuple[ServiceRef, ...]) -> Target | None:
         """What a request at this proxy is decided for, given the services at its destination address.
@@ -139,7 +153,7 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         kind=kind,
         gateway=gateway,
         gateway_class=gateway_class,
-        labels=_labels(spec.get("labels"), errors),
+        labels=_labels(spec.get("labels"), "/spec/labels", errors),
         require_identity=require_identity,
         require_service=require_service,
         trusted_hops=_trusted_hops(spec, errors),
@@ -148,6 +162,8 @@ def _read(document: Document, errors: list[FieldError]) -> EnforcementPoint | No
         listener=listener,
         spiffe_id=spiffe_id,
         via_ztunnel=via_ztunnel,
+        reached_by=_reached_by(spec, errors),
+        workloads=_workloads(spec, kind, errors),
     )
 
 
@@ -175,7 +191,35 @@ def _text(spec: Mapping[str, Any], key: str, errors: list[FieldError]) -> str:
     return value
 
 
-def _labels(value: Any, errors: list[FieldError]) -> tuple[tuple[str, str], ...]:
+def _reached_by(spec: Mapping[str, Any], errors: list[FieldError]) -> ReachedBy:
+    try:
+        return ReachedBy(spec.get("reachedBy", ReachedBy.CUSTOM_POLICY))
+    except ValueError:
+        errors.append(FieldError("/spec/reachedBy", f"one of {', '.join(ReachedBy)} is wanted"))
+        return ReachedBy.CUSTOM_POLICY
+
+
+def _workloads(
+    spec: Mapping[str, Any], kind: PointKind, errors: list[FieldError]
+) -> tuple[tuple[tuple[str, str], ...], ...]:
+    value = spec.get("workloads")
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value or len(value) > MAX_WORKLOADS:
+        errors.append(FieldError("/spec/workloads", f"a list of one to {MAX_WORKLOADS} objects of labels is wanted"))
+        return ()
+    if kind is not PointKind.WAYPOINT:
+        errors.append(FieldError("/spec/workloads", "only a waypoint has workloads behind it"))
+    found = tuple(_labels(item, f"/spec/workloads/{index}", errors) for index, item in enumerate(value))
+    errors.extend(
+        FieldError(f"/spec/workloads/{index}", "name a label; without `workloads` the whole namespace is meant")
+        for index, item in enumerate(value)
+        if item == {} or item is None
+    )
+    return found
+
+
+def _labels(value: Any, pointer: str, errors: list[FieldError]) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if (
@@ -183,7 +227,7 @@ def _labels(value: Any, errors: list[FieldError]) -> tuple[tuple[str, str], ...]
         or len(value) > MAX_LABELS
         or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
     ):
-        errors.append(FieldError("/spec/labels", f"an object of at most {MAX_LABELS} strings is wanted"))
+        errors.append(FieldError(pointer, f"an object of at most {MAX_LABELS} strings is wanted"))
         return ()
     return tuple(sorted(value.items()))
 

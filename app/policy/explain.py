@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.policy.attached import Chain, is_evaluated
+from app.policy.attached import Chain
 from app.policy.authorization_policy import Action
 from app.policy.compile import CompiledPolicy
 from app.policy.considered import Failure, Verdict, consider
@@ -18,6 +18,7 @@ from app.policy.decision import Decision, Reason
 from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal
 from app.policy.hardened import Readings
 from app.policy.mode import Mode
+from app.policy.ownership import Effect
 from app.policy.program import Outcome, Subject, too_ambiguous
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
@@ -36,9 +37,12 @@ class ConsideredRule:
     policy: str  # <namespace>/<name>
     rule: str
     action: str
-    enforced: bool  # false for what is only tried out, AUDIT and the policy by which the request came to us
+    enforced: (
+        bool  # false for what is tried out, AUDIT, what Istio enforces, and the policy by which the request came to us
+    )
     matched: bool
     mode: Mode = Mode.ENFORCE
+    effect: Effect = Effect.ENFORCED
     failure: Failure | None = None
     misses: int = 0
 
@@ -53,6 +57,8 @@ class ConsideredRule:
         }
         if self.mode is not Mode.ENFORCE:
             members["mode"] = self.mode.value
+        if self.effect is not Effect.ENFORCED:
+            members["effect"] = self.effect.value
         return members | ({"failure": self.failure.to_json()} if self.failure is not None else {})
 
 
@@ -100,8 +106,8 @@ def explain(
     walked = [
         _walk(policy, index, subject, place) for policy in attached.policies for index in range(len(policy.spec.rules))
     ]
-    enforced = [step for step in walked if place is not Place.ZTUNNEL or step.policy.action in _NATIVE]
-    enforced = [step for step in enforced if is_evaluated(step.policy, table.mesh)]
+    deciding = {policy.key for policy in chain.policies}
+    enforced = [step for step in walked if step.policy.key in deciding]
     decision = _decision(table, chain, enforced, answers)
     considered = tuple(_considered(step, enforced=step in enforced) for step in walked)
     return Explanation(
@@ -112,9 +118,6 @@ def explain(
         host_readings=_spellings(subject.hosts),
         shadow=decide_shadow(table, target, request, decision, answers),
     )
-
-
-_NATIVE = (Action.ALLOW, Action.DENY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,6 +175,7 @@ def _considered(step: _Step, *, enforced: bool) -> ConsideredRule:
         enforced=enforced,
         matched=outcome is Outcome.YES or (wide and outcome is Outcome.AMBIGUOUS),
         mode=step.policy.mode,
+        effect=step.policy.effect,
         failure=step.verdict.failure,
         misses=step.verdict.misses,
     )

@@ -26,6 +26,30 @@ class Finding:
         return {"severity": self.severity.value, "pointer": self.pointer, "message": self.message}
 
 
+@dataclass(frozen=True, slots=True)
+class SetFinding:
+    """One remark about a document that only the whole set shows.
+
+    `document` is its key (`<Kind>/<namespace>/<name>`), `code` a closed word that programs may rely on.
+    """
+
+    document: str
+    severity: Severity
+    pointer: str
+    code: str
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        """The members as JSON."""
+        return {
+            "document": self.document,
+            "severity": self.severity.value,
+            "pointer": self.pointer,
+            "code": self.code,
+            "message": self.message,
+        }
+
+
 def error(pointer: str, message: str) -> Finding:
     """A finding that keeps the document out."""
     return Finding(Severity.ERROR, pointer, message)

@@ -6,7 +6,7 @@ that the change does not concern is carried over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from app.limits import PolicyLimits
 from app.policy.attached import Attached
@@ -53,6 +53,10 @@ class RuleTable:
 
     def __len__(self) -> int:
         return len(self._policies)
+
+    def policies(self) -> Iterator[CompiledPolicy]:
+        """Every policy, in no particular order."""
+        return (policy for _, policy in self._policies.items())
 
     def replaced(self, upserts: Mapping[str, CompiledPolicy], removed: Iterable[str]) -> RuleTable:
         """The table after policies were put and removed by document key; this one stays as it is.

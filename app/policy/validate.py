@@ -33,6 +33,7 @@ from app.policy.honour import honour_warnings
 from app.policy.matchers import has_template
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.mode import DRY_RUN, FALSE_WORDS, MODE, TRUE_WORDS, Mode
+from app.policy.ownership import effect_findings
 from app.policy.provider import Provider
 from app.policy.quarantine import Quarantine
 from app.policy.rego_module import RegoModule, rego_module_doubts
@@ -53,7 +54,7 @@ _IDENTITY_KEYS = frozenset({"source.namespace", "source.principal", "source.serv
 
 def validate(document: Document, limits: PolicyLimits) -> list[Finding]:
     """Everything that is wrong or doubtful with a document, errors first; errors keep it out."""
-    findings = list(_name_findings(document))
+    findings = [*_name_findings(document), *effect_findings(document)]
     if document.kind == AUTHORIZATION_POLICY:
         findings.extend(_policy_findings(document, limits))
     else:
