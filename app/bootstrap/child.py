@@ -77,11 +77,17 @@ Compose = Callable[[Assignment], AbstractAsyncContextManager[Service]]
 
 def run_child(compose: Compose) -> int:
     """Run the process that `compose` builds; returns its exit code."""
+    child = read_assignment()
+    return EXIT_FAILED if child is None else uvloop.run(child.run(compose))
+
+
+def read_assignment() -> Child | None:
+    """What the supervisor wants this process to be, read from standard input; None when the supervisor is gone."""
     output = _take_standard_output()
     with open(0, "rb", buffering=0, closefd=False) as unbuffered:  # commands may follow; they are not for here
         line = unbuffered.readline()
     if not line:
-        return EXIT_FAILED
+        return None
     raw = json.loads(line)
     assignment = Assignment(
         name=raw["name"], settings=load_settings(environ={}, **raw["settings"]), extra=raw.get("extra", {})
@@ -89,8 +95,7 @@ def run_child(compose: Compose) -> int:
     logging = assignment.settings.logging
     configure_logging(output=logging.format, level=logging.level, process=assignment.name)
     reserve_metrics_space()
-    child = _Child(assignment, output)
-    return uvloop.run(child.run(compose))
+    return Child(assignment, output)
 
 
 def _take_standard_output() -> int:
@@ -116,11 +121,11 @@ def _is_complete(message: Mapping[str, Any]) -> bool:
     return all(is_fine(reason) for reason in message["reasons"].values())
 
 
-class _Child:
+class Child:
     """The loop of one child process."""
 
     def __init__(self, assignment: Assignment, output: int) -> None:
-        self._assignment = assignment
+        self.assignment = assignment
         self._limits: ProcessLimits = assignment.settings.limits.process
         self._output = output
         self._unsent = b""
@@ -128,14 +133,16 @@ class _Child:
         self._drain: asyncio.Future[_Drain] | None = None
         self._is_draining = False
 
-    async def run(self, compose: Compose) -> int:
+    async def run(self, compose: Compose, *, owns_signals: bool = True) -> int:
+        """Run the service until it is drained; returns the exit code. A host that takes signals itself says so."""
         loop = asyncio.get_running_loop()
         self._drain = loop.create_future()
-        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        if owns_signals:
+            loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+            loop.add_signal_handler(signal.SIGINT, lambda: None)
         tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._listen())]
         try:
-            async with compose(self._assignment) as service:
+            async with compose(self.assignment) as service:
                 self._service = service
                 # What was built to serve stays as long as the process: a full collection would look at all of it, and
                 # hold up for a tenth of a second whoever asks meanwhile.
@@ -221,7 +228,7 @@ class _Child:
         answer: dict[str, Any]
         try:
             if self._service is None:
-                raise AppError(ErrorCode.UNAVAILABLE, f"{self._assignment.name} is still starting; try again")  # noqa: TRY301
+                raise AppError(ErrorCode.UNAVAILABLE, f"{self.assignment.name} is still starting; try again")  # noqa: TRY301
             answer = {"result": await self._service.command(message["command"], message.get("arguments", {}))}
         except AppError as error:
             answer = {"error": error.detail}

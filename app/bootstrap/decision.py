@@ -8,17 +8,17 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
-from app.decision.attributes import Transport
+from app.decision.attributes import Peer, Transport
 from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
 from app.decision.counters import CheckCounters
@@ -51,6 +51,32 @@ _LAST_CALLS_SECONDS = 1.0
 _MTLS_LISTENER = "mtls"
 
 
+class CheckHost(Protocol):
+    """Accepts connections in our place, and hands the Checks of port 9191 to us."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        ...
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it was told what to answer."""
+        ...
+
+    def serve(self, answer: Callable[[bytes], bytes]) -> None:
+        """Answer Checks with this from now on, and say SERVING."""
+        ...
+
+    def leave(self) -> None:
+        """Say NOT_SERVING; Checks are answered on."""
+        ...
+
+    async def stop_accepting(self) -> None:
+        """Leave new connections to the other workers."""
+        ...
+
+
 @dataclass(slots=True)
 class _Listening:
     """A server that accepts Checks."""
@@ -71,6 +97,7 @@ class DecisionProcess(Service):
     status: WorkerReport
     listening: dict[str, _Listening] = field(default_factory=dict)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    host: CheckHost | None = None
     _counted_rejection: Rejection | None = None
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
     _shadow: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.SHADOW_VERDICTS))
@@ -82,12 +109,12 @@ class DecisionProcess(Service):
         self._flush(loop_lag_seconds)
         reasons = {
             "snapshot": "ok" if state is not None else "no snapshot was loaded yet",
-            "check": "ok" if "check" in self.listening else "does not listen yet",
+            "check": "ok" if self._listens else "does not listen yet",
         }
         if self.settings.listen.check_mtls.enabled:
             reasons["check_mtls"] = "ok" if "check_mtls" in self.listening else "waits for its serving certificate"
         return Report(
-            ready=state is not None and "check" in self.listening,
+            ready=state is not None and self._listens,
             reasons=reasons,
             numbers={
                 "number": state.number if state is not None else None,
@@ -96,6 +123,10 @@ class DecisionProcess(Service):
                 "checks": self.counters.total,
             },
         )
+
+    @property
+    def _listens(self) -> bool:
+        return "check" in self.listening if self.host is None else self.host.is_serving
 
     def _flush(self, loop_lag_seconds: float) -> None:
         counters = self.counters
@@ -118,9 +149,14 @@ class DecisionProcess(Service):
         self.leaving.set()
         for listening in self.listening.values():
             await listening.server.health.set_all(False)
+        if self.host is not None:
+            self.host.leave()
         await asyncio.sleep(min_seconds)
         ports = {listening.port for listening in self.listening.values()}
         await stop_accepting(ports)
+        if self.host is not None:
+            await self.host.stop_accepting()
+            ports.add(self.host.port)
         left = await let_connections_leave(ports, within_seconds=until - _LAST_CALLS_SECONDS - time.monotonic())
         if left:
             _log.warning("connections_cut", count=left)
@@ -136,8 +172,8 @@ class DecisionProcess(Service):
 
 
 @asynccontextmanager
-async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProcess]:
-    """A worker that runs while the context is open.
+async def compose_decision(assignment: Assignment, host: CheckHost | None = None) -> AsyncIterator[DecisionProcess]:
+    """A worker that runs while the context is open; with a `host`, that is what listens on port 9191.
 
     Raises:
         AppError: `INVALID` when the link's settings cannot be used.
@@ -159,7 +195,7 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
         settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
     ) as link:
         follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
-        process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
+        process = DecisionProcess(settings, assignment.name, holder, counters, lag, status, host=host)
         tokens = RequestAuthenticator(EndUserTokenVerifier(settings.limits.tokens), settings.limits.tokens)
         service = CheckService(
             holder,
@@ -211,6 +247,10 @@ async def _listen_locally(
         async with asyncio.timeout(None if assignment.extra.get("others_serve") else _EMPTY_HANDED_SECONDS):
             await follower.wait_loaded()
     transport = Transport.LOCAL if listener.is_loopback else Transport.BEHIND_ZTUNNEL
+    if process.host is not None:
+        peer = Peer(settings.check.listener, transport)
+        process.host.serve(lambda request: servicer.answer(request, peer))
+        return
     where = CheckListener(name=settings.check.listener, address=_target(listener), transport=transport)
     await _serve(process, "check", where, servicer, follower)
 

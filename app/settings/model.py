@@ -231,10 +231,18 @@ class LinkSettings(_Section):
     ca_file: Path | None = None
 
 
+class CheckTransport(StrEnum):
+    """What speaks HTTP/2 with the proxies on port 9191: docs/adr/0026-envoy-as-transport.md."""
+
+    GRPCIO = "grpcio"
+    ENVOY = "envoy"  # an Envoy with the worker inside; needs the extra packages `gatehouse[envoy]`
+
+
 class CheckSettings(_Section):
     """What the workers say about themselves."""
 
     listener: str = "local"  # the name by which an EnforcementPoint means port 9191
+    transport: CheckTransport = CheckTransport.GRPCIO  # what carries Checks on port 9191
     behind_ztunnel: bool = False  # who reaches port 9191 came through a ztunnel that admits registered waypoints only
 
 

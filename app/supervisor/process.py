@@ -49,6 +49,9 @@ class Program:
     metrics_directory: Path
     narrow_environment: bool = True
     descriptors: tuple[int, ...] = ()  # open files that the child inherits, under the same numbers
+    host: tuple[str, ...] = ()  # a command that runs the module inside of it, instead of this Python
+    host_environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """The child's environment."""
@@ -65,6 +68,7 @@ class Program:
             "PYTHONPATH": root,
             "PYTHONSAFEPATH": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics_directory),
+            **self.host_environment,
         }
 
 
@@ -101,12 +105,11 @@ class Process:
     async def start(cls, program: Program) -> Process:
         """Start the program and give it its assignment."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            program.module,
+            *(program.host or (sys.executable, "-m", program.module)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=program.environment(),
+            cwd=program.directory,
             pass_fds=program.descriptors,
             start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor, which then drains the others
             limit=_MAX_LINE_BYTES,

@@ -29,6 +29,7 @@ from app.serving.binding import TcpEndpoint
 from app.serving.http import HttpServer
 from app.settings import Listener, Role, Settings, reveal
 from app.supervisor.control import control_socket, serve_control
+from app.supervisor.envoy_program import hosted_by_envoy
 from app.supervisor.guards import PortGuard, lock_state_directory
 from app.supervisor.keeper import Keeper
 from app.supervisor.probes import create_probes_app
@@ -171,6 +172,7 @@ class Supervisor:
                 # Beside others a worker waits for its snapshot before it listens; alone it would rather deny.
                 assignment={"settings": reveal(settings), "extra": {"others_serve": self._has_ready_worker()}},
                 metrics_directory=self._metrics_dir,
+                **hosted_by_envoy(settings, name),
             )
 
         return make

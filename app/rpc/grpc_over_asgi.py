@@ -1,0 +1,68 @@
+"""Unary gRPC methods as an ASGI application, for a host that speaks HTTP/2 itself: bytes to bytes.
+
+The host (Envoy with Python inside) terminates connections, streams and header bounds; what is left is the frame of
+gRPC-over-HTTP2 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md): five bytes before the message, and
+the status in the trailers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer = Callable[[bytes], bytes | Awaitable[bytes]]
+
+_PREFIX_BYTES = 5  # one of flags, four of length
+_HEADERS = [(b"content-type", b"application/grpc")]
+_START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+
+INVALID_ARGUMENT = 3
+RESOURCE_EXHAUSTED = 8
+UNIMPLEMENTED = 12
+
+
+class GrpcOverAsgi:
+    """Answers unary calls. `methods` maps a full method path to a function from the message to the answer's message."""
+
+    def __init__(self, methods: Mapping[str, Answer], *, max_message_bytes: int) -> None:
+        self._methods = methods
+        self._most = max_message_bytes + _PREFIX_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one call."""
+        answer = self._methods.get(scope["path"])
+        if answer is None:
+            await _refuse(send, UNIMPLEMENTED, "no such method")
+            return
+        event = await receive()
+        body: bytes = event.get("body", b"")
+        while event.get("more_body"):
+            if len(body) > self._most:
+                break
+            event = await receive()
+            if event["type"] != "http.request":
+                return  # the caller is gone
+            body += event.get("body", b"")
+        if len(body) > self._most:
+            await _refuse(send, RESOURCE_EXHAUSTED, "the message is too large")
+            return
+        if len(body) < _PREFIX_BYTES or body[0] or int.from_bytes(body[1:5], "big") != len(body) - _PREFIX_BYTES:
+            await _refuse(send, INVALID_ARGUMENT, "one message without compression is wanted")
+            return
+        reply = answer(body[_PREFIX_BYTES:])
+        if not isinstance(reply, bytes):
+            reply = await reply
+        await send(_START)
+        await send({"type": "http.response.body", "body": b"\0" + len(reply).to_bytes(4, "big") + reply})
+        await send(_OK)
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    """A trailers-only answer."""
+    headers = [*_HEADERS, (b"grpc-status", str(status).encode()), (b"grpc-message", message.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
