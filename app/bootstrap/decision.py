@@ -61,7 +61,7 @@ class CheckHost(Protocol):
 
     @property
     def is_serving(self) -> bool:
-        """Whether it was told what to answer."""
+        """Whether it accepts connections and answers."""
         ...
 
     def serve(self, answer: Callable[[bytes], bytes]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from grpc_health.v1 import health_pb2
 from app.bootstrap.child import EXIT_FAILED, Child, read_assignment
 from app.bootstrap.decision import compose_decision
 from app.rpc.check import CHECK_PATH
-from app.rpc.drain import steer_new_connections
+from app.rpc.drain import is_listening, steer_new_connections
 from app.rpc.grpc_over_asgi import GrpcOverAsgi, Receive, Scope, Send
 from app.rpc.health import HEALTH_SERVICE
 
@@ -40,12 +41,15 @@ class EnvoyHost:
         self._admin_socket = admin_socket
         self._most = max_message_bytes
         self._leaving = False
+        self._listens = False
         self._grpc: GrpcOverAsgi | None = None
 
     @property
     def is_serving(self) -> bool:
-        """Whether it was told what to answer."""
-        return self._grpc is not None
+        """Whether Envoy accepts connections, which it does some time after it was told what to answer."""
+        if not self._listens and self._grpc is not None:
+            self._listens = is_listening({self.port})
+        return self._listens
 
     def serve(self, answer: Callable[[bytes], bytes]) -> None:
         """Answer Checks with this from now on, and say SERVING."""
@@ -73,6 +77,11 @@ class EnvoyHost:
             await reader.readline()
         finally:
             writer.close()
+
+    def forget(self) -> None:
+        """Remove what the process leaves in the file system."""
+        with suppress(OSError):
+            self._admin_socket.unlink()
 
     def _health(self, request: bytes) -> bytes:
         try:
@@ -132,6 +141,7 @@ async def _run(child: Child, host: EnvoyHost) -> None:
     except Exception:  # noqa: BLE001 - the supervisor starts another one; the log says why
         _log.exception("process_crashed")
     finally:
+        host.forget()
         os._exit(code)
 
 

@@ -119,6 +119,11 @@ def _waiting(listener: socket.socket) -> int:
     return int.from_bytes(info[_UNACKED], sys.byteorder)
 
 
+def is_listening(ports: Collection[int]) -> bool:
+    """Whether this process accepts connections on one of the ports."""
+    return any(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for found in _sockets_on(ports))
+
+
 def count_connections(ports: Collection[int]) -> int:
     """How many connections to these ports this process has."""
     count = 0

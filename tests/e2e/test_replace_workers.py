@@ -76,9 +76,10 @@ async def _credentials(gatehouse: Gatehouse, client: httpx2.AsyncClient, directo
     return files
 
 
-async def test_replacing_every_worker_ten_times_costs_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+async def test_replacing_every_worker_ten_times_costs_no_error(tmp_path: Path, transport: str) -> None:
     """At a steady load on both ports every request is allowed, and new connections were made all the time."""
-    async with Gatehouse(tmp_path, limits=LIMITS) as gatehouse:
+    async with Gatehouse(tmp_path, limits=LIMITS, check={"transport": transport}) as gatehouse:
         async with await gatehouse.admin() as client:
             applied = await client.post("/v1/apply", json=POLICY)
             assert 200 == applied.status_code, applied.text
@@ -115,9 +116,10 @@ async def test_replacing_every_worker_ten_times_costs_no_error(tmp_path: Path) -
     assert min(connections) > TIMES
 
 
-async def test_a_worker_that_dies_costs_the_requests_that_it_had_and_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+async def test_a_worker_that_dies_costs_the_requests_that_it_had_and_no_more(tmp_path: Path, transport: str) -> None:
     """Envoy fails them closed; the next ones go to the worker that is left."""
-    async with Gatehouse(tmp_path, limits=LIMITS) as gatehouse:
+    async with Gatehouse(tmp_path, limits=LIMITS, check={"transport": transport}) as gatehouse:
         async with await gatehouse.admin() as client:
             assert 200 == (await client.post("/v1/apply", json=POLICY)).status_code
         await _until_served(gatehouse)
