@@ -6,7 +6,12 @@ Gatehouse and Envoy's own RBAC have to look at the others first.
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 
 PER_SERVICE = 10
 NAMESPACE = "shop"
@@ -89,3 +94,24 @@ def native_rules() -> dict[str, Any]:
             "principals": [{"and_ids": {"ids": [{"or_ids": {"ids": [principal]}}]}}],
         }
     return {"action": "ALLOW", "policies": policies}
+
+
+class Tokens:
+    """A token of an end user and the RequestAuthentication that verifies it at the service that is asked for."""
+
+    ISSUER = "https://issuer.example"
+
+    def __init__(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        claims = {"iss": self.ISSUER, "sub": "reader", "aud": "orders", "exp": int(time.time()) + 3_600}
+        self.token: str = jwt.encode(claims, key, algorithm="ES256", headers={"kid": "bench"})
+        public = {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())), "kid": "bench", "use": "sig"}
+        self.document: dict[str, Any] = {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "RequestAuthentication",
+            "metadata": {"name": "users", "namespace": NAMESPACE},
+            "spec": {
+                "targetRefs": [{"kind": "Service", "group": "", "name": service_name(0)}],
+                "jwtRules": [{"issuer": self.ISSUER, "jwks": json.dumps({"keys": [public]})}],
+            },
+        }
