@@ -18,6 +18,7 @@ import structlog
 
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
+from app.bootstrap.providers import open_providers
 from app.decision.attributes import Transport
 from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
@@ -73,6 +74,7 @@ class DecisionProcess(Service):
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _counted_rejection: Rejection | None = None
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
+    _providers: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.PROVIDER_QUESTIONS))
     _shadow: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.SHADOW_VERDICTS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
@@ -102,6 +104,7 @@ class DecisionProcess(Service):
         totals = {("allow", reason.value): float(count) for reason, count in counters.allowed.items() if count}
         totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
         self._checks.flush(totals)
+        self._providers.flush({(word.value, name): float(n) for (word, name), n in counters.providers.items()})
         self._shadow.flush({(outlook.value, name): float(count) for (outlook, name), count in counters.shadow.items()})
         self._seconds.flush({(): counters.seconds})
         metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
@@ -155,16 +158,20 @@ async def compose_decision(assignment: Assignment) -> AsyncIterator[DecisionProc
     folder = settings.state_dir / "workers" / assignment.name
     memory = RememberedCheckpoint(folder)
     last_good = LastGoodFolder(folder, verifier)
-    async with LinkClient.connect(
-        settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
-    ) as link:
-        follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
+    async with (
+        LinkClient.connect(
+            settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
+        ) as link,
+        open_providers(settings) as providers,
+    ):
+        follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good, on_swap=providers.follow)
         process = DecisionProcess(settings, assignment.name, holder, counters, lag, status)
         tokens = RequestAuthenticator(EndUserTokenVerifier(settings.limits.tokens), settings.limits.tokens)
         service = CheckService(
             holder,
             limits=limits,
             effect_limits=settings.limits.effects,
+            providers=providers,
             lag=lag,
             counters=counters,
             tokens=tokens,
