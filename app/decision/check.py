@@ -18,9 +18,9 @@ import structlog
 
 from app.decision.ask_providers import ProviderDesk
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
-from app.decision.authenticate_request import ANYBODY, NoVerifier, RequestAuthenticator
+from app.decision.authenticate_request import ANYBODY, Authenticated, NoVerifier, RequestAuthenticator
 from app.decision.counters import CheckCounters
-from app.decision.open_check import Caller, OpenCheck, decide_by_policies
+from app.decision.open_check import OpenCheck, decide_by_policies
 from app.decision.overload import LoopLag
 from app.decision.ports import PolicyProvider, ProviderAnswer
 from app.decision.state import DecisionState, StateHolder
@@ -32,12 +32,13 @@ from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
 from app.limits import CheckLimits, EffectLimits, TokenLimits
+from app.policy.authentication_index import AuthenticationIndex
 from app.policy.decision import Decision, Reason
 from app.policy.effects import NO_EFFECTS, effects_problem, removed_spellings, sendable
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
-from app.policy.target import PointKind
+from app.policy.target import PointKind, Target
 
 _log = structlog.get_logger(__name__)
 
@@ -99,7 +100,6 @@ class CheckService:
         lag: LoopLag | None = None,
         counters: CheckCounters | None = None,
         tokens: RequestAuthenticator | None = None,
-        clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._holder = holder
@@ -107,7 +107,6 @@ class CheckService:
         self._effect_limits = effect_limits or EffectLimits()
         self._tokens = tokens if tokens is not None else RequestAuthenticator(NoVerifier(), TokenLimits())
         self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
-        self._clock = clock
         self._wall_clock = wall_clock
         self._logged_error_at = float("-inf")
         self.counters = counters if counters is not None else CheckCounters()
@@ -125,7 +124,7 @@ class CheckService:
 
     def begin(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer | PendingCheck:
         """The decision for one request, or what is left to do where providers must be asked. Never raises."""
-        started = self._clock()
+        started = time.perf_counter()
         state = self._holder.state
         if state is None:
             return self._end(_NO_SNAPSHOT, attributes, started)
@@ -163,7 +162,7 @@ class CheckService:
             answer = self._carried_out(answer, attributes.path)
         if answer.shadow is not None:
             self.counters.add_shadow(answer.shadow)
-        self.counters.add(answer.decision, self._clock() - started)
+        self.counters.add(answer.decision, time.perf_counter() - started)
         return answer
 
     def _failed(self, state: DecisionState, error: Exception) -> CheckAnswer:
@@ -200,20 +199,20 @@ class CheckService:
         target = resolve_target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
-        request = _request(attributes, identity.principal)
-        if point is not None and point.trusted_hops:
-            forwarded = attributes.headers.get(FORWARDED_FOR, ())
-            request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
-        user = ANYBODY
-        if state.authentications is not None and request.protocol != "tcp":
-            tokens = state.authentications.at(target)
-            if tokens is not None:
-                user = self._tokens.authenticate(tokens, request, self._wall_clock())
-                if user.denial is not None:  # before any policy
-                    return CheckAnswer(user.denial, state.number, state.revision, word, user.effects)
-                request.claims, request.space_delimited_claims = user.claims, user.space_delimited
-        caller = Caller(word, user, is_known_proxy=point is not None)
-        return decide_by_policies(state, target, request, caller, attributes)
+        request = _request(attributes, identity.principal, point)
+        user = ANYBODY if state.authentications is None else self._authenticate(state.authentications, target, request)
+        if user.denial is not None:  # before any policy
+            return CheckAnswer(user.denial, state.number, state.revision, word, user.effects)
+        return decide_by_policies(state, target, request, word, user, attributes, is_known=point is not None)
+
+    def _authenticate(self, authentications: AuthenticationIndex, target: Target, request: Request) -> Authenticated:
+        """The end user, where tokens are verified; what is known of it stands in the request afterwards."""
+        tokens = authentications.at(target)
+        if tokens is None or request.protocol == "tcp":
+            return ANYBODY
+        user = self._tokens.authenticate(tokens, request, self._wall_clock())
+        request.claims, request.space_delimited_claims = user.claims, user.space_delimited
+        return user
 
     def _quarantined(
         self,
@@ -259,7 +258,7 @@ class CheckService:
 
     def _note_error(self, error: Exception) -> None:
         self.counters.errors += 1
-        now = self._clock()
+        now = time.perf_counter()
         if now - self._logged_error_at >= _LOG_ERRORS_EVERY:
             self._logged_error_at = now
             _log.error("check_failed", exc_info=error, errors=self.counters.errors)
@@ -321,8 +320,8 @@ def _identity_unavailable(identity: CallerIdentity) -> Decision:
     return Decision(False, Reason.IDENTITY_UNAVAILABLE, hint=identity.hint)
 
 
-def _request(attributes: CheckAttributes, principal: str) -> Request:
-    return Request(
+def _request(attributes: CheckAttributes, principal: str, point: EnforcementPoint | None) -> Request:
+    request = Request(
         protocol=attributes.protocol,
         principal=principal,
         source_ip=attributes.source_ip,
@@ -334,3 +333,7 @@ def _request(attributes: CheckAttributes, principal: str) -> Request:
         headers=attributes.headers,
         sni=attributes.sni,
     )
+    if point is not None and point.trusted_hops:
+        forwarded = attributes.headers.get(FORWARDED_FOR, ())
+        request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
+    return request

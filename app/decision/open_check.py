@@ -30,22 +30,14 @@ _CONTRADICTION = Decision(
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who is behind a Check: how the sender was known, the end user, and whether the proxy is a registered one."""
-
-    identity: str
-    user: Authenticated
-    is_known_proxy: bool
-
-
-@dataclass(frozen=True, slots=True)
 class OpenCheck:
     """Everything that a decision will be made from, but the answers of the providers that it hangs on."""
 
     state: DecisionState
     target: Target
     request: Request
-    caller: Caller
+    identity: str  # how the sender was known
+    user: Authenticated
     needed: Needed
 
     def settle(self, answers: Mapping[str, ProviderAnswer]) -> CheckAnswer:
@@ -66,20 +58,27 @@ class OpenCheck:
             effects = combine_effects(answers[name].effects for name in sorted(answers))
             if effects is None:
                 decision = _CONTRADICTION
-        answer = _decided(self.state, self.target, self.request, self.caller, decision, allowed)
-        return self.caller.user.seen_by_upstream(replace(answer, effects=effects) if effects else answer)
+        answer = _decided(self.state, self.target, self.request, self.identity, decision, allowed)
+        return self.user.seen_by_upstream(replace(answer, effects=effects) if effects else answer)
 
     def answer(self, decision: Decision) -> CheckAnswer:
         """The answer with a decision that no policy made."""
-        return CheckAnswer(decision, self.state.number, self.state.revision, self.caller.identity)
+        return CheckAnswer(decision, self.state.number, self.state.revision, self.identity)
 
 
 def decide_by_policies(
-    state: DecisionState, target: Target, request: Request, caller: Caller, attributes: CheckAttributes
+    state: DecisionState,
+    target: Target,
+    request: Request,
+    identity: str,
+    user: Authenticated,
+    attributes: CheckAttributes,
+    *,
+    is_known: bool,
 ) -> CheckAnswer | OpenCheck:
     """What the policies of the target decide, or what is open until providers are asked.
 
-    What a proxy says of route and filters is handed to providers only when it is a registered enforcement point.
+    What the proxy says of route and filters is handed to providers only when it `is_known`: registered.
     """
     decision = decide(state.table, target, request)
     if decision.reason is Reason.PROVIDER_DENIED:  # by one that nobody asked yet, or for good
@@ -87,20 +86,20 @@ def decide_by_policies(
         if names:
             known = state.values.of(PROVIDER)
             providers = {name: known.get(provider_key(name)) for name in names}
-            shown = attributes if caller.is_known_proxy else without_context(attributes)
+            shown = attributes if is_known else without_context(attributes)
             needed = Needed(providers, shown, request.principal, request.claims, state.number)
-            return OpenCheck(state, target, request, caller, needed)
-    return caller.user.seen_by_upstream(_decided(state, target, request, caller, decision, _NO_ANSWERS))
+            return OpenCheck(state, target, request, identity, user, needed)
+    return user.seen_by_upstream(_decided(state, target, request, identity, decision, _NO_ANSWERS))
 
 
 def _decided(
     state: DecisionState,
     target: Target,
     request: Request,
-    caller: Caller,
+    identity: str,
     decision: Decision,
     answers: Mapping[str, bool],
 ) -> CheckAnswer:
     """The answer, with what the whole set would decide where policies are tried out."""
     shadow = decide_shadow(state.table, target, request, decision, answers) if state.table.tried else None
-    return CheckAnswer(decision, state.number, state.revision, caller.identity, shadow=shadow)
+    return CheckAnswer(decision, state.number, state.revision, identity, shadow=shadow)
