@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ import structlog
 
 from app.bootstrap.background import in_background
 from app.bootstrap.child import Assignment, Report, Service
+from app.bootstrap.providers import open_providers
 from app.decision.attributes import Peer, Transport
 from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
@@ -35,6 +36,7 @@ from app.link.serving_identity import ServingIdentity
 from app.link.signing import ManifestVerifier
 from app.rpc.check import CheckCertificates, CheckListener, CheckServicer, check_server
 from app.rpc.drain import let_connections_leave, stop_accepting
+from app.rpc.grpc_over_asgi import Answer
 from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
 from app.settings import Listener, Settings
@@ -64,7 +66,7 @@ class CheckHost(Protocol):
         """Whether it accepts connections and answers."""
         ...
 
-    def serve(self, answer: Callable[[bytes], bytes]) -> None:
+    def serve(self, answer: Answer) -> None:
         """Answer Checks with this from now on, and say SERVING."""
         ...
 
@@ -100,6 +102,7 @@ class DecisionProcess(Service):
     host: CheckHost | None = None
     _counted_rejection: Rejection | None = None
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
+    _providers: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.PROVIDER_QUESTIONS))
     _shadow: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.SHADOW_VERDICTS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
@@ -133,6 +136,7 @@ class DecisionProcess(Service):
         totals = {("allow", reason.value): float(count) for reason, count in counters.allowed.items() if count}
         totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
         self._checks.flush(totals)
+        self._providers.flush({(word.value, name): float(n) for (word, name), n in counters.providers.items()})
         self._shadow.flush({(outlook.value, name): float(count) for (outlook, name), count in counters.shadow.items()})
         self._seconds.flush({(): counters.seconds})
         metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
@@ -191,16 +195,20 @@ async def compose_decision(assignment: Assignment, host: CheckHost | None = None
     folder = settings.state_dir / "workers" / assignment.name
     memory = RememberedCheckpoint(folder)
     last_good = LastGoodFolder(folder, verifier)
-    async with LinkClient.connect(
-        settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
-    ) as link:
-        follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good)
+    async with (
+        LinkClient.connect(
+            settings.link.url, token=settings.link_token, verifier=verifier, limits=limits, tls=_link_tls(settings)
+        ) as link,
+        open_providers(settings) as providers,
+    ):
+        follower = SnapshotFollower(link, loader, holder, limits=limits, last_good=last_good, on_swap=providers.follow)
         process = DecisionProcess(settings, assignment.name, holder, counters, lag, status, host=host)
         tokens = RequestAuthenticator(EndUserTokenVerifier(settings.limits.tokens), settings.limits.tokens)
         service = CheckService(
             holder,
             limits=limits,
             effect_limits=settings.limits.effects,
+            providers=providers,
             lag=lag,
             counters=counters,
             tokens=tokens,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from app.bootstrap.child import EXIT_FAILED, Child, read_assignment
 from app.bootstrap.decision import compose_decision
 from app.rpc.check import CHECK_PATH
 from app.rpc.drain import is_listening, steer_new_connections
-from app.rpc.grpc_over_asgi import GrpcOverAsgi, Receive, Scope, Send
+from app.rpc.grpc_over_asgi import Answer, GrpcOverAsgi, Receive, Scope, Send
 from app.rpc.health import HEALTH_SERVICE
 
 _log = structlog.get_logger(__name__)
@@ -51,7 +50,7 @@ class EnvoyHost:
             self._listens = is_listening({self.port})
         return self._listens
 
-    def serve(self, answer: Callable[[bytes], bytes]) -> None:
+    def serve(self, answer: Answer) -> None:
         """Answer Checks with this from now on, and say SERVING."""
         methods = {CHECK_PATH: answer, f"/{HEALTH_SERVICE}/Check": self._health}
         self._grpc = GrpcOverAsgi(methods, max_message_bytes=self._most)

@@ -1,23 +1,28 @@
 """Decides one Check. Total: whatever comes in, a decision comes out, and what is not clear is a denial.
 
 A straight line without an await: one reference to the state, who calls, who sent the request, where it goes, what the
-rules say. What a client can write (headers, path) is never asked who it is or where it goes.
+rules say. What a client can write (headers, path) is never asked who it is or where it goes. Only where the rules come
+to a provider the line is interrupted: `begin` returns what is left to do, and it ends on the state that it began with.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import structlog
 
+from app.decision.ask_providers import ProviderDesk
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
-from app.decision.authenticate_request import NoVerifier, RequestAuthenticator
+from app.decision.authenticate_request import ANYBODY, Authenticated, NoVerifier, RequestAuthenticator
 from app.decision.counters import CheckCounters
+from app.decision.open_check import OpenCheck, decide_by_policies
 from app.decision.overload import LoopLag
+from app.decision.ports import PolicyProvider, ProviderAnswer
 from app.decision.state import DecisionState, StateHolder
 from app.decision.target import resolve_target
 from app.identity.caller import CallerIdentity, IdentityState
@@ -27,13 +32,12 @@ from app.identity.peer_certificate import read_peer_certificate
 from app.identity.xfcc import HEADER as XFCC
 from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
 from app.limits import CheckLimits, EffectLimits, TokenLimits
+from app.policy.authentication_index import AuthenticationIndex
 from app.policy.decision import Decision, Reason
 from app.policy.effects import NO_EFFECTS, effects_problem, removed_spellings, sendable
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
-from app.policy.evaluate import decide
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
-from app.policy.shadow import decide_shadow
 from app.policy.target import PointKind, Target
 
 _log = structlog.get_logger(__name__)
@@ -51,9 +55,36 @@ _NO_METHOD = Decision(False, Reason.MALFORMED, hint="the request has no method")
 _NO_SLASH = Decision(False, Reason.MALFORMED, hint="the request path does not start with a slash")
 _LONG_PATH = Decision(False, Reason.MALFORMED, hint="the request path is longer than check.max_path_bytes")
 
+_TOO_MANY_QUESTIONS = Decision(
+    False,
+    Reason.OVERLOADED,
+    hint="check.max_provider_questions are in flight: add workers, or make providers faster",
+)
 _BAD_CERTIFICATE = Decision(
     False, Reason.MALFORMED, hint="the peer's certificate cannot be read, and certificates are in quarantine"
 )
+
+
+class PendingCheck:
+    """A Check that waits for providers. End it by one of its methods, once."""
+
+    __slots__ = ("_question", "_service", "_started")
+
+    def __init__(self, service: CheckService, question: OpenCheck, started: float) -> None:
+        self._service = service
+        self._question = question
+        self._started = started
+
+    async def finish(self, seconds: float | None = None) -> CheckAnswer:
+        """The answer, after asking: within limits.check.provider_budget_seconds, or `seconds` if less. Never raises.
+
+        Cancelled, it cancels the questions.
+        """
+        return await self._service.finish(self._question, self._started, seconds)
+
+    def unasked(self) -> CheckAnswer:
+        """The denial that comes of nobody being asked."""
+        return self._service.settle(self._question, {}, self._started)
 
 
 class CheckService:
@@ -65,10 +96,10 @@ class CheckService:
         *,
         limits: CheckLimits,
         effect_limits: EffectLimits | None = None,
+        providers: PolicyProvider | None = None,
         lag: LoopLag | None = None,
         counters: CheckCounters | None = None,
         tokens: RequestAuthenticator | None = None,
-        clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._holder = holder
@@ -76,29 +107,69 @@ class CheckService:
         self._effect_limits = effect_limits or EffectLimits()
         self._tokens = tokens if tokens is not None else RequestAuthenticator(NoVerifier(), TokenLimits())
         self._lag = lag if lag is not None else LoopLag(max_queue_seconds=limits.max_queue_seconds)
-        self._clock = clock
         self._wall_clock = wall_clock
         self._logged_error_at = float("-inf")
         self.counters = counters if counters is not None else CheckCounters()
+        self._desk = None if providers is None else ProviderDesk(providers, limits=limits, counters=self.counters)
 
     def check(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
-        """The decision for one request; never raises."""
-        started = self._clock()
+        """The decision for one request without asking any provider: where one is needed, a denial. Never raises."""
+        begun = self.begin(attributes, peer)
+        return begun if isinstance(begun, CheckAnswer) else begun.unasked()
+
+    async def decide(self, attributes: CheckAttributes, peer: Peer, seconds: float | None = None) -> CheckAnswer:
+        """The decision for one request; providers are waited for at most `seconds`. Never raises."""
+        begun = self.begin(attributes, peer)
+        return begun if isinstance(begun, CheckAnswer) else await begun.finish(seconds)
+
+    def begin(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer | PendingCheck:
+        """The decision for one request, or what is left to do where providers must be asked. Never raises."""
+        started = time.perf_counter()
         state = self._holder.state
         if state is None:
-            answer = _NO_SNAPSHOT
-        else:
-            try:
-                answer = self._answer(state, attributes, peer)
-            except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
-                self._note_error(error)
-                answer = CheckAnswer(_INTERNAL, state.number, state.revision)
+            return self._end(_NO_SNAPSHOT, attributes, started)
+        try:
+            answer = self._answer(state, attributes, peer)
+        except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
+            answer = self._failed(state, error)
+        if isinstance(answer, OpenCheck):
+            return PendingCheck(self, answer, started)
+        return self._end(answer, attributes, started)
+
+    async def finish(self, question: OpenCheck, started: float, seconds: float | None) -> CheckAnswer:
+        """End an interrupted Check by asking; for `PendingCheck`."""
+        budget = self._limits.provider_budget_seconds
+        budget = budget if seconds is None else min(budget, seconds)
+        try:
+            answers: Mapping[str, ProviderAnswer] | None = {}
+            if self._desk is not None:
+                deadline = asyncio.get_running_loop().time() + budget
+                answers = await self._desk.ask(question.needed, deadline)
+        except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
+            return self._end(self._failed(question.state, error), question.needed.attributes, started)
+        return self.settle(question, answers, started)
+
+    def settle(self, question: OpenCheck, answers: Mapping[str, ProviderAnswer] | None, started: float) -> CheckAnswer:
+        """End an interrupted Check with answers, None when there are too many questions; for `PendingCheck`."""
+        try:
+            answer = question.answer(_TOO_MANY_QUESTIONS) if answers is None else question.settle(answers)
+        except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open
+            answer = self._failed(question.state, error)
+        return self._end(answer, question.needed.attributes, started)
+
+    def _end(self, answer: CheckAnswer, attributes: CheckAttributes, started: float) -> CheckAnswer:
         if answer.effects is not NO_EFFECTS:
             answer = self._carried_out(answer, attributes.path)
-        self.counters.add(answer.decision, self._clock() - started)
+        if answer.shadow is not None:
+            self.counters.add_shadow(answer.shadow)
+        self.counters.add(answer.decision, time.perf_counter() - started)
         return answer
 
-    def _answer(self, state: DecisionState, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
+    def _failed(self, state: DecisionState, error: Exception) -> CheckAnswer:
+        self._note_error(error)
+        return CheckAnswer(_INTERNAL, state.number, state.revision)
+
+    def _answer(self, state: DecisionState, attributes: CheckAttributes, peer: Peer) -> CheckAnswer | OpenCheck:
         refusal = self._refuse_early(attributes)
         if refusal is not None:
             return CheckAnswer(refusal, state.number, state.revision)
@@ -128,34 +199,20 @@ class CheckService:
         target = resolve_target(state, point, attributes)
         if target is None:
             return CheckAnswer(TARGET_UNKNOWN, state.number, state.revision, word)
-        request = _request(attributes, identity.principal)
-        if point is not None and point.trusted_hops:
-            forwarded = attributes.headers.get(FORWARDED_FOR, ())
-            request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
-        decided = self._by_policies if state.authentications is None else self._by_user_and_policies
-        return decided(state, target, request, word)
-
-    def _by_user_and_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
-        """The same where tokens of end users are verified: one that does not verify is denied before any policy."""
-        assert state.authentications is not None
-        tokens = state.authentications.at(target)
-        if tokens is None or request.protocol == "tcp":
-            return self._by_policies(state, target, request, word)
-        user = self._tokens.authenticate(tokens, request, self._wall_clock())
-        if user.denial is not None:
+        request = _request(attributes, identity.principal, point)
+        user = ANYBODY if state.authentications is None else self._authenticate(state.authentications, target, request)
+        if user.denial is not None:  # before any policy
             return CheckAnswer(user.denial, state.number, state.revision, word, user.effects)
-        request.claims, request.space_delimited_claims = user.claims, user.space_delimited
-        return user.seen_by_upstream(self._by_policies(state, target, request, word))
+        return decide_by_policies(state, target, request, word, user, attributes, is_known=point is not None)
 
-    def _by_policies(self, state: DecisionState, target: Target, request: Request, word: str) -> CheckAnswer:
-        """What the policies of the target decide, and what they would with those that are tried out."""
-        decision = decide(state.table, target, request)
-        shadow = None
-        if state.table.tried:
-            shadow = decide_shadow(state.table, target, request, decision)
-            if shadow is not None:
-                self.counters.add_shadow(shadow)
-        return CheckAnswer(decision, state.number, state.revision, word, shadow=shadow)
+    def _authenticate(self, authentications: AuthenticationIndex, target: Target, request: Request) -> Authenticated:
+        """The end user, where tokens are verified; what is known of it stands in the request afterwards."""
+        tokens = authentications.at(target)
+        if tokens is None or request.protocol == "tcp":
+            return ANYBODY
+        user = self._tokens.authenticate(tokens, request, self._wall_clock())
+        request.claims, request.space_delimited_claims = user.claims, user.space_delimited
+        return user
 
     def _quarantined(
         self,
@@ -201,7 +258,7 @@ class CheckService:
 
     def _note_error(self, error: Exception) -> None:
         self.counters.errors += 1
-        now = self._clock()
+        now = time.perf_counter()
         if now - self._logged_error_at >= _LOG_ERRORS_EVERY:
             self._logged_error_at = now
             _log.error("check_failed", exc_info=error, errors=self.counters.errors)
@@ -263,8 +320,8 @@ def _identity_unavailable(identity: CallerIdentity) -> Decision:
     return Decision(False, Reason.IDENTITY_UNAVAILABLE, hint=identity.hint)
 
 
-def _request(attributes: CheckAttributes, principal: str) -> Request:
-    return Request(
+def _request(attributes: CheckAttributes, principal: str, point: EnforcementPoint | None) -> Request:
+    request = Request(
         protocol=attributes.protocol,
         principal=principal,
         source_ip=attributes.source_ip,
@@ -276,3 +333,7 @@ def _request(attributes: CheckAttributes, principal: str) -> Request:
         headers=attributes.headers,
         sni=attributes.sni,
     )
+    if point is not None and point.trusted_hops:
+        forwarded = attributes.headers.get(FORWARDED_FOR, ())
+        request.remote_ip = original_client(forwarded, attributes.source_ip, point.trusted_hops)
+    return request

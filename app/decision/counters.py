@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from app.policy.decision import Decision, Reason
@@ -11,7 +13,18 @@ from app.policy.shadow import Outlook, ShadowVerdict
 # Upper bounds of the latency histogram, in seconds; the last bucket has none.
 LATENCY_BOUNDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
 
-MAX_NAMED = 200  # policies that are counted by name; those that come up later are counted together, without one
+MAX_NAMED = 200  # policies and providers that are counted by name; later ones are counted together, without one
+
+
+class ProviderOutcome(StrEnum):
+    """What came of asking a provider; all but the first deny."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # no document has the name
+    PARTIAL_BODY = "partial_body"  # not asked, because the body was cut
 
 
 class CheckCounters:
@@ -22,6 +35,7 @@ class CheckCounters:
         "denied",
         "errors",
         "latency",
+        "providers",
         "refused_effects",
         "seconds",
         "shadow",
@@ -41,6 +55,9 @@ class CheckCounters:
         # By outlook and policy; the latter is empty where none makes a difference.
         self.shadow: dict[tuple[Outlook, str], int] = {}
 
+        # By outcome and provider.
+        self.providers: dict[tuple[ProviderOutcome, str], int] = {}
+
     def add(self, decision: Decision, seconds: float) -> None:
         """Count one decision and the time it took inside the worker."""
         self.total += 1
@@ -51,6 +68,10 @@ class CheckCounters:
     def add_shadow(self, verdict: ShadowVerdict) -> None:
         """Count one shadow verdict."""
         count_named(self.shadow, (verdict.outlook, verdict.policy), (verdict.outlook, ""))
+
+    def add_provider(self, name: str, outcome: ProviderOutcome) -> None:
+        """Count what came of asking a provider."""
+        count_named(self.providers, (outcome, name), (outcome, ""))
 
     def to_json(self) -> dict[str, Any]:
         """The counts for the status report; reasons that never came up are left out."""
@@ -63,10 +84,12 @@ class CheckCounters:
             "errors": self.errors,
             "refusedEffects": self.refused_effects,
             "shadow": _nested(self.shadow),
+            "providers": _nested(self.providers),
         }
 
 
 K = TypeVar("K")
+E = TypeVar("E", bound=StrEnum)
 
 
 def count_named(counts: dict[K, int], key: K, instead: K) -> None:
@@ -76,8 +99,8 @@ def count_named(counts: dict[K, int], key: K, instead: K) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def _nested(counts: dict[tuple[Outlook, str], int]) -> dict[str, dict[str, int]]:
+def _nested(counts: Mapping[tuple[E, str], int]) -> dict[str, dict[str, int]]:
     nested: dict[str, dict[str, int]] = {}
-    for (outlook, name), count in counts.items():
-        nested.setdefault(outlook.value, {})[name] = count
+    for (word, name), count in counts.items():
+        nested.setdefault(word.value, {})[name] = count
     return nested

@@ -79,14 +79,15 @@ class ProviderQuestion:
     """What a provider is asked about one Check.
 
     `principal` is who sent the request as the worker knows it (SPIFFE ID, empty for nobody), which at a waypoint
-    differs from what the attributes carry. `deadline` is a time of the running event loop, in seconds. `snapshot` is
-    the number of the snapshot that asks.
+    differs from what the attributes carry. `deadline` is a time of the running event loop, in seconds. `claims` are
+    those of the end user's verified token, None without one. `snapshot` is the number of the snapshot that asks.
     """
 
     provider: Provider
     attributes: CheckAttributes
     principal: str
     deadline: float
+    claims: Mapping[str, Any] | None = None
     snapshot: int = 0
 
 

@@ -74,7 +74,8 @@ def joined(first: Effects, more: Effects) -> Effects:
     """Both for an answer that allows; where both set the same header, `more` holds, and what is set is not removed."""
     if first is NO_EFFECTS:
         return more
-    headers = tuple({**dict(first.headers), **dict(more.headers)}.items())
+    newer = dict(more.headers)
+    headers = (*(pair for pair in first.headers if pair[0] not in newer), *more.headers)
     put = dict(headers)
     removed = dict.fromkeys((*first.headers_to_remove, *more.headers_to_remove))
     return replace(

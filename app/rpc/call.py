@@ -102,11 +102,12 @@ class UnaryMethod:
 class ImmediateMethod:
     """One unary method that answers at once, whatever comes: it neither waits nor raises.
 
-    It therefore needs neither a budget nor the guard, which together cost as much as a decision does.
+    It therefore needs neither a budget nor the guard, which together cost as much as a decision does. What cannot be
+    answered at once is returned as an awaitable, which keeps a budget of its own and does not raise either.
     """
 
     path: str
-    answer: Callable[[bytes, Context], bytes]
+    answer: Callable[[bytes, Context], bytes | Awaitable[bytes]]
 
 
 def unguarded(method: ImmediateMethod) -> Callable[[bytes, Context], Awaitable[bytes]]:
@@ -114,7 +115,8 @@ def unguarded(method: ImmediateMethod) -> Callable[[bytes, Context], Awaitable[b
     answer = method.answer
 
     async def serve(request: bytes, context: Context) -> bytes:
-        return answer(request, context)
+        reply = answer(request, context)
+        return reply if isinstance(reply, bytes) else await reply
 
     return serve
 

@@ -8,7 +8,7 @@ OK; an error would be the operator's `failOpen` to interpret.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,11 +16,11 @@ import grpc
 import structlog
 
 from app.decision.attributes import CheckAnswer, Peer, Transport
-from app.decision.check import CheckService
+from app.decision.check import CheckService, PendingCheck
 from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits, GrpcLimits
 from app.policy.decision import Decision, Reason
-from app.rpc.call import Call, Context, ImmediateMethod
+from app.rpc.call import REPLY_RESERVE_SECONDS, Call, Context, ImmediateMethod
 from app.rpc.check_answers import DECISION_ID_CHARS, CheckEncoder
 from app.rpc.check_codec import decode_check
 from app.rpc.server import GrpcServer
@@ -42,21 +42,38 @@ class CheckListener:
 
 
 class CheckServicer:
-    """Decodes, decides, encodes."""
+    """Decodes, decides, encodes; one for all listeners, so that decision ids are unique in the process."""
 
     def __init__(self, service: CheckService, *, limits: CheckLimits) -> None:
         self._service = service
         self._limits = limits
         self._encoder = CheckEncoder(secrets.token_hex(DECISION_ID_CHARS // 4))
 
-    def answer(self, request: bytes, peer: Peer) -> bytes:
-        """The `CheckResponse` for a `CheckRequest`; never raises."""
+    def answer(self, request: bytes, peer: Peer, context: Context | None = None) -> bytes | Awaitable[bytes]:
+        """The `CheckResponse` for a `CheckRequest`, awaited only where a provider is asked; never raises.
+
+        `context` says how long the caller waits.
+        """
         try:
-            return self._encoder.encode(self._service.check(decode_check(request, self._limits), peer))
+            answer = self._service.begin(decode_check(request, self._limits), peer)
+            if isinstance(answer, PendingCheck):
+                return self._finish(answer, context)
+            return self._encoder.encode(answer)
         except Exception:  # noqa: BLE001 - an error would be an error to Envoy, and may fail open
-            self._service.counters.errors += 1
-            _log.exception("check_not_answered")
-            return self._encoder.encode(CheckAnswer(Decision(False, Reason.INTERNAL)))
+            return self._not_answered()
+
+    async def _finish(self, pending: PendingCheck, context: Context | None) -> bytes:
+        try:
+            remaining = None if context is None else context.time_remaining()
+            seconds = None if remaining is None else max(0.0, remaining - REPLY_RESERVE_SECONDS)
+            return self._encoder.encode(await pending.finish(seconds))
+        except Exception:  # noqa: BLE001 - as above
+            return self._not_answered()
+
+    def _not_answered(self) -> bytes:
+        self._service.counters.errors += 1
+        _log.exception("check_not_answered")
+        return self._encoder.encode(CheckAnswer(Decision(False, Reason.INTERNAL)))
 
 
 def check_server(
@@ -75,8 +92,8 @@ def check_server(
     """
     find_peer = _peer_finder(listener)
 
-    def answer(request: bytes, context: Context) -> bytes:
-        return servicer.answer(request, find_peer(context))
+    def answer(request: bytes, context: Context) -> bytes | Awaitable[bytes]:
+        return servicer.answer(request, find_peer(context), context)
 
     server = GrpcServer([ImmediateMethod(path=CHECK_PATH, answer=answer)], limits, reuse_port=reuse_port)
     return server, server.listen(listener.address, listener.credentials)

@@ -237,6 +237,11 @@ HTTP_REFUSALS = Counter(
 
 # Decisions.
 CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
+PROVIDER_QUESTIONS = Counter(
+    "gatehouse_provider_questions",
+    "Answers of the providers of CUSTOM policies, by outcome; all but allowed deny.",
+    ["outcome", "provider"],
+)
 SHADOW_VERDICTS = Counter(
     "gatehouse_shadow_verdicts",
     "Checks at targets where policies are tried out: what the whole set would decide with them, and which one differs.",

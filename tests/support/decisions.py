@@ -10,6 +10,7 @@ from app.decision.authenticate_request import RequestAuthenticator
 from app.decision.check import CheckService
 from app.decision.load_snapshot import SnapshotLoader
 from app.decision.overload import LoopLag
+from app.decision.ports import PolicyProvider
 from app.decision.state import StateHolder
 from app.limits import CheckLimits, PolicyLimits, TokenLimits
 from app.tokens.end_user_tokens import EndUserTokenVerifier
@@ -77,7 +78,7 @@ READERS = policy(
 class Worker:
     """Loader, holder and Check service over a source that the test changes."""
 
-    def __init__(self, limits: CheckLimits | None = None) -> None:
+    def __init__(self, limits: CheckLimits | None = None, providers: PolicyProvider | None = None) -> None:
         self.limits = limits or CheckLimits()
         self.source = MemorySource()
         self.token_keys = FixedTokenKeys()
@@ -89,7 +90,12 @@ class Worker:
         self.lag = LoopLag(max_queue_seconds=self.limits.max_queue_seconds)
         self.tokens = RequestAuthenticator(EndUserTokenVerifier(TokenLimits()), TokenLimits())
         self.service = CheckService(
-            self.holder, limits=self.limits, lag=self.lag, tokens=self.tokens, wall_clock=lambda: self.wall_clock
+            self.holder,
+            limits=self.limits,
+            providers=providers,
+            lag=self.lag,
+            tokens=self.tokens,
+            wall_clock=lambda: self.wall_clock,
         )
 
     async def put(self, *documents: Mapping[str, Any], services: Mapping[str, Any] | None = None) -> None:
@@ -109,6 +115,14 @@ class Worker:
 
     def check(self, peer: Peer = LOCAL, **attributes: Any) -> CheckAnswer:
         """Ask for `GET /orders` at the service unless told otherwise."""
+        return self.service.check(self.attributes(**attributes), peer)
+
+    async def decide(self, peer: Peer = LOCAL, *, seconds: float | None = None, **attributes: Any) -> CheckAnswer:
+        """The same, with providers."""
+        return await self.service.decide(self.attributes(**attributes), peer, seconds)
+
+    def attributes(self, **attributes: Any) -> CheckAttributes:
+        """`GET /orders` at the service unless told otherwise."""
         defaults: dict[str, Any] = {
             "method": "GET",
             "path": "/orders",
@@ -117,11 +131,13 @@ class Worker:
             "destination_ip": ORDERS_IP,
             "destination_port": 8080,
         }
-        return self.service.check(CheckAttributes(**{**defaults, **attributes}), peer)
+        return CheckAttributes(**{**defaults, **attributes})
 
 
-async def worker(*documents: Mapping[str, Any], limits: CheckLimits | None = None) -> Worker:
+async def worker(
+    *documents: Mapping[str, Any], limits: CheckLimits | None = None, providers: PolicyProvider | None = None
+) -> Worker:
     """A worker that serves these documents and the service `orders`."""
-    serving = Worker(limits)
+    serving = Worker(limits, providers)
     await serving.put(*documents, services=SERVICES)
     return serving

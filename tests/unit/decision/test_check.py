@@ -250,7 +250,7 @@ async def test_a_failure_inside_is_a_denial_and_is_counted(monkeypatch: pytest.M
     def broken(*_args: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("app.decision.check.decide", broken)
+    monkeypatch.setattr("app.decision.open_check.decide", broken)
     answer = serving.check(headers=xfcc())
     assert (False, Reason.INTERNAL, 1) == (
         answer.decision.allowed,
