@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.authority.policies.follow_token_keys import TokenKeys
+from app.authority.policies.token_key_memory import StoredTokenKeys
 from app.authority.store import Store
 from app.settings import Settings
 from app.telemetry import metrics
@@ -13,7 +14,7 @@ def build_token_keys(settings: Settings, store: Store) -> TokenKeys:
     """What follows the keys that RequestAuthentications name."""
     hosts = {host.host: host.ca_file for host in settings.tokens.key_hosts}
     limits = settings.limits.tokens
-    return TokenKeys(HttpTokenKeyFetcher(limits, hosts), store, limits, observer=_Metrics())
+    return TokenKeys(HttpTokenKeyFetcher(limits, hosts), StoredTokenKeys(store), limits, observer=_Metrics())
 
 
 class _Metrics:

@@ -92,6 +92,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "services": services,
         "shadow": _shadow(answer.get("shadow")),
         "hint": decision.get("hint", ""),
+        "claims": answer.get("claims", ""),
         "revision": answer.get("revision"),
     }
     print_facts({name: value for name, value in facts.items() if value not in ("", None)})

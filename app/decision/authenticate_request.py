@@ -7,9 +7,8 @@ every request that does not bring one, so that no client can write it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from app.decision.attributes import CheckAnswer
@@ -78,7 +77,7 @@ class RequestAuthenticator:
             return _without_token(tokens)
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
         for believed in tokens.issuers:
-            found = tuple(islice(find_tokens(believed.rule, request), self._limits.max_tokens + 1))
+            found = find_tokens(believed.rule, request)
             if not found:
                 continue
             outcome = self._verify_all(believed, found, now)
@@ -98,7 +97,7 @@ class RequestAuthenticator:
         return wanted
 
     def _verify_all(
-        self, believed: BelievedIssuer, found: tuple[FoundToken, ...], now: float
+        self, believed: BelievedIssuer, found: Sequence[FoundToken], now: float
     ) -> VerifiedToken | TokenRefusal:
         """The first token, when all of them verify: one that does not might be believed by the upstream."""
         if len(found) > self._limits.max_tokens:
@@ -143,7 +142,7 @@ def _without_token(tokens: TargetTokens) -> Authenticated:
 
 
 def _accepted(
-    tokens: TargetTokens, rule: JwtRule, found: tuple[FoundToken, ...], token: VerifiedToken, max_bytes: int
+    tokens: TargetTokens, rule: JwtRule, found: Sequence[FoundToken], token: VerifiedToken, max_bytes: int
 ) -> Authenticated:
     headers = dict(_output_headers(rule, token, max_bytes)) if rule.output_headers else {}
     remove = [header for header in tokens.output_headers if header not in headers]

@@ -24,29 +24,35 @@ class FoundToken:
     parameter: str = ""
 
 
-def find_tokens(rule: JwtRule, request: Request) -> Iterator[FoundToken]:
-    """The tokens of a request for one rule: in headers, then parameters, then cookies, each by name."""
-    for header in sorted(rule.from_headers, key=lambda header: (header.name, header.prefix)):
+def find_tokens(rule: JwtRule, request: Request) -> list[FoundToken]:
+    """The tokens of a request for one rule: in headers, then parameters, then cookies, each in the rule's order."""
+    found: list[FoundToken] = []
+    for header in rule.from_headers:
         for value in request.headers.get(header.name, ()):
-            yield from (FoundToken(text, header=header.name) for text in _in_header(header, value))
-    if rule.from_params:
+            found += [FoundToken(text, header.name) for text in _in_header(header, value)]
+    if rule.from_params and "?" in request.path:
         query = request.path.partition("#")[0].partition("?")[2]
-        if query:
-            parameters = parse_qsl(query, keep_blank_values=True)
-            for wanted in sorted(rule.from_params):
-                yield from (FoundToken(value, parameter=wanted) for name, value in parameters if name == wanted)
-    for wanted in sorted(rule.from_cookies):
+        parameters = parse_qsl(query, keep_blank_values=True)
+        for wanted in rule.from_params:
+            found += [FoundToken(value, "", wanted) for name, value in parameters if name == wanted]
+    for wanted in rule.from_cookies:
         for line in request.headers.get("cookie", ()):
-            yield from (FoundToken(value) for name, value in _cookies(line) if name == wanted)
+            found += [FoundToken(value) for name, value in _cookies(line) if name == wanted]
+    return found
 
 
-def _in_header(header: TokenHeader, value: str) -> Iterator[str]:
-    if header.prefix and header.prefix not in value:
-        return  # another scheme, such as Basic: no token of ours
+def _in_header(header: TokenHeader, value: str) -> list[str]:
+    prefix = header.prefix
+    if value.startswith(prefix) and "," not in value:
+        return [value[len(prefix) :].strip(" \t")]
+    if prefix not in value:
+        return []  # another scheme, such as Basic: no token of ours
+    found = []
     for part in value.split(","):
-        before, found, after = part.partition(header.prefix) if header.prefix else ("", "", part)
+        before, there, after = part.partition(prefix) if prefix else ("", "", part)
         # Beside a token, what has no prefix is a token that does not verify: somebody behind us might believe it.
-        yield after.strip(" \t") if found or not header.prefix else before.strip(" \t")
+        found.append((after if there or not prefix else before).strip(" \t"))
+    return found
 
 
 def _cookies(line: str) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.limits import PolicyLimits
+from app.policy.authentication_index import AuthenticationIndex
 from app.policy.compile import compile_policy
 from app.policy.document import (
     AUTHORIZATION_POLICY,
@@ -18,6 +19,7 @@ from app.policy.document import (
     MESH,
     MESH_KEY,
     QUARANTINE,
+    REQUEST_AUTHENTICATION,
     Document,
     parse_document,
 )
@@ -39,6 +41,7 @@ class PolicyView:
     services: ServiceIndex
     values: DocumentValues = NO_VALUES
     quarantines: QuarantineIndex = NO_QUARANTINES
+    authentications: AuthenticationIndex | None = None  # without the keys; None when there is no RequestAuthentication
 
     @classmethod
     def empty(cls, limits: PolicyLimits) -> PolicyView:
@@ -83,6 +86,9 @@ class PolicyView:
         quarantines = self.quarantines
         if values.of(QUARANTINE) is not self.values.of(QUARANTINE):
             quarantines = QuarantineIndex(values.of(QUARANTINE).values())
+        tokens, authentications = values.of(REQUEST_AUTHENTICATION), self.authentications
+        if tokens is not self.values.of(REQUEST_AUTHENTICATION) or mesh != self.mesh:
+            authentications = AuthenticationIndex(tokens.values(), mesh) if tokens else None
         index = self.services
         if services:
             index = index.replaced(
@@ -90,7 +96,13 @@ class PolicyView:
                 [key for key, value in services.items() if value is None],
             )
         return PolicyView(
-            documents=after, mesh=mesh, table=table, services=index, values=values, quarantines=quarantines
+            documents=after,
+            mesh=mesh,
+            table=table,
+            services=index,
+            values=values,
+            quarantines=quarantines,
+            authentications=authentications,
         )
 
     def with_services(self, services: ServiceIndex) -> PolicyView:

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
+from app.policy.asked_user import asked_user
 from app.policy.cases import read_request, read_target
-from app.policy.decision import Decision
+from app.policy.decision import Decision, Reason
 from app.policy.enforcement_point import TARGET_UNKNOWN
 from app.policy.explain import Explanation, explain
 from app.policy.policy_view import PolicyView
@@ -43,8 +44,15 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
         return {**_before_policies(quarantine.decision).to_json(), "target": shown}
     if target is None:
         return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
-    explanation = explain(view.table, target, request) if rejected is None else _before_policies(rejected)
-    return {**explanation.to_json(), "target": _target_to_json(target)}
+    bad_token = rejected is not None and rejected.reason is Reason.TOKEN_INVALID
+    user = asked_user(view.authentications, target, request, rejected if bad_token else None)
+    rejected = user.refusal if bad_token or rejected is None else rejected
+    if rejected is not None:
+        explanation = _before_policies(rejected)
+    else:
+        explanation = explain(view.table, target, user.as_decided(request))
+    note = user.note(request, explanation.rules)
+    return {**explanation.to_json(), "target": _target_to_json(target)} | ({"claims": note} if note else {})
 
 
 def _before_policies(decision: Decision) -> Explanation:

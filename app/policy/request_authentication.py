@@ -204,9 +204,10 @@ class _Reader(SpecReader):
         places: dict[str, Any] = {}
         if any(rule.get(name) for name in ("fromHeaders", "fromParams", "fromCookies")):
             places = {
+                # By name, as Envoy looks: of several tokens the first one's claims count.
                 "from_headers": self._token_headers(rule.get("fromHeaders"), f"{pointer}/fromHeaders"),
-                "from_params": self._names(rule.get("fromParams"), f"{pointer}/fromParams"),
-                "from_cookies": self._names(rule.get("fromCookies"), f"{pointer}/fromCookies"),
+                "from_params": tuple(sorted(self._names(rule.get("fromParams"), f"{pointer}/fromParams"))),
+                "from_cookies": tuple(sorted(self._names(rule.get("fromCookies"), f"{pointer}/fromCookies"))),
             }
         payload_header = rule.get("outputPayloadToHeader") or ""
         found = JwtRule(
@@ -257,7 +258,7 @@ class _Reader(SpecReader):
             self._known(header, frozenset({"name", "prefix"}), here)
             name = self._header_name(header.get("name", ""), f"{here}/name")
             headers.append(TokenHeader(name, self._text(header.get("prefix") or "", f"{here}/prefix")))
-        return tuple(headers)
+        return tuple(sorted(headers, key=lambda header: (header.name, header.prefix)))
 
     def _claim_headers(self, value: Any, pointer: str) -> tuple[ClaimHeader, ...]:
         headers = []

@@ -9,7 +9,6 @@ No other key ever stands in.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.authority.store import Store, Transaction
+from app.authority.policies.token_key_memory import KeptKeys, Keys, TokenKeyMemory
 from app.errors import AppError
 from app.limits import PolicyLimits, TokenLimits
 from app.policy.document import REQUEST_AUTHENTICATION, parse_document
@@ -25,9 +24,6 @@ from app.policy.document_values import read_value
 from app.policy.request_authentication import KeySource, RequestAuthentication
 
 _log = structlog.get_logger(__name__)
-
-_PROPERTY = "token-keys"
-Keys = tuple[Mapping[str, Any], ...]  # JSON Web Keys, public members only
 
 
 class TokenKeyFetcher(Protocol):
@@ -71,7 +67,7 @@ class TokenKeys:
     def __init__(
         self,
         fetcher: TokenKeyFetcher,
-        store: Store,
+        memory: TokenKeyMemory,
         limits: TokenLimits,
         *,
         observer: TokenKeyObserver | None = None,
@@ -79,14 +75,14 @@ class TokenKeys:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetcher = fetcher
-        self._store = store
+        self._memory = memory
         self._limits = limits
         self._observer = observer
         self._wall_clock = wall_clock
         self._monotonic = monotonic
         self._named: dict[str, tuple[tuple[KeySource, float], ...]] = {}  # by document key
         self._followed: dict[str, _Followed] = {}
-        self._stored: dict[str, tuple[float, Keys]] = {}
+        self._stored: dict[str, KeptKeys] = {}
         self._saved_at: dict[str, float] = {}
         self._fetches = asyncio.Semaphore(limits.max_fetches)
         self._changed = asyncio.Event()
@@ -98,8 +94,7 @@ class TokenKeys:
         Raises:
             AppError: `UNAVAILABLE`.
         """
-        text = await self._store.read(lambda transaction: transaction.find_property(_PROPERTY))
-        self._stored = _kept(text)
+        self._stored = await self._memory.load()
 
     def take(self, documents: Mapping[str, Any]) -> None:
         """Documents changed (JSON by key, None: gone): follow what the RequestAuthentications among them name."""
@@ -189,10 +184,11 @@ class TokenKeys:
             if key in self._followed:
                 self._followed[key].timeout_seconds = seconds or self._limits.fetch_seconds
                 continue
-            had_at, keys = self._stored.get(key, (0.0, None))
-            self._followed[key] = _Followed(
-                source, seconds or self._limits.fetch_seconds, self._wall_clock(), keys=keys, had_at=had_at
-            )
+            followed = _Followed(source, seconds or self._limits.fetch_seconds, self._wall_clock())
+            kept = self._stored.get(key)
+            if kept is not None:
+                followed.keys, followed.had_at = kept.keys, kept.had_at
+            self._followed[key] = followed
         self._changed.set()
 
     def _is_fresh(self, found: _Followed) -> bool:
@@ -218,20 +214,9 @@ class TokenKeys:
             await self._save(source_id, found)
 
     async def _save(self, source_id: str, found: _Followed) -> None:
-        had_at, keys, wanted = found.had_at, found.keys or (), frozenset(self._followed)
-
-        def work(transaction: Transaction) -> None:
-            transaction.lock()
-            kept = _kept(transaction.find_property(_PROPERTY))
-            kept = {key: value for key, value in kept.items() if key in wanted}
-            kept[source_id] = (had_at, keys)
-            transaction.put_property(
-                _PROPERTY, json.dumps({key: {"at": at, "keys": list(found)} for key, (at, found) in kept.items()})
-            )
-
         try:
-            await self._store.write(work)
-            self._saved_at[source_id] = had_at
+            await self._memory.keep(source_id, KeptKeys(found.keys or (), found.had_at), frozenset(self._followed))
+            self._saved_at[source_id] = found.had_at
         except AppError as error:
             _log.warning("token_keys_not_saved", place=found.source.place, reason=error.detail)
 
@@ -245,7 +230,3 @@ def _sources_in(key: str, value: Any) -> tuple[tuple[KeySource, float], ...]:
     assert isinstance(found, RequestAuthentication)
     sources = ((rule.key_source, rule.timeout_seconds) for rule in found.rules)
     return tuple((source, seconds) for source, seconds in sources if source is not None)
-
-
-def _kept(text: str | None) -> dict[str, tuple[float, Keys]]:
-    return {} if not text else {key: (value["at"], tuple(value["keys"])) for key, value in json.loads(text).items()}

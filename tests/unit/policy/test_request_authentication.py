@@ -53,7 +53,7 @@ def test_every_field_of_istio_is_read() -> None:
     assert {} == _errors(rule)
     document = parse_document(authentication("users", rule), PolicyLimits())
     [found] = request_authentication_from_document(document).rules
-    assert (TokenHeader("x-token", "JWT "), TokenHeader("x-other")) == found.from_headers
+    assert (TokenHeader("x-other"), TokenHeader("x-token", "JWT ")) == found.from_headers
     assert (("token",), ("session",), ("orders", "billing")) == (found.from_params, found.from_cookies, found.audiences)
     assert (ClaimHeader("x-user", "sub"), ClaimHeader("x-org", "org.name")) == found.claim_headers
     assert ("x-payload", "x-user", "x-org") == found.output_headers

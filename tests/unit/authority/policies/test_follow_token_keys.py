@@ -1,0 +1,200 @@
+"""Following the keys of token issuers: asked in time, kept for a time, asked again on a hint, never invented."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import pytest
+
+from app.authority.policies.follow_token_keys import TokenKeys
+from app.authority.policies.token_key_memory import KeptKeys
+from app.errors import AppError, ErrorCode
+from app.limits import TokenLimits
+from app.policy.request_authentication import KeySource
+from tests.support.end_users import ISSUER, authentication
+
+URI = "https://login.example.com/keys"
+SOURCE = KeySource(ISSUER, URI).id
+DISCOVERED = KeySource(ISSUER, "").id
+OLD, NEW = ({"kty": "EC", "kid": "old"},), ({"kty": "EC", "kid": "new"},)
+KEY = "RequestAuthentication/shop/users"
+DOCUMENT = authentication("users", {"issuer": ISSUER, "jwksUri": URI, "timeout": "2s"})
+
+
+class Issuer:
+    """A fetcher whose answer tests choose, and a memory."""
+
+    def __init__(self) -> None:
+        self.answer: Any = OLD
+        self.asked: list[tuple[str, float]] = []
+        self.asked_again = asyncio.Event()
+        self.kept: dict[str, KeptKeys] = {}
+
+    async def fetch(self, source: KeySource, *, timeout_seconds: float) -> tuple[Mapping[str, Any], ...]:
+        self.asked.append((source.place, timeout_seconds))
+        self.asked_again.set()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        found: tuple[Mapping[str, Any], ...] = self.answer
+        return found
+
+    async def load(self) -> dict[str, KeptKeys]:
+        return dict(self.kept)
+
+    async def keep(self, source: str, kept: KeptKeys, wanted: AbstractSet[str]) -> None:
+        self.kept = {key: value for key, value in self.kept.items() if key in wanted} | {source: kept}
+
+
+class Following:
+    """Keys over that issuer, with clocks that stand still."""
+
+    def __init__(self, issuer: Issuer | None = None, **limits: Any) -> None:
+        self.now = 1_000_000.0
+        self.issuer = issuer or Issuer()
+        self.limits = TokenLimits(**limits)
+        self.seen: list[tuple[float, str]] = []
+        self.changes = 0
+        self.keys = TokenKeys(
+            self.issuer,
+            self.issuer,
+            self.limits,
+            observer=self,
+            wall_clock=lambda: self.now,
+            monotonic=lambda: self.now,
+        )
+        self.keys.on_change = self._count
+
+    def keys_seen(self, place: str, *, age_seconds: float, error: str) -> None:
+        assert place
+        self.seen.append((age_seconds, error))
+
+    def _count(self) -> None:
+        self.changes += 1
+
+
+AWAY = AppError(ErrorCode.UNAVAILABLE, "no answer")
+
+
+async def test_keys_that_documents_name_are_fetched_and_handed_on() -> None:
+    """By the place, once for all documents; the longest time that a rule gives counts."""
+    following = Following()
+    other = authentication("more", {"issuer": "https://other.example", "jwksUri": URI}, {"issuer": ISSUER})
+    following.keys.take({KEY: DOCUMENT, "RequestAuthentication/shop/more": other, "AuthorizationPolicy/a/b": {}})
+    assert {} == following.keys.items()
+    assert following.limits.refresh_seconds == await following.keys.refresh(SOURCE)
+    assert ({SOURCE: {"keys": list(OLD)}}, 1, [(URI, 2.0)]) == (
+        following.keys.items(),
+        following.changes,
+        following.issuer.asked,
+    )
+    await following.keys.refresh(DISCOVERED)
+    assert f"{ISSUER}/.well-known/openid-configuration" == following.issuer.asked[1][0]
+    assert {SOURCE, DISCOVERED} == set(following.keys.items())
+
+
+async def test_only_other_keys_are_a_change() -> None:
+    """A refresh that brings the same wakes nobody."""
+    following = Following()
+    following.keys.take({KEY: DOCUMENT})
+    await following.keys.refresh(SOURCE)
+    await following.keys.refresh(SOURCE)
+    assert 1 == following.changes
+    following.issuer.answer = NEW
+    await following.keys.refresh(SOURCE)
+    assert (2, {SOURCE: {"keys": list(NEW)}}) == (following.changes, following.keys.items())
+
+
+@pytest.mark.parametrize("failure", [AWAY, RuntimeError("bug")])
+async def test_cve_2026_31837_a_failed_fetch_keeps_the_last_good_keys_for_a_bounded_time(failure: Exception) -> None:
+    """Never had is never there, whatever fails: no other key stands in."""
+    following = Following(stale_seconds=100)
+    following.keys.take({KEY: DOCUMENT})
+    following.issuer.answer = failure
+    assert following.limits.retry_seconds == await following.keys.refresh(SOURCE)
+    assert ({}, 0) == (following.keys.items(), following.changes)
+    following.issuer.answer = OLD
+    await following.keys.refresh(SOURCE)
+    following.issuer.answer = failure
+    following.now += 100
+    await following.keys.refresh(SOURCE)
+    assert {SOURCE: {"keys": list(OLD)}} == following.keys.items()
+    following.now += 1
+    await following.keys.refresh(SOURCE)
+    assert ({}, 2) == (following.keys.items(), following.changes)
+    assert [(0.0, True), (0.0, False), (100.0, True), (101.0, True)] == [(age, bool(e)) for age, e in following.seen]
+
+
+async def test_after_a_restart_the_kept_keys_serve_before_any_fetch() -> None:
+    """As long as they are not too old."""
+    first = Following()
+    first.keys.take({KEY: DOCUMENT})
+    await first.keys.refresh(SOURCE)
+    again = Following(first.issuer, stale_seconds=100)
+    await again.keys.load()
+    again.keys.take({KEY: DOCUMENT})
+    assert {SOURCE: {"keys": list(OLD)}} == again.keys.items()
+    again.now += 101
+    assert {} == again.keys.items()
+
+
+async def test_keys_that_no_document_names_are_not_handed_on() -> None:
+    """A deleted document, and one that names another place."""
+    following = Following()
+    following.keys.take({KEY: DOCUMENT})
+    await following.keys.refresh(SOURCE)
+    following.keys.take({KEY: authentication("users", {"issuer": ISSUER})})
+    assert {} == following.keys.items()
+    following.keys.take({KEY: DOCUMENT})
+    await following.keys.refresh(SOURCE)
+    following.keys.take({KEY: None})
+    assert {} == following.keys.items()
+
+
+async def test_a_hint_makes_it_ask_at_once_but_not_again_and_again() -> None:
+    """Invented key ids, and sources that nobody follows, cost no fetch."""
+    following = Following(min_refetch_seconds=10)
+    issuer = following.issuer
+    following.keys.take({KEY: DOCUMENT})
+    running = asyncio.create_task(following.keys.run())
+    try:
+        async with asyncio.timeout(5):
+            await issuer.asked_again.wait()
+            issuer.asked_again.clear()
+            following.now += 9
+            following.keys.hint([SOURCE, "0" * 64])
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert 1 == len(issuer.asked)
+            following.now += 1
+            issuer.answer = NEW
+            following.keys.hint([SOURCE])
+            await issuer.asked_again.wait()
+        assert 2 == len(issuer.asked)
+        following.keys.take({KEY: None})
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_more_places_than_the_bound_are_not_followed() -> None:
+    """The first by document hold; the others have no keys, so their tokens are refused."""
+    following = Following(max_sources=1)
+    second = authentication("z", {"issuer": ISSUER, "jwksUri": URI + "2"})
+    following.keys.take({KEY: DOCUMENT, "RequestAuthentication/shop/z": second})
+    await following.keys.refresh(SOURCE)
+    with pytest.raises(KeyError):
+        await following.keys.refresh(KeySource(ISSUER, URI + "2").id)
+
+
+async def test_a_document_that_cannot_be_read_concerns_no_other() -> None:
+    """It cannot be stored either; a row of an older release must not stop publishing."""
+    following = Following()
+    following.keys.take({KEY: DOCUMENT, "RequestAuthentication/shop/bad": {"kind": "RequestAuthentication"}})
+    await following.keys.refresh(SOURCE)
+    assert {SOURCE} == set(following.keys.items())
