@@ -251,7 +251,8 @@ class RegoLimits:
     start_seconds: float = 10.0  # until a child has loaded its library and given up its rights
     load_seconds: float = 10.0  # to compile all modules of a set
     evaluate_seconds: float = 0.1  # of one rule; a child that takes longer is killed
-    max_rules_compiled: int = 256  # rules asked for, each compiled once and kept
+    max_rules_compiled: int = 256  # rules asked for of one selection of modules, each compiled once and kept
+    max_selections: int = 64  # of modules, by providers, that one child holds
     max_waiting: int = 256  # questions that wait for the child or for a connection to OPA
     child_restart_burst: int = 5
     child_restart_window_seconds: float = 60.0  # more restarts than the burst in the window: nothing is evaluated

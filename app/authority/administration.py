@@ -24,6 +24,7 @@ from app.authority.placement.lease_inventory import lease_inventory
 from app.authority.placement.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
 from app.authority.policies import read_policies
 from app.authority.policies.apply_batch import apply_batch
+from app.authority.policies.check_rego import RegoChecker
 from app.authority.policies.delete_policy import delete_policy
 from app.authority.policies.explain_request import Explainer
 from app.authority.policies.policy_commit import Act
@@ -60,6 +61,7 @@ class Administration:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         clusters: Clusters | None = None,
         on_quarantine: Callable[[], Awaitable[None]] | None = None,
+        rego: RegoChecker | None = None,
     ) -> None:
         """`on_quarantine` is awaited after every change of quarantines, before the change is acknowledged."""
         self._store = store
@@ -68,6 +70,7 @@ class Administration:
         self._random_bytes = random_bytes
         self._clusters = clusters or Clusters()
         self._on_quarantine = on_quarantine
+        self._rego = rego
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
         self.pages = PageKeys(store, random_bytes)
@@ -94,7 +97,7 @@ class Administration:
         """
         asked = PutPolicy(document=document, key=key, expected=expected, create_only=create_only)
         act = self._act("policy.put", actor, reason, dry_run)
-        return await self._applied(await put_policy(self._store, self._limits, act, asked))
+        return await self._applied(await put_policy(self._store, self._limits, act, asked, rego=self._rego))
 
     async def get_policy(self, key: tuple[str, str, str], *, revision: int | None = None) -> StoredDocument:
         """One document, now or as it was at a revision.
@@ -151,7 +154,9 @@ class Administration:
                 `PRECONDITION_FAILED` when the set is not at `expected_revision`.
         """
         act = self._act("policy.apply", actor, reason, dry_run)
-        change = await apply_batch(self._store, self._limits, act, documents, expected_revision=expected_revision)
+        change = await apply_batch(
+            self._store, self._limits, act, documents, expected_revision=expected_revision, rego=self._rego
+        )
         return await self._applied(change)
 
     # Revisions
@@ -206,7 +211,9 @@ class Administration:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.rollback", actor, reason, dry_run, rollback_of=to_revision)
-        change = await roll_back(self._store, self._limits, act, to_revision, expected_revision=expected_revision)
+        change = await roll_back(
+            self._store, self._limits, act, to_revision, expected_revision=expected_revision, rego=self._rego
+        )
         return await self._applied(change)
 
     async def roll_back_document(
@@ -227,7 +234,9 @@ class Administration:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.rollback_document", actor, reason, dry_run, rollback_of=to_revision)
-        change = await roll_back_document(self._store, self._limits, act, key, to_revision, expected=expected)
+        change = await roll_back_document(
+            self._store, self._limits, act, key, to_revision, expected=expected, rego=self._rego
+        )
         return await self._applied(change)
 
     # Tokens

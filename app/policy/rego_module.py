@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
@@ -44,11 +44,42 @@ class RegoModule:
     package: tuple[str, ...]
     rego: str
     data: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
         """What engines and bundles call it."""
         return f"{self.namespace}/{self.name}.rego"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSelection:
+    """Which modules a provider sees: those named (`name` or `namespace/name`), those with all labels, or all."""
+
+    names: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def of(self, modules: Iterable[RegoModule]) -> list[RegoModule]:
+        """The selected modules, in a fixed order.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION` when there is none, or none by one of the names.
+        """
+        ordered = sorted(modules, key=lambda module: module.file)
+        if self.names:
+            ordered = [
+                module for module in ordered if {module.name, f"{module.namespace}/{module.name}"} & {*self.names}
+            ]
+        chosen = [module for module in ordered if all(module.labels.get(key) == value for key, value in self.labels)]
+        found = {name for module in chosen for name in (module.name, f"{module.namespace}/{module.name}")}
+        missing = sorted(set(self.names) - found)
+        if missing or not chosen:
+            what = f"no RegoModule {missing[0]}" if missing else "no RegoModule that the provider selects"
+            raise AppError(ErrorCode.FAILED_PRECONDITION, f"there is {what} in the set")
+        return chosen
+
+
+ALL_MODULES = ModuleSelection()
 
 
 def rego_module_from_document(document: Document) -> RegoModule:
@@ -75,7 +106,14 @@ def rego_module_from_document(document: Document) -> RegoModule:
         errors.append(FieldError("/spec/data", "an object is wanted; it becomes data.<package>"))
     if errors:
         raise AppError(ErrorCode.INVALID, "the RegoModule document is not valid", errors=tuple(errors))
-    return RegoModule(namespace=document.namespace, name=document.name, package=package, rego=str(text), data=data)
+    return RegoModule(
+        namespace=document.namespace,
+        name=document.name,
+        package=package,
+        rego=str(text),
+        data=data,
+        labels=document.metadata.get("labels") or {},
+    )
 
 
 def rego_module_doubts(module: RegoModule) -> Iterator[Finding]:
@@ -157,3 +195,16 @@ def _clash(module: RegoModule) -> AppError:
     return AppError(
         ErrorCode.INVALID, f"the data of RegoModule {module.namespace}/{module.name} stands where other data is already"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleProblem:
+    """What an engine says about a module; `file` is empty and `line` 0 where it does not say which."""
+
+    message: str
+    file: str = ""
+    line: int = 0
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}" if self.line else self.message

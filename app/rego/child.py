@@ -60,33 +60,33 @@ def _rehearse(engine: Any) -> None:
 
 
 def _serve(engine: Any, answers: BinaryIO, max_rules: int) -> None:
-    rules: Any = None
+    selections: dict[str, Any] = {}
     while (data := read_frame(sys.stdin.buffer)) is not None:
         verb, argument = json.loads(data)
         if verb == "load":
-            rules, answer = _load(engine, argument, max_rules)
+            answer = _load(engine, selections, argument, max_rules)
         elif verb == "check":
             problems = engine.check_modules(argument["modules"], argument["data"])
             answer = {"problems": [problem.as_json() for problem in problems]}
         else:
             document = read_frame(sys.stdin.buffer)
-            answer = _ask(engine, rules, argument, document or b"")
+            answer = _ask(engine, selections, argument, document or b"")
         answers.write(json_frame(answer))
 
 
-def _load(engine: Any, argument: Any, max_rules: int) -> tuple[Any, Any]:
+def _load(engine: Any, selections: dict[str, Any], argument: Any, max_rules: int) -> Any:
     try:
         modules = [(file, text) for file, text in argument["modules"]]
-        return engine.RuleSet(modules, argument["data"], max_rules=max_rules), {"loaded": True}
-    except engine.RegoError as error:
-        return None, {"error": str(error)[:300]}
+        selections[argument["selection"]] = engine.RuleSet(modules, argument["data"], max_rules=max_rules)
+    except engine.RuleError as error:
+        return {"error": str(error)}
+    return {"loaded": True}
 
 
-def _ask(engine: Any, rules: Any, path: str, document: bytes) -> Any:
-    if rules is None:
-        return {"error": "no modules are loaded"}
+def _ask(engine: Any, selections: dict[str, Any], argument: Any, document: bytes) -> Any:
+    selection, path = argument
     try:
-        is_defined, value = rules.evaluate(path, document.decode("ascii"))
+        is_defined, value = selections[selection].evaluate(path, document.decode("ascii"))
     except engine.RuleError as error:
         return {"error": str(error)}
     return {"value": value} if is_defined else {}

@@ -1,6 +1,6 @@
 """The embedded engine: rego-cpp in a child process of this worker.
 
-The modules are those of the snapshot that serves; when they change, the child loads them anew, and questions wait for
+The modules are those of the snapshot that serves. When they change, another child loads them, and questions wait for
 that within their deadline: the same snapshot gives the same answer. A child that crashes, falls silent or takes too
 long is replaced, within a budget: an input that kills it every time must not keep a core busy with starting processes.
 While there is no child, there is no answer, and no answer is a denial.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from app.errors import AppError, ErrorCode
 from app.limits import RegoLimits
-from app.policy.rego_module import RegoModule, data_documents
+from app.policy.rego_module import ALL_MODULES, ModuleSelection, RegoModule, data_documents
 from app.rego.process import RegoProcess
 from app.rego.rule_engine import UNDEFINED_RULE, RuleValue
 
@@ -30,15 +29,19 @@ Modules = Mapping[str, RegoModule]
 
 @dataclass(slots=True)
 class _Generation:
-    """A child and the modules that were loaded into it, or will be."""
+    """A child for one state of the modules, and what was loaded into it so far."""
 
     modules: Modules
     started: asyncio.Task[RegoProcess]
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loaded: dict[ModuleSelection, asyncio.Task[str]] = field(default_factory=dict)
 
 
 class EmbeddedEngine:
-    """Implements `RuleEngine`. `modules` gives the modules that serve; the same mapping as long as none changed."""
+    """Implements `RuleEngine` over all modules.
+
+    `modules` gives the modules that serve: the same mapping as long as none of them changed.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class EmbeddedEngine:
         self._monotonic = monotonic
         self._generation: _Generation | None = None
         self._starts: deque[float] = deque()
+        self._retiring: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
         self._waiting = 0
         self.restarts = 0
 
@@ -63,42 +67,52 @@ class EmbeddedEngine:
         child = _child(self._generation)
         return child.pid if child is not None and child.is_open else 0
 
-    def prepare(self) -> None:
+    def prepare(self, selections: Iterable[ModuleSelection]) -> None:
         """Load what serves now, so that the first question need not wait for it."""
-        if self._modules():
+        for selection in selections:
             try:
-                self._current()
+                self._load(self._current(), selection)
             except AppError as error:
                 _log.warning("rego_not_prepared", reason=error.detail)
 
-    async def evaluate(self, path: tuple[str, ...], input_json: bytes, *, deadline: float) -> RuleValue:
-        """As `RuleEngine`."""
+    async def evaluate(
+        self,
+        path: tuple[str, ...],
+        input_json: bytes,
+        *,
+        deadline: float,
+        selection: ModuleSelection = ALL_MODULES,
+    ) -> RuleValue:
+        """As `RuleEngine`; over the modules that a provider selects."""
         if self._waiting >= self._limits.max_waiting:
             raise AppError(ErrorCode.OVERLOADED, "more questions wait for the Rego child than rego.max_waiting")
         self._waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._monotonic())):
                 generation = self._current()
-                child = await asyncio.shield(generation.started)
+                name = await asyncio.shield(self._load(generation, selection))
                 async with generation.turn:
-                    return await self._ask(child, path, input_json, deadline)
+                    return await self._ask(generation, name, "/".join(path), input_json, deadline)
         except TimeoutError:
             raise AppError(ErrorCode.TIMEOUT, "the Rego child did not come to this question in time") from None
         finally:
             self._waiting -= 1
 
     async def close(self) -> None:
-        """End the child."""
-        generation, self._generation = self._generation, None
-        if generation is not None:
-            await _discard(generation)
+        """End the child; who still waits for it gets `UNAVAILABLE`."""
+        if self._generation is not None:
+            child = _child(self._generation)
+            if child is not None:
+                child.kill()
+            self._retire(self._generation)
+        await asyncio.gather(*self._retiring)
 
-    async def _ask(self, child: RegoProcess, path: tuple[str, ...], input_json: bytes, deadline: float) -> RuleValue:
-        limits = self._limits
+    async def _ask(
+        self, generation: _Generation, selection: str, path: str, input_json: bytes, deadline: float
+    ) -> RuleValue:
+        limits, child = self._limits, generation.started.result()
         within = min(limits.evaluate_seconds, deadline - self._monotonic())
-        if within <= 0:
-            raise AppError(ErrorCode.TIMEOUT, "the Rego child did not come to this question in time")
-        answer = await child.ask("/".join(path), input_json, within_seconds=within, max_bytes=limits.max_result_bytes)
+        answer = await child.ask(selection, path, input_json, within_seconds=within, max_bytes=limits.max_result_bytes)
         if "error" in answer:
             raise AppError(ErrorCode.INVALID, str(answer["error"]))
         return RuleValue(True, answer["value"]) if "value" in answer else UNDEFINED_RULE
@@ -107,61 +121,77 @@ class EmbeddedEngine:
         """The child for the modules that serve now, started when there is none.
 
         Raises:
-            AppError: `UNAVAILABLE` when children ended too often of late.
+            AppError: `UNAVAILABLE` when children ended too often of late; `FAILED_PRECONDITION` without modules.
         """
-        modules, generation = self._modules(), self._generation
-        if generation is not None:
-            if generation.modules is modules and _is_alive(generation):
-                return generation
-            self._retire(generation)
+        modules, before = self._modules(), self._generation
+        if before is not None and before.modules is modules and _is_alive(before):
+            return before
+        if not modules:
+            raise AppError(ErrorCode.FAILED_PRECONDITION, "there is no RegoModule in the set")
+        if before is not None:
+            if before.modules is modules:
+                self._count_restart(before)
+            self._retire(before)
+        started = asyncio.create_task(RegoProcess.start(self._limits, user=self._user))
+        self._generation = _Generation(modules, started)
+        return self._generation
+
+    def _count_restart(self, ended: _Generation) -> None:
         now = self._monotonic()
         while self._starts and now - self._starts[0] > self._limits.child_restart_window_seconds:
             self._starts.popleft()
-        changed = generation is None or generation.modules is not modules
-        if not changed:
-            if len(self._starts) >= self._limits.child_restart_burst:
-                raise AppError(ErrorCode.UNAVAILABLE, "the Rego child ended too often of late and rests")
-            self._starts.append(now)
-            self.restarts += 1
-            _log.warning("rego_child_restarted", restarts=self.restarts)
-        self._generation = _Generation(modules, asyncio.create_task(self._start(modules)))
-        return self._generation
+        if len(self._starts) >= self._limits.child_restart_burst:
+            raise AppError(ErrorCode.UNAVAILABLE, f"the Rego child ended too often of late and rests{_why(ended)}")
+        self._starts.append(now)
+        self.restarts += 1
+        _log.warning("rego_child_restarted", restarts=self.restarts)
 
-    async def _start(self, modules: Modules) -> RegoProcess:
-        ordered = [modules[key] for key in sorted(modules)]
-        if not ordered:
-            raise AppError(ErrorCode.FAILED_PRECONDITION, "there is no RegoModule in the set")
-        argument = load_argument(ordered)
-        child = await RegoProcess.start(self._limits, user=self._user)
-        try:
+    def _load(self, generation: _Generation, selection: ModuleSelection) -> asyncio.Task[str]:
+        """The loading of a selection, begun when it was not; its result is the name by which the child knows it."""
+        task = generation.loaded.get(selection)
+        if task is None:
+            if len(generation.loaded) >= self._limits.max_selections:
+                raise AppError(ErrorCode.OVERLOADED, "providers select in more ways than rego.max_selections")
+            name = str(len(generation.loaded))
+            task = asyncio.create_task(self._loaded(generation, selection, name))
+            generation.loaded[selection] = task
+            task.add_done_callback(_look)
+        return task
+
+    async def _loaded(self, generation: _Generation, selection: ModuleSelection, name: str) -> str:
+        """A failure is remembered as long as the child lives: the same modules would fail again."""
+        modules = selection.of(generation.modules.values())
+        argument = {
+            "selection": name,
+            "modules": [(module.file, module.rego) for module in modules],
+            "data": data_documents(modules),
+        }
+        child = await asyncio.shield(generation.started)
+        async with generation.turn:
             answer = await child.send("load", argument, within_seconds=self._limits.load_seconds)
-        except BaseException:
-            child.kill()
-            raise
         if "error" in answer:
-            child.kill()
             raise AppError(ErrorCode.INVALID, f"the Rego modules do not load: {answer['error']}")
-        _log.info("rego_modules_loaded", modules=len(ordered), pid=child.pid)
-        return child
+        _log.info("rego_modules_loaded", modules=len(modules), pid=child.pid)
+        return name
 
     def _retire(self, generation: _Generation) -> None:
         """End a child once whoever asks it now has an answer."""
         self._generation = None
         task = asyncio.create_task(_discard(generation))
-        _RETIRING.add(task)
-        task.add_done_callback(_RETIRING.discard)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
 
-_RETIRING: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
+class SelectedModules:
+    """Implements `RuleEngine` over a selection of the modules of an embedded engine."""
 
+    def __init__(self, engine: EmbeddedEngine, selection: ModuleSelection) -> None:
+        self._engine = engine
+        self._selection = selection
 
-def load_argument(modules: Sequence[RegoModule]) -> dict[str, Any]:
-    """What a child is told to load.
-
-    Raises:
-        AppError: `INVALID` when the data of modules does not fit together.
-    """
-    return {"modules": [(module.file, module.rego) for module in modules], "data": data_documents(modules)}
+    async def evaluate(self, path: tuple[str, ...], input_json: bytes, *, deadline: float) -> RuleValue:
+        """As `RuleEngine`."""
+        return await self._engine.evaluate(path, input_json, deadline=deadline, selection=self._selection)
 
 
 def _is_alive(generation: _Generation) -> bool:
@@ -172,7 +202,7 @@ def _is_alive(generation: _Generation) -> bool:
 
 
 def _child(generation: _Generation | None) -> RegoProcess | None:
-    """The child, once it has loaded."""
+    """The child, once it runs."""
     if generation is None:
         return None
     task = generation.started
@@ -181,11 +211,26 @@ def _child(generation: _Generation | None) -> RegoProcess | None:
     return task.result()
 
 
+def _why(generation: _Generation) -> str:
+    """Why a child did not even start; empty when it did."""
+    task = generation.started
+    error = None if not task.done() or task.cancelled() else task.exception()
+    return f": {error.detail}" if isinstance(error, AppError) else ""
+
+
+def _look(task: asyncio.Task[str]) -> None:
+    """Look at the failure of a task that nobody may be waiting for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("rego_modules_not_loaded", reason=getattr(error, "detail", type(error).__name__))
+
+
 async def _discard(generation: _Generation) -> None:
-    if not generation.started.done():
-        generation.started.cancel()
-    await asyncio.wait([generation.started])
-    child = _child(generation)
-    if child is not None:
-        async with generation.turn:
+    async with generation.turn:
+        tasks = [generation.started, *generation.loaded.values()]
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        await asyncio.wait(tasks)
+        child = _child(generation)
+        if child is not None:
             await child.close()

@@ -67,15 +67,14 @@ class RegoProcess:
         """The process id."""
         return self._process.pid
 
-    async def ask(self, path: str, input_json: bytes, *, within_seconds: float, max_bytes: int) -> Any:
-        """Evaluate a rule: an object with `value`, with `error`, or empty when the rule is undefined.
+    async def ask(self, selection: str, path: str, input_json: bytes, *, within_seconds: float, max_bytes: int) -> Any:
+        """Evaluate a rule over loaded modules: an object with `value`, with `error`, or empty when it is undefined.
 
         Raises:
             AppError: `TIMEOUT` or `UNAVAILABLE`; the child is dead then.
         """
-        return await self._call(
-            json_frame(["ask", path]) + frame(input_json), within_seconds=within_seconds, max_bytes=max_bytes
-        )
+        question = json_frame(["ask", [selection, path]]) + frame(input_json)
+        return await self._call(question, within_seconds=within_seconds, max_bytes=max_bytes)
 
     async def send(self, verb: str, argument: Any, *, within_seconds: float) -> Any:
         """Load or check modules.

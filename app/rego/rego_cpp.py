@@ -47,14 +47,17 @@ class RuleSet:
         """Read modules (file, text) and data.
 
         Raises:
-            RegoError: when one cannot be parsed.
+            RuleError: when one cannot be parsed.
         """
         self._interpreter = _interpreter()
         # A call of what is not implemented is undefined, and `not` makes true of that: there, errors stay errors.
         self._interpreter.strict_built_in_errors = any(only_in_opa(text) for _, text in modules)
-        for file, text in modules:
-            self._interpreter.add_module(file, text)
-        self._interpreter.add_data(data)
+        try:
+            for file, text in modules:
+                self._interpreter.add_module(file, text)
+            self._interpreter.add_data(data)
+        except RegoError as error:
+            raise RuleError(_message(error)) from error
         self._max_rules = max_rules
         self._compiled: dict[str, Any] = {}
 
@@ -63,6 +66,7 @@ class RuleSet:
 
         Raises:
             RuleError: when it cannot be compiled or evaluated.
+            MemoryError: when the library ran out of memory; it is not to be used any more.
         """
         try:
             compiled = self._compiled.get(path)
@@ -145,8 +149,14 @@ def _line(report: str, text: str) -> int:
 
 
 def _message(error: Exception) -> str:
-    """The first message in what the library says. A result that is no JSON carries an error in its text."""
+    """The first message in what the library says. A result that is no JSON carries an error in its text.
+
+    Raises:
+        MemoryError: when the library ran out of memory: nobody knows what it has half done.
+    """
     report = str(getattr(error, "doc", "") or error)
     found = _MESSAGE.search(report)
     text = report.encode()[found.end() : found.end() + int(found[1])].decode("utf-8", "replace") if found else report
+    if "bad_alloc" in text:
+        raise MemoryError from error
     return " ".join(text.split())[:_MAX_MESSAGE_CHARS] or "the library says nothing"

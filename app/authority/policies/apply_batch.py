@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.authority.actor import Role
+from app.authority.policies.check_rego import RegoChecker, check_rego
 from app.authority.policies.policy_commit import Act, check_revision, commit_changes
 from app.authority.policies.prepare_documents import prepare_aside, read_stored_mesh
 from app.authority.reasons import check_reason
@@ -16,7 +17,13 @@ from app.policy.document import expand_list
 
 
 async def apply_batch(
-    store: Store, limits: Limits, act: Act, documents: Sequence[Any], *, expected_revision: int | None
+    store: Store,
+    limits: Limits,
+    act: Act,
+    documents: Sequence[Any],
+    *,
+    expected_revision: int | None,
+    rego: RegoChecker | None = None,
 ) -> PolicyChange:
     """Validate and compile everything, then write what differs in one revision.
 
@@ -27,6 +34,7 @@ async def apply_batch(
     check_reason(act.reason, limits.policy.max_reason_chars)
     values = [value for document in documents for value in expand_list(document)]
     prepared = await prepare_aside(values, await read_stored_mesh(store), limits)
+    prepared = await check_rego(rego, store, limits, prepared, numbered=True)
 
     def work(transaction: Transaction) -> PolicyChange:
         if not act.dry_run:

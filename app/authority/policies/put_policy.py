@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.authority.actor import Role
+from app.authority.policies.check_rego import RegoChecker, check_rego
 from app.authority.policies.document_keys import document_key
 from app.authority.policies.policy_commit import Act, check_precondition, commit_changes
 from app.authority.policies.prepare_documents import PreparedDocument, prepare, read_stored_mesh
@@ -26,7 +27,9 @@ class PutPolicy:
     create_only: bool
 
 
-async def put_policy(store: Store, limits: Limits, act: Act, asked: PutPolicy) -> PolicyChange:
+async def put_policy(
+    store: Store, limits: Limits, act: Act, asked: PutPolicy, *, rego: RegoChecker | None = None
+) -> PolicyChange:
     """Validate, compile, then compare and set in one transaction with the ledger entry.
 
     Raises:
@@ -38,6 +41,7 @@ async def put_policy(store: Store, limits: Limits, act: Act, asked: PutPolicy) -
     prepared = prepare(asked.document, await read_stored_mesh(store), limits)
     if address is not None and prepared.key != address:
         raise AppError(ErrorCode.INVALID, f"the document is {prepared.key}, but it was sent to {address}")
+    (prepared,) = await check_rego(rego, store, limits, [prepared])
 
     def work(transaction: Transaction) -> PolicyChange:
         if not act.dry_run:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.authority.actor import Role
+from app.authority.policies.check_rego import RegoChecker, check_rego
 from app.authority.policies.delete_policy import deletion_change, deletion_write
 from app.authority.policies.document_keys import document_key
 from app.authority.policies.policy_commit import (
@@ -38,7 +39,13 @@ class _Plan:
 
 
 async def roll_back(
-    store: Store, limits: Limits, act: Act, to_revision: int, *, expected_revision: int | None
+    store: Store,
+    limits: Limits,
+    act: Act,
+    to_revision: int,
+    *,
+    expected_revision: int | None,
+    rego: RegoChecker | None = None,
 ) -> PolicyChange:
     """Bring back the whole set.
 
@@ -51,11 +58,18 @@ async def roll_back(
         _find_revision(transaction, to_revision)
         return _plan(transaction, transaction.policies.all_heads(), transaction.policies.heads_at(to_revision))
 
-    return await _carry_out(store, limits, act, plan)
+    return await _carry_out(store, limits, act, plan, rego)
 
 
 async def roll_back_document(
-    store: Store, limits: Limits, act: Act, key: tuple[str, str, str], to_revision: int, *, expected: str | None
+    store: Store,
+    limits: Limits,
+    act: Act,
+    key: tuple[str, str, str],
+    to_revision: int,
+    *,
+    expected: str | None,
+    rego: RegoChecker | None = None,
 ) -> PolicyChange:
     """Bring back one document; it is deleted when it was absent then.
 
@@ -75,17 +89,20 @@ async def roll_back_document(
         target = {} if then is None else {wanted: Head(then.etag, then.revision, then.source)}
         return _plan(transaction, current, target)
 
-    return await _carry_out(store, limits, act, plan)
+    return await _carry_out(store, limits, act, plan, rego)
 
 
-async def _carry_out(store: Store, limits: Limits, act: Act, plan: Callable[[Transaction], _Plan]) -> PolicyChange:
+async def _carry_out(
+    store: Store, limits: Limits, act: Act, plan: Callable[[Transaction], _Plan], rego: RegoChecker | None
+) -> PolicyChange:
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
     for _ in range(limits.administration.write_attempts):
         planned = await store.read(plan)
         # What was acceptable then may not be now: the rules or the mesh may have changed.
         values = [write.content for write in planned.writes if write.content is not None]
-        await prepare_aside(values, await read_stored_mesh(store), limits)
+        prepared = await prepare_aside(values, await read_stored_mesh(store), limits)
+        await check_rego(rego, store, limits, prepared, numbered=True)
 
         def work(transaction: Transaction, planned: _Plan = planned) -> PolicyChange | None:
             if not act.dry_run:

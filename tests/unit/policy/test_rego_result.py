@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.policy.effects import NO_EFFECTS, Effects
+from app.limits import EffectLimits
+from app.policy.effects import NO_EFFECTS, Effects, effects_problem
 from app.policy.rego_result import RegoVerdict, read_result
 
 
@@ -75,13 +76,7 @@ def test_results_that_decide(result: Any, verdict: RegoVerdict) -> None:
         {"allowed": True, "headers": [["x", "y"]]},
         {"allowed": True, "headers": {"x": 1}},
         {"allowed": True, "headers": {"x": ["1", 2]}},
-        {"allowed": True, "headers": {"x": "a\r\nset-cookie: b"}},
-        {"allowed": True, "headers": {"x": "a\x00"}},
-        {"allowed": True, "headers": {"bad name": "a"}},
-        {"allowed": True, "headers": {":path": "/admin"}},
-        {"allowed": True, "headers": {"": "a"}},
         {"allowed": True, "request_headers_to_remove": "cookie"},
-        {"allowed": True, "request_headers_to_remove": ["a b"]},
         {"allowed": True, "response_headers_to_add": {"x": None}},
         {"allowed": True, "query_parameters_to_set": ["a"]},
         {"allowed": True, "query_parameters_to_remove": [1]},
@@ -103,3 +98,20 @@ def test_what_is_no_decision_denies_with_a_hint_and_does_nothing_else(result: An
 
     assert (False, NO_EFFECTS) == (verdict.allowed, verdict.effects)
     assert verdict.hint
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"allowed": True, "headers": {"x": "a\r\nset-cookie: b"}},
+        {"allowed": True, "headers": {"bad name": "a"}},
+        {"allowed": True, "headers": {":path": "/admin"}},
+        {"allowed": True, "request_headers_to_remove": ["a b"]},
+    ],
+)
+def test_what_http_does_not_allow_is_left_to_the_check_of_effects(result: Any) -> None:
+    """Types are right, so it is a verdict; that it cannot be carried out is found for every provider alike."""
+    verdict = read_result(result)
+
+    assert verdict.allowed
+    assert effects_problem(verdict.effects, EffectLimits())

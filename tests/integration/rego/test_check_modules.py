@@ -1,0 +1,114 @@
+"""Modules are checked before they are stored, by either engine, and whatever they do to it, the answer comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.authority.policies.check_rego import RegoChecker
+from app.errors import AppError, ErrorCode
+from app.policy.rego_module import ModuleProblem, RegoModule
+from app.rego.check_modules import ChildChecker, OpaChecker
+from tests.support.opa import OPA, needs_opa
+from tests.support.rego import LIMITS, module, needs_regopy
+
+LIB = module("lib", "package shop.lib\n\nis_admin(name) if name in data.shop.lib.admins\n", {"admins": ["ann"]})
+GOOD = module("authz", "package shop.authz\n\nimport data.shop.lib\n\nallow if lib.is_admin(input.name)\n")
+
+
+@pytest.fixture(params=[pytest.param("rego-cpp", marks=needs_regopy), pytest.param("opa", marks=needs_opa)])
+def checker(request: pytest.FixtureRequest) -> RegoChecker:
+    """Each of them."""
+    return ChildChecker(LIMITS) if request.param == "rego-cpp" else OpaChecker(Path(str(OPA)), LIMITS)
+
+
+async def test_modules_that_fit_together_have_no_problems(checker: RegoChecker) -> None:
+    """Functions and data of other modules are known."""
+    assert [] == list(await checker.check([GOOD, LIB]))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("package bad\n\nx := \n", 3),
+        ("package bad\n\n\nallow if {\n", None),
+        ("package bad\n\nallow if nosuch(1)\n", 3),
+        ("package bad\n\nx := 1\n\ny if x == z(1)\nz(a) := y\n", None),
+    ],
+)
+async def test_an_error_has_its_module_and_its_line(checker: RegoChecker, text: str, line: int | None) -> None:
+    """Syntax, unknown functions, recursion."""
+    errors = [problem for problem in await checker.check([GOOD, LIB, module("bad", text)]) if problem.is_error]
+
+    assert errors
+    assert {"shop/bad.rego"} == {error.file for error in errors}
+    if line is not None and "z(" not in text:
+        assert errors[0].line in (line, line + 1)  # OPA names the line after an end that comes too early
+
+
+@needs_regopy
+async def test_a_module_that_crashes_the_checker_is_refused() -> None:
+    """The child is gone; the authority is not."""
+    crashing = module("crashing", f"package crashing\n\nx := {'[' * 5000}1{']' * 5000}\n")
+
+    assert ErrorCode.INVALID == await _refused(ChildChecker(LIMITS), [crashing])
+
+
+@needs_regopy
+async def test_a_module_that_takes_too_long_is_refused() -> None:
+    """It would take as long for every request."""
+    endless = module(
+        "endless",
+        "package endless\n\nx if {\n  some i in numbers.range(1, 2000)\n  some j in numbers.range(1, 2000)\n  i * j == 0\n}\n",
+    )
+
+    assert ErrorCode.INVALID == await _refused(ChildChecker(replace(LIMITS, load_seconds=0.5)), [endless])
+
+
+@needs_regopy
+async def test_rules_that_contradict_each_other_without_input_are_a_doubt() -> None:
+    """With a real input they may not."""
+    text = "package doubt\n\nx := 1 if not input.a\nx := 2 if not input.b\n"
+    (problem,) = await ChildChecker(LIMITS).check([module("doubt", text)])
+
+    assert (
+        ModuleProblem(
+            file="shop/doubt.rego",
+            message="package doubt fails for an empty input: rules contradict each other",
+            is_error=False,
+        )
+        == problem
+    )
+
+
+@needs_opa
+async def test_opa_finds_what_rego_cpp_does_not() -> None:
+    """Functions of modules that are gone, variables that nothing binds, and data where a rule stands."""
+    checker = OpaChecker(Path(str(OPA)), LIMITS)
+    unsafe = module("unsafe", "package unsafe\n\nx := y\n")
+    clash = module("clash", "package clash\n\nx := 1\n", {"x": 2})
+
+    assert ["undefined function data.shop.lib.is_admin"] == [found.message for found in await checker.check([GOOD])]
+    assert ["var y is unsafe"] == [problem.message for problem in await checker.check([unsafe])]
+    assert ["conflicting rule for data path clash/x found"] == [
+        problem.message for problem in await checker.check([clash])
+    ]
+
+
+async def test_a_program_that_is_not_there_is_no_engine(tmp_path: Path) -> None:
+    """The document is then stored with a warning, by whoever asked."""
+    assert ErrorCode.FAILED_PRECONDITION == await _refused(OpaChecker(tmp_path / "opa", LIMITS), [GOOD])
+
+
+async def test_a_program_that_is_another_is_no_verdict() -> None:
+    """What ends with an error and without a report has not said that the modules are fine."""
+    assert ErrorCode.INVALID == await _refused(OpaChecker(Path("/bin/false"), LIMITS), [GOOD])
+
+
+async def _refused(checker: RegoChecker, modules: Sequence[RegoModule]) -> ErrorCode:
+    with pytest.raises(AppError) as caught:
+        await checker.check(modules)
+    return caught.value.code

@@ -1,0 +1,232 @@
+"""The Rego child: what a module does to it harms nobody else, and it is there again for the next question."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import AppError, ErrorCode
+from app.limits import RegoLimits
+from app.policy.rego_module import ALL_MODULES, ModuleSelection, RegoModule
+from app.rego import process
+from app.rego.embedded import EmbeddedEngine
+from app.rego.rule_engine import UNDEFINED_RULE, RuleValue
+from tests.support.rego import LIMITS, module, modules, needs_regopy, request_input
+
+pytestmark = needs_regopy
+
+GOOD = module("good", "package good\n\nyes := true\n\npath := input.parsed_path[0]\n")
+ENDLESS = module(
+    "endless",
+    """package endless
+
+never if {
+    some i in numbers.range(1, 2000)
+    some j in numbers.range(1, 2000)
+    i * j == 0
+}
+""",
+)
+GREEDY = module("greedy", "package greedy\n\nmuch := count(numbers.range(1, 100000000))\n")
+CRASHING = module("crashing", f"package crashing\n\nx := {'[' * 5000}1{']' * 5000}\n")
+
+
+@asynccontextmanager
+async def _engine(*held: RegoModule, limits: RegoLimits = LIMITS, **kwargs: Any) -> AsyncIterator[EmbeddedEngine]:
+    serving = modules(*held)
+    engine = EmbeddedEngine(lambda: serving, limits, **kwargs)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def _ask(
+    engine: EmbeddedEngine, path: str, selection: ModuleSelection = ALL_MODULES, within: float = 10
+) -> RuleValue:
+    deadline = time.monotonic() + within
+    return await engine.evaluate(
+        tuple(path.split("/")), request_input(path="/a"), deadline=deadline, selection=selection
+    )
+
+
+async def _refused(engine: EmbeddedEngine, path: str, **kwargs: Any) -> AppError:
+    with pytest.raises(AppError) as caught:
+        await _ask(engine, path, **kwargs)
+    return caught.value
+
+
+async def test_a_child_that_is_killed_is_replaced() -> None:
+    """By SIGSEGV, as native code would: the next question has an answer from another process."""
+    async with _engine(GOOD) as engine:
+        await _ask(engine, "good/yes")
+        first = engine.pid
+        os.kill(first, signal.SIGSEGV)
+
+        # Whether this question or a later one meets the dead child, none of them hangs.
+        answers = [await asyncio.gather(_ask(engine, "good/yes"), return_exceptions=True) for _ in range(3)]
+
+        assert [RuleValue(True, True)] == answers[-1]
+        assert first != engine.pid
+        assert 1 == engine.restarts
+
+
+async def test_a_rule_that_does_not_end_is_ended() -> None:
+    """Within the bound; the question is answered with an error, and other rules go on in a new child."""
+    async with _engine(GOOD, ENDLESS, limits=replace(LIMITS, evaluate_seconds=0.3)) as engine:
+        await _ask(engine, "good/yes")
+        error = await _refused(engine, "endless/never")
+
+        assert ErrorCode.TIMEOUT == error.code
+        assert RuleValue(True, True) == await _ask(engine, "good/yes")
+
+
+async def test_a_deadline_that_passes_first_is_kept() -> None:
+    """A Check's own budget is shorter than the bound of a rule."""
+    async with _engine(GOOD, ENDLESS) as engine:
+        await _ask(engine, "good/yes")
+        started = time.monotonic()
+        await _refused(engine, "endless/never", within=0.2)
+
+        assert time.monotonic() - started < LIMITS.evaluate_seconds
+
+
+async def test_a_rule_that_wants_all_memory_ends_its_child_only() -> None:
+    """The address space is bounded: the allocation fails in the child."""
+    async with _engine(GOOD, GREEDY) as engine:
+        error = await _refused(engine, "greedy/much")
+
+        assert ErrorCode.UNAVAILABLE == error.code
+        assert RuleValue(True, True) == await _ask(engine, "good/yes")
+
+
+async def test_a_module_that_crashes_the_library_denies_and_rests() -> None:
+    """Starting again and again would keep a core busy: after the burst nothing is started until the window has passed."""
+    now = [1000.0]
+    limits = replace(LIMITS, child_restart_burst=2)
+    async with _engine(CRASHING, limits=limits, monotonic=lambda: now[0]) as engine:
+
+        async def refused() -> str:
+            with pytest.raises(AppError) as caught:
+                await engine.evaluate(("crashing", "x"), b"{}", deadline=now[0] + 10)
+            return caught.value.detail
+
+        assert "the process that evaluates ended" == await refused()
+        assert ["the process that evaluates ended"] * 2 == [await refused(), await refused()]
+        assert "the Rego child ended too often of late and rests" == await refused()
+        now[0] += limits.child_restart_window_seconds + 1
+        assert "the process that evaluates ended" == await refused()
+
+
+async def test_modules_of_the_next_snapshot_answer_from_then_on() -> None:
+    """The same engine, other modules: no question is answered by the old ones."""
+    serving = [modules(GOOD)]
+    engine = EmbeddedEngine(lambda: serving[0], LIMITS)
+    try:
+        assert RuleValue(True, "a") == await _ask(engine, "good/path")
+        serving[0] = modules(module("good", 'package good\n\npath := "changed"\n'))
+        assert RuleValue(True, "changed") == await _ask(engine, "good/path")
+        assert 0 == engine.restarts
+        serving[0] = modules()
+        assert "there is no RegoModule in the set" == (await _refused(engine, "good/path")).detail
+    finally:
+        await engine.close()
+
+
+async def test_a_selection_sees_its_modules_only() -> None:
+    """By name or label; names that nothing has are an error, never fewer modules."""
+    other = replace(module("other", "package other\n\nyes := data.good.yes\n"), labels={"team": "b"})
+    async with _engine(GOOD, other) as engine:
+        assert RuleValue(True, True) == await _ask(engine, "other/yes")
+        assert UNDEFINED_RULE == await _ask(engine, "other/yes", ModuleSelection(names=("other",)))
+        assert UNDEFINED_RULE == await _ask(engine, "other/yes", ModuleSelection(labels=(("team", "b"),)))
+        assert RuleValue(True, True) == await _ask(engine, "good/yes", ModuleSelection(names=("shop/good",)))
+        assert (
+            "RegoModule gone" in (await _refused(engine, "good/yes", selection=ModuleSelection(names=("gone",)))).detail
+        )
+        error = await _refused(engine, "good/yes", selection=ModuleSelection(labels=(("team", "c"),)))
+        assert ErrorCode.FAILED_PRECONDITION == error.code
+
+
+async def test_a_module_that_does_not_parse_denies_with_its_reason() -> None:
+    """It was refused when it was stored; should one come all the same, nothing is answered."""
+    async with _engine(GOOD, module("bad", "package bad\n\nx := \n")) as engine:
+        for _ in range(2):
+            assert (
+                "the Rego modules do not load: Invalid assignment operator"
+                == (await _refused(engine, "good/yes")).detail
+            )
+        assert 0 == engine.restarts
+
+
+async def test_a_function_that_only_opa_has_is_an_error_and_not_undefined() -> None:
+    """`not net.cidr_contains(...)` would be true here, whatever the address."""
+    text = 'package only_opa\n\nallow if not net.cidr_contains("10.0.0.0/8", "10.0.0.1")\n'
+    async with _engine(module("only-opa", text)) as engine:
+        assert ErrorCode.INVALID == (await _refused(engine, "only_opa/allow")).code
+
+
+async def test_a_result_beyond_the_bound_is_no_answer() -> None:
+    """A module does not fill the worker's memory either."""
+    text = 'package big\n\nx := [s | some i in numbers.range(1, 300); s := sprintf("%d-%s", [i, "text"])]\n'
+    async with _engine(module("big", text), limits=replace(LIMITS, max_result_bytes=1_000)) as engine:
+        assert "its answer is too large or no JSON" == (await _refused(engine, "big/x")).detail
+
+
+async def test_questions_beyond_the_bound_are_refused_at_once() -> None:
+    """A queue that does not drain is no service."""
+    async with _engine(GOOD, limits=replace(LIMITS, max_waiting=2)) as engine:
+        answers = await asyncio.gather(*(_ask(engine, "good/yes") for _ in range(4)), return_exceptions=True)
+
+        refused = [answer for answer in answers if isinstance(answer, AppError)]
+        assert [ErrorCode.OVERLOADED] * 2 == [error.code for error in refused]
+
+
+async def test_a_cancelled_question_leaves_the_engine_usable() -> None:
+    """A call that Envoy gave up must not shift the answers of those after it."""
+    async with _engine(GOOD, ENDLESS) as engine:
+        await _ask(engine, "good/yes")
+        question = asyncio.create_task(_ask(engine, "endless/never"))
+        await asyncio.sleep(0.05)
+        question.cancel()
+        await asyncio.gather(question, return_exceptions=True)
+
+        assert RuleValue(True, "a") == await _ask(engine, "good/path")
+
+
+async def test_the_child_has_given_up_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No environment, no network, no other program, no root, bounded memory: what a module could reach for."""
+    monkeypatch.setenv("GATEHOUSE_SECRET", "s3cret")
+    text = "package env\n\nseen := opa.runtime().env\n"
+    async with _engine(module("env", text)) as engine:
+        value = await _ask(engine, "env/seen")
+        status = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{engine.pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        limits = Path(f"/proc/{engine.pid}/limits").read_text()
+
+    assert value in (RuleValue(True, {}), UNDEFINED_RULE)
+    assert ("1", "2") == (status["NoNewPrivs"].strip(), status["Seccomp"].strip())
+    assert os.geteuid() != 0 or "0" not in status["Uid"].split()
+    assert f"{LIMITS.memory_bytes}" in next(
+        line for line in limits.splitlines() if line.startswith("Max address space")
+    )
+
+
+async def test_without_the_library_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after so many tries that no more are made."""
+    monkeypatch.setattr(process, "_MODULE", "tests.support.rego_child_without_library")
+    async with _engine(GOOD, limits=replace(LIMITS, child_restart_burst=1)) as engine:
+        for _ in range(3):
+            assert "regopy is not installed" in (await _refused(engine, "good/yes")).detail

@@ -1,0 +1,9 @@
+"""A Rego child in an environment without regopy."""
+
+import sys
+
+sys.modules["regopy"] = None  # type: ignore[assignment]
+
+from app.rego.child import main  # noqa: E402
+
+sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
