@@ -95,6 +95,8 @@ class CheckService:
                 answer = CheckAnswer(_INTERNAL, state.number, state.revision)
         if answer.effects is not NO_EFFECTS:
             answer = self._carried_out(answer, attributes.path)
+        if self._holder.stale:
+            answer = replace(answer, stale=True)
         self.counters.add(answer.decision, self._clock() - started)
         return answer
 
