@@ -162,6 +162,8 @@ class CheckService:
             answer = self._carried_out(answer, attributes.path)
         if answer.shadow is not None:
             self.counters.add_shadow(answer.shadow)
+        if self._holder.stale:
+            answer = replace(answer, stale=True)
         self.counters.add(answer.decision, time.perf_counter() - started)
         return answer
 
