@@ -16,6 +16,7 @@ from app.policy.lint_identity import identity_doubts
 from app.policy.lint_places import Surroundings, place_doubts, several_providers, waypoint_bypasses
 from app.policy.lint_rules import never_matches, value_doubts
 from app.policy.lint_shadow import shadowed_rules
+from app.policy.lint_unknown import unknown_names
 from app.policy.ownership_findings import ownership_findings
 from app.policy.policy_view import PolicyView
 
@@ -25,7 +26,7 @@ Check = Callable[[CompiledPolicy, Surroundings], Iterator[Finding]]
 _NO_SOURCES: Mapping[str, str] = {}
 
 # One policy at a time.
-CHECKS: tuple[Check, ...] = (never_matches, value_doubts, identity_doubts, place_doubts)
+CHECKS: tuple[Check, ...] = (never_matches, value_doubts, identity_doubts, place_doubts, unknown_names)
 # Across policies.
 SET_CHECKS: tuple[Callable[[Sequence[CompiledPolicy], Surroundings], Iterator[SetFinding]], ...] = (
     shadowed_rules,

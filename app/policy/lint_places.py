@@ -1,4 +1,4 @@
-"""Doubts about where policies are enforced: layer 7 at ztunnel, side doors around a waypoint, targets nobody knows."""
+"""Doubts about where policies are enforced: layer 7 at ztunnel, side doors around a waypoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.policy.attachment import WAYPOINT_CLASS, policy_keys, ref_kind
-from app.policy.authorization_policy import Action, RuleSpec, TargetRef
+from app.policy.authorization_policy import Action, RuleSpec
 from app.policy.compile import CompiledPolicy
 from app.policy.document import ENFORCEMENT_POINT
 from app.policy.enforcement_point import EnforcementPoint
@@ -19,7 +19,6 @@ from app.policy.rules import Place
 from app.policy.target import PointKind
 
 _IDENTITY = ("principals", "namespaces", "serviceAccounts")
-_REGISTRIES = {"Service": "Kubernetes", "ServiceEntry": "External"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +65,12 @@ class Surroundings:
 
 
 def place_doubts(policy: CompiledPolicy, around: Surroundings) -> Iterator[Finding]:
-    """What is not enforced as written where the policy attaches, and attaching to what nobody knows."""
-    if not policy.spec.target_refs:
-        if around.is_ambient and policy.action in (Action.ALLOW, Action.DENY):
-            for index, rule in enumerate(policy.spec.rules):
-                if not is_layer_4(rule):
-                    yield warning(rule.pointer, _at_ztunnel(policy, index), Code.L7_AT_ZTUNNEL)
-        yield from _selector_doubts(policy, around)
-    for ref in policy.spec.target_refs:
-        message = _unknown(ref, policy, around)
-        if message:
-            yield warning(f"{ref.pointer}/name", message, Code.TARGET_UNKNOWN)
+    """What ztunnel does not enforce as it is written."""
+    if policy.spec.target_refs or not around.is_ambient or policy.action not in (Action.ALLOW, Action.DENY):
+        return
+    for index, rule in enumerate(policy.spec.rules):
+        if not is_layer_4(rule):
+            yield warning(rule.pointer, _at_ztunnel(policy, index), Code.L7_AT_ZTUNNEL)
 
 
 def _at_ztunnel(policy: CompiledPolicy, index: int) -> str:
@@ -86,43 +80,6 @@ def _at_ztunnel(policy: CompiledPolicy, index: int) -> str:
     if any(rule.id.endswith(rule_id) for rule in policy.rules(Place.ZTUNNEL)):
         return "ztunnel leaves out what this DENY rule asks about layer 7 and denies more: attach it by targetRefs"
     return "this DENY rule has no effect at ztunnel, which knows no layer 7: attach the policy by targetRefs"
-
-
-def _selector_doubts(policy: CompiledPolicy, around: Surroundings) -> Iterator[Finding]:
-    selector = policy.spec.selector
-    if not selector or around.workloads is None:
-        return
-    everywhere = policy.namespace == around.view.mesh.root_namespace
-    places = around.workloads.values() if everywhere else (around.workloads.get(policy.namespace, ()),)
-    if any(selector.items() <= labels.items() for place in places for labels in place):
-        return
-    where = "any namespace" if everywhere else f"namespace {policy.namespace}"
-    yield warning(
-        "/spec/selector/matchLabels",
-        f"the inventory has no workload in {where} with these labels: the policy does nothing",
-        Code.SELECTOR_UNKNOWN,
-    )
-
-
-def _unknown(ref: TargetRef, policy: CompiledPolicy, around: Surroundings) -> str:
-    """Why a reference leads nowhere, empty when it leads somewhere or nothing is known about such things."""
-    view, kind = around.view, ref_kind(ref)
-    match kind:
-        case "Service" | "ServiceEntry":
-            if len(view.services) and view.services.named(f"{_REGISTRIES[kind]}/{policy.namespace}/{ref.name}") is None:
-                return f"the inventory has no {kind} {policy.namespace}/{ref.name}: the policy holds for nothing there"
-        case "Gateway":
-            named = {(point.namespace, point.gateway) for point in around.points if point.gateway}
-            if named and (policy.namespace, ref.name) not in named:
-                return f"no EnforcementPoint is the Gateway {policy.namespace}/{ref.name}: register it or mend the name"
-        case "GatewayClass":
-            if policy.namespace != view.mesh.root_namespace:
-                return f"a GatewayClass is attached to from the root namespace {view.mesh.root_namespace} only"
-            if ref.name != WAYPOINT_CLASS:
-                return f"only the class {WAYPOINT_CLASS} is attached to"
-        case _:
-            pass
-    return ""
 
 
 def waypoint_bypasses(policies: Sequence[CompiledPolicy], around: Surroundings) -> Iterator[SetFinding]:

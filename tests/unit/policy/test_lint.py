@@ -317,6 +317,38 @@ def test_several_providers_at_one_target() -> None:
     assert Code.SEVERAL_PROVIDERS not in _codes(first, second, mesh_document(enableMultipleCustomProviders=True))
 
 
+def test_a_provider_that_is_not_in_the_set() -> None:
+    """A CUSTOM policy whose provider nobody described denies what it matches; the one that is us needs none."""
+    asking = policy({}, action="CUSTOM", provider={"name": "rego"}, **_REF)
+    provider = {
+        "apiVersion": "gatehouse.dev/v1",
+        "kind": "Provider",
+        "metadata": {"name": "rego"},
+        "spec": {"rego": {"engine": "opa", "opa": {"url": "http://127.0.0.1:8181"}}},
+    }
+
+    assert Code.PROVIDER_UNKNOWN in _codes(asking)
+    assert Code.PROVIDER_UNKNOWN not in _codes(asking, provider)
+    assert Code.PROVIDER_UNKNOWN not in _codes(policy({}, action="CUSTOM", provider={"name": "gatehouse"}, **_REF))
+
+
+def test_claims_where_no_token_is_verified() -> None:
+    """Tokens count where a RequestAuthentication attaches: at a waypoint only one with references."""
+    authentication = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "tokens", "namespace": "shop"},
+        "spec": {"jwtRules": [{"issuer": "https://issuer.example"}]},
+    }
+    by_reference = {**authentication, "spec": {**authentication["spec"], **_REF}}
+    for rule in (source(requestPrincipals=["*"]), when("request.auth.claims[a]", not_values=("b",))):
+        assert Code.NO_AUTHENTICATION in _codes(policy(rule, **_REF))
+        assert Code.NO_AUTHENTICATION in _codes(policy(rule, **_REF), authentication)
+        assert Code.NO_AUTHENTICATION not in _codes(policy(rule, **_REF), by_reference)
+        assert Code.NO_AUTHENTICATION in _codes(policy(rule), by_reference)
+        assert Code.NO_AUTHENTICATION not in _codes(policy(rule), authentication)
+
+
 def test_a_large_set_is_looked_at_in_little_time() -> None:
     """A rule is compared with those only that may include it, where all are in one namespace and ask for one peer."""
     values = [
