@@ -182,6 +182,8 @@ class PolicyLimits:
     max_page_items: int = 1_000
     max_page_bytes: int = 16_777_216  # documents of one page; it ends after the one that passes this
     max_reason_chars: int = 1_024
+    max_lint_comparisons: int = 300_000  # of two rules, while looking for shadowed ones
+    max_lint_findings: int = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

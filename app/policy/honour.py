@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec
 from app.policy.finding import Finding, warning
+from app.policy.finding_codes import Code
 from app.policy.mesh import MeshConfig
 
 _REMOTE = (
@@ -29,7 +30,7 @@ def honour_warnings(spec: PolicySpec) -> Iterator[Finding]:
         for field in (*(f for clause in (*rule.sources, *rule.operations) for f in clause), *rule.conditions):
             message = _field_warning(field)
             if message is not None:
-                yield warning(field.pointer if field.values else field.not_pointer, message)
+                yield warning(field.pointer if field.values else field.not_pointer, message, Code.NOT_RECEIVED)
 
 
 def _field_warning(field: FieldTest) -> str | None:

@@ -228,4 +228,4 @@ def test_errors_come_first() -> None:
     )
 
     assert [Severity.ERROR, Severity.WARNING, Severity.WARNING] == [finding.severity for finding in findings]
-    assert {"severity", "pointer", "message"} == set(findings[0].to_json())
+    assert {"severity", "pointer", "code", "message"} == set(findings[0].to_json())

@@ -1,0 +1,57 @@
+"""Every code that a finding may have: closed, and each with a row in docs/guides/lint.md."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What kind of remark a finding is; for filters and suppressions, where messages may change."""
+
+    # Errors of one document.
+    INVALID = "INVALID"  # not the structure of its kind: a field that is not known, a wrong type, a bound
+    NAME = "NAME"
+    EMPTY = "EMPTY"
+    VALUE = "VALUE"
+    PROVIDER = "PROVIDER"
+    NO_RULES = "NO_RULES"
+    MODE = "MODE"
+    SELECTOR = "SELECTOR"
+    TARGET_REF = "TARGET_REF"
+    CONDITION = "CONDITION"
+    SERVICE_ACCOUNT = "SERVICE_ACCOUNT"
+    TRUST_DOMAIN = "TRUST_DOMAIN"
+    CUSTOM_IDENTITY = "CUSTOM_IDENTITY"
+    DUPLICATE = "DUPLICATE"
+
+    # Doubts about one document.
+    DOUBT = "DOUBT"
+    ALLOW_NOTHING = "ALLOW_NOTHING"
+    NOT_ENFORCED = "NOT_ENFORCED"
+    NO_TARGET_REFS = "NO_TARGET_REFS"
+    EMPTY_SELECTOR = "EMPTY_SELECTOR"
+    DENY_WIDER_ON_TCP = "DENY_WIDER_ON_TCP"
+    VALUE_NEVER_MATCHES = "VALUE_NEVER_MATCHES"
+    LITERAL_STAR = "LITERAL_STAR"
+    NOT_RECEIVED = "NOT_RECEIVED"
+
+    # Doubts about a set.
+    NEVER_MATCHES = "NEVER_MATCHES"
+    SHADOWED = "SHADOWED"
+    HOST_WITHOUT_PORT = "HOST_WITHOUT_PORT"
+    PREFIX_WITHOUT_BOUNDARY = "PREFIX_WITHOUT_BOUNDARY"
+    SUFFIX_WITHOUT_BOUNDARY = "SUFFIX_WITHOUT_BOUNDARY"
+    EXACT_DENY_PATH = "EXACT_DENY_PATH"
+    PATH_NOT_NORMALIZED = "PATH_NOT_NORMALIZED"
+    ALLOW_ALL_BUT = "ALLOW_ALL_BUT"
+    ANONYMOUS_ALLOWED = "ANONYMOUS_ALLOWED"
+    ANONYMOUS_NOT_DENIED = "ANONYMOUS_NOT_DENIED"
+    FOREIGN_TRUST_DOMAIN = "FOREIGN_TRUST_DOMAIN"
+    L7_AT_ZTUNNEL = "L7_AT_ZTUNNEL"
+    WAYPOINT_BYPASS = "WAYPOINT_BYPASS"
+    TARGET_UNKNOWN = "TARGET_UNKNOWN"
+    SELECTOR_UNKNOWN = "SELECTOR_UNKNOWN"
+    PROVIDER_UNKNOWN = "PROVIDER_UNKNOWN"
+    NO_AUTHENTICATION = "NO_AUTHENTICATION"
+    SEVERAL_PROVIDERS = "SEVERAL_PROVIDERS"
+    INCOMPLETE = "INCOMPLETE"
