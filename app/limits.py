@@ -181,6 +181,12 @@ class PolicyLimits:
     max_page_items: int = 1_000
     max_page_bytes: int = 16_777_216  # documents of one page; it ends after the one that passes this
     max_reason_chars: int = 1_024
+    # Questions about all requests (who-can, what-can, diff); over a bound there is an error, never a part of the answer.
+    max_atom_states: int = 200_000  # walked to tell the values of one field apart
+    max_atoms: int = 20_000  # of one field
+    max_question_steps: int = 2_000_000  # rules followed from one field to the next, at one target
+    max_question_classes: int = 5_000  # of one answer
+    max_question_targets: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
