@@ -96,6 +96,18 @@ def is_http_only(name: str) -> bool:
     return name in HTTP_ONLY or name.startswith("request.")
 
 
+def canonical_name(name: str) -> str:
+    """The field that means the same as a condition's key; any other name stays as it is."""
+    return _SAME_AS.get(name, name)
+
+
+def claim_path(name: str) -> tuple[str, ...] | None:
+    """The names that lead to the claim that a condition asks about, None when it asks about something else."""
+    if name in _CLAIMS:
+        return _CLAIMS[name]
+    return tuple(claims.bracketed(name, _CLAIM_KEY) or ()) or None if name.startswith(_CLAIM_KEY) else None
+
+
 def key_problem(key: str) -> str | None:
     """What is wrong with the key of a condition, None when it is known."""
     if key in _SAME_AS or key in _OTHER_KEYS:

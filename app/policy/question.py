@@ -40,7 +40,7 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
     target = _target(question, request, view)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
     if quarantine is not None:  # before any policy, wherever the request goes
-        shown = None if target is None else _target_to_json(target)
+        shown = None if target is None else target_to_json(target)
         return {**_before_policies(quarantine.decision).to_json(), "target": shown}
     if target is None:
         return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
@@ -52,7 +52,7 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
     else:
         explanation = explain(view.table, target, user.as_decided(request))
     note = user.note(request, explanation.rules)
-    return {**explanation.to_json(), "target": _target_to_json(target)} | ({"claims": note} if note else {})
+    return {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
 
 
 def _before_policies(decision: Decision) -> Explanation:
@@ -73,7 +73,8 @@ def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> 
     return point.target(view.services.lookup(request.destination_ip, request.port))
 
 
-def _target_to_json(target: Target) -> dict[str, Any]:
+def target_to_json(target: Target) -> dict[str, Any]:
+    """The target in the words of an answer."""
     return {
         "kind": target.kind.value,
         "namespace": target.namespace,

@@ -94,6 +94,10 @@ class ServiceIndex:
             _note(by_host, map(_host_name, service.hosts), key)
         return ServiceIndex(by_key.done(), by_address.done(), by_host.done())
 
+    def all(self) -> tuple[Service, ...]:
+        """Every service, by its key."""
+        return tuple(service for _, service in sorted(self._by_key.items()))
+
     def lookup(self, address: str, port: int) -> tuple[ServiceRef, ...]:
         """The services reached at this address and port, in the order of their keys.
 

@@ -1,0 +1,254 @@
+"""Who can send a request, what somebody can reach, and what differs between two sets: over all requests at once.
+
+Answers are complete over plain requests: those that have one reading (and, of the spellings that policies write out
+themselves, the ones with several). A request with other ambiguous spellings is in no class; under hardened matching it
+is allowed only where every plain reading of it is. Every class comes with one request of it, which has been decided by
+the very function that decides for waypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app.errors import AppError, ErrorCode
+from app.policy.atom_patterns import METHOD, PATH, Part
+from app.policy.decision import Decision
+from app.policy.divide import Leaf, RequestClass
+from app.policy.evaluate import decide
+from app.policy.paths import normalize
+from app.policy.policy_view import PolicyView
+from app.policy.question import target_to_json
+from app.policy.request import Request
+from app.policy.request_space import RequestSpace
+from app.policy.target import PointKind, Target
+from app.policy.walk_state import Outcome
+
+SCOPE = (
+    "requests with one reading, and spellings that policies write out; "
+    "other ambiguous spellings are only ever denied more"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and in which protocol is asked."""
+
+    target: Target
+    protocol: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The members as JSON."""
+        return {"target": target_to_json(self.target), "protocol": self.protocol}
+
+
+def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], now: datetime) -> dict[str, Any]:
+    """For each place every class of requests with the given values: allowed, denied, or when providers allow.
+
+    Raises:
+        AppError: `TOO_LARGE` over a limit; `INVALID` for what cannot be divided, or a given value that is refused
+            before any policy is asked.
+    """
+    answers = []
+    for place in places:
+        space = RequestSpace([view], place.target, place.protocol, given=_given(place, given), now=now)
+        classes = [_reached(view, space, one, now) for one in space.classes(_every, ranked=True)]
+        classes.sort(key=lambda one: _VERDICTS.index(one["verdict"]))
+        answers.append({**place.to_json(), "classes": classes})
+        _bound(view, answers)
+    return {"scope": SCOPE, "places": answers}
+
+
+def difference(
+    views: tuple[PolicyView, PolicyView],
+    places: Iterable[Place],
+    given: Mapping[Part, Any],
+    now: datetime,
+    *,
+    reasons: bool = False,
+) -> dict[str, Any]:
+    """Every class of requests that two sets decide otherwise, or with `reasons` by another rule.
+
+    Raises:
+        AppError: as `reach` does.
+    """
+    differences: list[dict[str, Any]] = []
+    looked_at = 0
+    for place in places:
+        looked_at += 1
+        if _same_policies(views, place.target) and not _different_quarantines(views, now):
+            continue
+        space = RequestSpace(views, place.target, place.protocol, given=_given(place, given), now=now)
+        wanted = _named_otherwise(space) if reasons else _decided_otherwise
+        differences.extend(
+            {**place.to_json(), **_differing(views, space, one, now)} for one in space.classes(wanted, ranked=reasons)
+        )
+        if len(differences) > views[0].table.limits.max_question_classes:
+            raise _too_many_classes(views[0])
+    return {"scope": SCOPE, "targets": looked_at, "differences": differences}
+
+
+def places_at(targets: Iterable[Target], protocol: str = "") -> Iterator[Place]:
+    """The targets with the protocol, or with each that they know."""
+    for target in targets:
+        for one in [protocol] if protocol else ["tcp"] if target.kind is PointKind.ZTUNNEL else ["http", "tcp"]:
+            yield Place(target, one)
+
+
+_VERDICTS = ("allow", "conditional", "deny")
+
+
+def _every(_: Leaf) -> bool:
+    return True
+
+
+def _decided_otherwise(leaf: Leaf) -> bool:
+    before, after = leaf
+    return before.allowed is not after.allowed or before.providers != after.providers
+
+
+def _named_otherwise(space: RequestSpace) -> Any:
+    def wanted(leaf: Leaf) -> bool:
+        return _decided_otherwise(leaf) or _by(space, 0, leaf[0]) != _by(space, 1, leaf[1])
+
+    return wanted
+
+
+def _by(space: RequestSpace, side: int, outcome: Outcome) -> tuple[str, tuple[str, str]]:
+    return outcome.reason.value, space.rule(side, outcome.rank)
+
+
+def _given(place: Place, given: Mapping[Part, Any]) -> dict[Part, Any]:
+    """What is given, without what a TCP connection or ztunnel does not know."""
+    http = place.protocol != "tcp" and place.target.kind is not PointKind.ZTUNNEL
+    return {part: value for part, value in given.items() if http or part not in (METHOD, PATH)}
+
+
+def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:
+    (outcome,) = one.outcomes
+    request = space.witness(one)
+    decision = _decided(view, space.target, request, outcome, dict.fromkeys(outcome.providers, True), now)
+    return {
+        "verdict": _verdict(outcome),
+        **_side(space, 0, outcome, decision),
+        "when": {name: found.to_json() for name, found in space.describe(one).items()},
+        "words": {name: found.text for name, found in space.describe(one).items()},
+        "witness": request_to_json(request, view),
+    }
+
+
+def _differing(
+    views: tuple[PolicyView, PolicyView], space: RequestSpace, one: RequestClass, now: datetime
+) -> dict[str, Any]:
+    request = space.witness(one)
+    answers = _telling_answers(*one.outcomes)
+    before, after = (
+        _side(space, side, outcome, _decided(view, space.target, request, outcome, answers, now))
+        for side, (view, outcome) in enumerate(zip(views, one.outcomes, strict=True))
+    )
+    verdicts = [_verdict(outcome) for outcome in one.outcomes]
+    witness = request_to_json(request, views[1])
+    if answers:
+        witness["provider_decisions"] = {name: "allow" if yes else "deny" for name, yes in answers.items()}
+    return {
+        "change": f"{verdicts[0]}->{verdicts[1]}",
+        "before": {"verdict": verdicts[0], **before},
+        "after": {"verdict": verdicts[1], **after},
+        "when": {name: found.to_json() for name, found in space.describe(one).items()},
+        "words": {name: found.text for name, found in space.describe(one).items()},
+        "witness": witness,
+    }
+
+
+def _telling_answers(before: Outcome, after: Outcome) -> dict[str, bool]:
+    """Answers of providers under which the two outcomes differ."""
+    answers = dict.fromkeys((*before.providers, *after.providers), True)
+    if before.allowed and after.allowed:
+        # What only one of them asks is what makes the difference.
+        answers.update(dict.fromkeys(sorted(set(before.providers) ^ set(after.providers))[:1], False))
+    return answers
+
+
+def _decided(
+    view: PolicyView, target: Target, request: Request, outcome: Outcome, answers: Mapping[str, bool], now: datetime
+) -> Decision:
+    """What the request of a class is really answered; compared, so that a class never says something else."""
+    expected = outcome.allowed and all(answers[name] for name in outcome.providers)
+    quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
+    decision = decide(view.table, target, request, answers) if quarantine is None else quarantine.decision
+    if decision.allowed is not expected:
+        raise AppError(
+            ErrorCode.INTERNAL,
+            f"the class of {request.method} {request.path} of {request.principal or 'nobody'} was divided wrongly; "
+            "this is a fault of the program: ask `policy explain` about single requests",
+        )
+    return decision
+
+
+def _side(space: RequestSpace, side: int, outcome: Outcome, decision: Decision) -> dict[str, Any]:
+    policy, rule = space.rule(side, outcome.rank)
+    return {
+        "reason": decision.reason.value,
+        "policy": policy or decision.policy,
+        "rule": rule or decision.rule,
+        "providers": list(outcome.providers),
+    }
+
+
+def _verdict(outcome: Outcome) -> str:
+    return "deny" if not outcome.allowed else "conditional" if outcome.providers else "allow"
+
+
+def _same_policies(views: tuple[PolicyView, PolicyView], target: Target) -> bool:
+    """Whether the very same documents concern the target in both sets."""
+    if views[0].mesh != views[1].mesh:
+        return False
+    before, after = (
+        {policy.key: view.documents[policy.key].content_hash for policy in view.table.attached(target).policies}
+        for view in views
+    )
+    return before == after
+
+
+def _different_quarantines(views: Sequence[PolicyView], now: datetime) -> bool:
+    before, after = (
+        {(one.identity, one.account) for one in view.quarantines.all() if one.holds(now)} for view in views
+    )
+    return before != after
+
+
+def _bound(view: PolicyView, answers: Sequence[Mapping[str, Any]]) -> None:
+    if sum(len(answer["classes"]) for answer in answers) > view.table.limits.max_question_classes:
+        raise _too_many_classes(view)
+
+
+def _too_many_classes(view: PolicyView) -> AppError:
+    return AppError(
+        ErrorCode.TOO_LARGE,
+        f"the answer has more than {view.table.limits.max_question_classes} classes (policy.max_question_classes); "
+        "narrow the question, such as by --to, --method or --path",
+    )
+
+
+def request_to_json(request: Request, view: PolicyView) -> dict[str, Any]:
+    """A request in the words of a decision case, so that `explain` takes it."""
+    members: dict[str, Any] = {
+        "protocol": request.protocol,
+        "source_principal": request.principal,
+        "source_ip": request.source_ip,
+        "remote_ip": request.remote_ip,
+        "destination_ip": request.destination_ip,
+        "port": request.port,
+        "method": request.method,
+        "path": request.path,
+        "host": request.host,
+        "headers": {name: list(values) for name, values in request.headers.items()},
+        "sni": request.sni,
+        "jwt_claims": request.claims,
+        "dynamic_metadata": request.dynamic_metadata,
+    }
+    if request.protocol != "tcp" and normalize(request.path, view.mesh.path_normalization) != request.path:
+        members["normalized_path"] = request.path
+    return {name: value for name, value in members.items() if value or name == "protocol"}

@@ -1,0 +1,371 @@
+"""The space of all requests of one protocol at one target, under one set of policies or under two at once.
+
+It brings together the rules that concern the target, the atoms of every part that they ask about, and the way back from
+a class to words and to a request that is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from app.errors import AppError, ErrorCode
+from app.policy.atom_patterns import (
+    DESTINATION_IP,
+    HOST,
+    IDENTITY,
+    METHOD,
+    PATH,
+    PORT,
+    REMOTE_IP,
+    SNI,
+    SOURCE_IP,
+    TOKEN,
+    Part,
+    Pattern,
+    metadata_name,
+    part_of,
+    patterns_of,
+    present,
+)
+from app.policy.atoms import Atoms, Side, atoms_of, put
+from app.policy.authorization_policy import Action
+from app.policy.describe_atoms import AtomSet, describe
+from app.policy.divide import Divider, Leaf, RequestClass
+from app.policy.evaluate import is_conflict
+from app.policy.field_tests import Dimension, PolicyContext, claim_path
+from app.policy.field_tests import Test as FieldTests
+from app.policy.languages import NO_SLASH, Token
+from app.policy.policy_view import PolicyView
+from app.policy.quarantine import Quarantine, QuarantineIndex
+from app.policy.request import Request
+from app.policy.residual import Clause, Rule, Test, holds, rule_of
+from app.policy.rules import CompiledRule, Place
+from app.policy.target import Target
+from app.policy.walk_state import State
+
+# Who calls comes first: it leaves the fewest rules.
+_ORDER = (IDENTITY, PATH, METHOD, HOST, PORT, SOURCE_IP, REMOTE_IP, DESTINATION_IP, TOKEN, SNI)
+_QUARANTINE = "Quarantine"
+
+
+class _Tests(NamedTuple):
+    """One test on a part: the patterns of its values, each with a key that is the same for equal patterns."""
+
+    keyed: tuple[tuple[Any, Pattern], ...]
+    negated: bool
+
+
+_Clause = Mapping[Part, tuple[_Tests, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One enforced rule, with its tests by part in groups of clauses."""
+
+    action: Action
+    name: str  # <namespace>/<name> of the policy
+    id: str  # Istio's
+    provider: str
+    groups: tuple[tuple[_Clause, ...], ...]
+
+    def tests(self, part: Part) -> Iterator[_Tests]:
+        """All tests on a part."""
+        for group in self.groups:
+            for clause in group:
+                yield from clause.get(part, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A rule with its patterns as bits."""
+
+    rule: _Rule
+    groups: tuple[tuple[Mapping[Part, tuple[Test, ...]], ...], ...]
+
+
+class _Patterns:
+    """Patterns by part, each once."""
+
+    def __init__(self) -> None:
+        self.by_part: dict[Part, dict[Any, int]] = {}
+        self.found: dict[Part, list[Pattern]] = {}
+
+    def bits(self, part: Part, keyed: Iterable[tuple[Any, Pattern]]) -> int:
+        """The bits of patterns of a part, which are added where they are new."""
+        numbers, patterns = self.by_part.setdefault(part, {}), self.found.setdefault(part, [])
+        bits = 0
+        for key, pattern in keyed:
+            if key not in numbers:
+                numbers[key] = len(patterns)
+                patterns.append(pattern)
+            bits |= 1 << numbers[key]
+        return bits
+
+    def tests(self, part: Part, tests: Iterable[_Tests]) -> tuple[Test, ...]:
+        """Tests with their patterns as bits."""
+        return tuple(sorted((self.bits(part, one.keyed), one.negated) for one in tests))
+
+
+class RequestSpace:
+    """All requests of a protocol (`http` or `tcp`) at a target, as the rules of one or two views divide them."""
+
+    def __init__(
+        self,
+        views: Sequence[PolicyView],
+        target: Target,
+        protocol: str,
+        *,
+        given: Mapping[Part, Any] | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """`given` values of parts stand for themselves alone; with `now`, quarantines that hold then count.
+
+        Raises:
+            AppError: `TOO_LARGE` over a limit, `INVALID` for what cannot be divided.
+        """
+        self.target = target
+        self.protocol = protocol
+        self._given = dict(given or {})
+        self._views = tuple(views)
+        self._limits = views[0].table.limits
+        sides = [Side(view.mesh, view.table.limits) for view in views]
+        rules = [list(_rules(view, target, protocol, now)) for view in views]
+        patterns = _Patterns()
+        known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
+        self._entries = [
+            [_entry(rule, patterns) for rule in side if _may_match(rule, known, patterns)] for side in rules
+        ]
+        for part in (*self._given, *patterns.found):
+            patterns.bits(part, present(part))
+        _refuse_twins(patterns.found, hardened=any(view.mesh.hardened for view in views))
+        self.parts = [
+            atoms_of(part, patterns.found[part], sides, self._given.get(part), is_given=part in self._given)
+            for part in sorted(patterns.found, key=self._rank)
+        ]
+        self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
+
+    def _given_atoms(
+        self, part: Part, rules: Sequence[Sequence[_Rule]], patterns: _Patterns, sides: Sequence[Side]
+    ) -> Atoms:
+        patterns.bits(part, present(part))
+        for side in rules:
+            for rule in side:
+                for tests in rule.tests(part):
+                    patterns.bits(part, tests.keyed)
+        return atoms_of(part, patterns.found[part], sides, self._given[part], is_given=True)
+
+    def _rank(self, part: Part) -> tuple[bool, int, Part]:
+        return part not in self._given, _ORDER.index(part) if part in _ORDER else len(_ORDER), part
+
+    def classes(self, wanted: Callable[[Leaf], bool], *, ranked: bool) -> list[RequestClass]:
+        """The classes with a wanted outcome; `ranked` tells the rules apart that decide alike.
+
+        Raises:
+            AppError: `TOO_LARGE` over a limit.
+        """
+        same = len({(view.mesh, view.table.limits) for view in self._views}) == 1 and not ranked
+        divider = Divider(self.parts, self._limits, same_rules=same)
+        states = [self._state(side, ranked=ranked) for side in range(len(self._views))]
+        return divider.classes(states, wanted)
+
+    def rule(self, side: int, rank: int) -> tuple[str, str]:
+        """Policy and rule of a rank; empty for none."""
+        if rank < 0:
+            return "", ""
+        rule = self._entries[side][rank].rule
+        return rule.name, rule.id
+
+    def describe(self, one: RequestClass) -> dict[str, AtomSet]:
+        """The conditions of a class, in words by part; parts that do not matter, or were given, are left out."""
+        return {
+            self.parts[number].part.label: describe(self.parts[number], atoms)
+            for number, atoms in sorted(one.atoms.items())
+            if self.parts[number].part not in self._given
+        }
+
+    def witness(self, one: RequestClass) -> Request:
+        """A request of the class."""
+        fields: dict[str, Any] = {"protocol": self.protocol}
+        if self.protocol != "tcp":
+            fields |= {"method": "GET", "path": "/"}
+        for number, atoms in enumerate(self.parts):
+            block = one.atoms.get(number)
+            if block is None and atoms.part not in self._given:
+                continue
+            put(fields, atoms.part, atoms.atoms[_first(atoms, block)].value)
+        return Request(**fields)
+
+    def contains(self, one: RequestClass, request: Request) -> bool:
+        """Whether a request is in a class; it must be one with plain readings, or with atoms of its own."""
+        return all(self._has(number, block, request) for number, block in one.atoms.items())
+
+    def _has(self, number: int, block: int, request: Request) -> bool:
+        atoms = self.parts[number]
+        value = _value(atoms.part, request)
+        sides = [Side(view.mesh, view.table.limits) for view in self._views]
+        (found,) = atoms_of(atoms.part, atoms.patterns, sides, value, is_given=True).atoms
+        return any(block >> at & 1 and atom.readings == found.readings for at, atom in enumerate(atoms.atoms))
+
+    def _state(self, side: int, *, ranked: bool) -> State:
+        view = self._views[side]
+        chain = view.table.attached(self.target).chain(self.protocol)
+        deny, custom, allow = set(), set(), set()
+        for number, entry in enumerate(self._entries[side]):
+            rank = number if ranked else 0
+            rule = self._rule(entry)
+            if rule is None:
+                continue
+            if entry.rule.action is Action.CUSTOM:
+                custom.add((entry.rule.provider, rank, rule))
+            else:
+                (deny if entry.rule.action is Action.DENY else allow).add((rank, rule))
+        return State(
+            deny=frozenset(deny),
+            custom=frozenset(custom),
+            allow=frozenset(allow),
+            allows=chain.allows,
+            conflict=is_conflict(view.table, chain),
+        )
+
+    def _rule(self, entry: _Entry) -> Rule | None:
+        return rule_of([self._clause(clause) for clause in group] for group in entry.groups)
+
+    def _clause(self, clause: Mapping[Part, tuple[Test, ...]]) -> Clause:
+        return tuple(sorted((self._numbers[part], tests) for part, tests in clause.items()))
+
+
+def _first(atoms: Atoms, block: int | None) -> int:
+    """The number of the first atom of a block, a plain one where there is one."""
+    members = [at for at in range(len(atoms.atoms)) if block is None or block >> at & 1]
+    return next((at for at in members if atoms.atoms[at].is_plain), members[0])
+
+
+def _rules(view: PolicyView, target: Target, protocol: str, now: datetime | None) -> Iterator[_Rule]:
+    """What is enforced at the target, in the order in which rules are named."""
+    if now is not None:
+        yield from _quarantines(view, now)
+    attached = view.table.attached(target)
+    place = attached.place(protocol)
+    chain = attached.chain(protocol)
+    for policy in chain.policies:
+        for rule in policy.rules(place):
+            groups = tuple(_groups(rule, policy.context, place))
+            yield _Rule(policy.action, policy.name, rule.id, chain.providers.get(policy.name, ""), groups)
+
+
+def _groups(rule: CompiledRule, context: PolicyContext, place: Place) -> Iterator[tuple[_Clause, ...]]:
+    def clause(tests: Iterable[FieldTests]) -> _Clause:
+        by_part: dict[Part, list[_Tests]] = {}
+        for test in tests:
+            part = part_of(test)
+            # What a value means may depend on the mesh, where two views are compared.
+            mesh = context.mesh if part == IDENTITY else None
+            keyed = patterns_of(test, context, at_ztunnel=place is Place.ZTUNNEL)
+            by_part.setdefault(part, []).append(
+                _Tests(tuple(((*key, mesh), pattern) for key, pattern in keyed), test.negated)
+            )
+        return {part: tuple(tests) for part, tests in by_part.items()}
+
+    for clauses in (rule.source_clauses, rule.operation_clauses):
+        if clauses:
+            yield tuple(map(clause, clauses))
+    for test in rule.conditions:
+        if test.dimension is not Dimension.HEADER:
+            yield (clause([test]),)
+    for header in rule.headers:  # all tests of one header hold in one reading of it
+        yield (clause(header.tests),)
+
+
+def _entry(rule: _Rule, patterns: _Patterns) -> _Entry:
+    return _Entry(
+        rule,
+        tuple(
+            tuple({part: patterns.tests(part, tests) for part, tests in clause.items()} for clause in group)
+            for group in rule.groups
+        ),
+    )
+
+
+def _may_match(rule: _Rule, known: Mapping[Part, Atoms], patterns: _Patterns) -> bool:
+    """Whether the given values leave the rule a chance; where they have several readings, it is not asked."""
+    for group in rule.groups:
+        if not any(
+            all(
+                holds(patterns.tests(part, tests), known[part].atoms[0].readings[0][0])
+                for part, tests in clause.items()
+                if part in known and known[part].atoms[0].is_plain
+            )
+            for clause in group
+        ):
+            return False
+    return True
+
+
+def _quarantines(view: PolicyView, now: datetime) -> Iterator[_Rule]:
+    for quarantine in view.quarantines.all():
+        if quarantine.holds(now) and (quarantine.identity or quarantine.account):
+            key = (_QUARANTINE, quarantine.name, quarantine.identity, quarantine.account)
+            tests = _Tests(((key, _quarantined(quarantine, now)),), negated=False)
+            decision = quarantine.decision
+            yield _Rule(Action.DENY, decision.policy, decision.rule, "", (({IDENTITY: (tests,)},),))
+
+
+def _quarantined(quarantine: Quarantine, now: datetime) -> Pattern:
+    alone = QuarantineIndex((quarantine,))
+    text = (
+        (quarantine.identity,)
+        if quarantine.identity
+        else ("spiffe://", Token(NO_SLASH, repeated=False), Token(NO_SLASH, repeated=True), quarantine.account)
+    )
+    return Pattern(
+        label=f"quarantine {quarantine.name}",
+        matches=lambda principal: alone.of_identity(principal, now) is not None,
+        texts=(text,),
+    )
+
+
+def _refuse_twins(parts: Iterable[Part], *, hardened: bool) -> None:
+    """Headers that servers may take for one another are read together under hardened matching."""
+    seen: dict[str, str] = {}
+    for part in parts:
+        if hardened and part.kind == "header":
+            folded = part.name.replace("_", "-")
+            if seen.setdefault(folded, part.name) != part.name:
+                raise AppError(
+                    ErrorCode.INVALID,
+                    f"rules ask about the headers {seen[folded]} and {part.name}, which servers may take for one "
+                    "another; they cannot be divided into classes: ask `policy explain` about single requests",
+                )
+
+
+def _value(part: Part, request: Request) -> Any:
+    """What a request has for a part, as an atom's value."""
+    match part.kind:
+        case "identity":
+            return request.principal
+        case "remote.ip":
+            return request.remote_ip or request.source_ip
+        case "header":
+            return next(iter(request.headers.get(part.name, ())), None)
+        case "token":
+            claims = request.claims
+            return None if claims is None else (claims.get("iss"), claims.get("sub"))
+        case "claim":
+            return _items_of_claim(part, request)
+        case "metadata":
+            filter_name, name = metadata_name(part)
+            return ((request.dynamic_metadata or {}).get(filter_name) or {}).get(name)
+        case _:
+            return getattr(request, part.kind.replace(".", "_"))
+
+
+def _items_of_claim(part: Part, request: Request) -> list[str]:
+    found: Any = request.claims
+    for name in claim_path(part.name) or ():
+        found = found.get(name) if isinstance(found, dict) else None
+    if isinstance(found, list):
+        return [item for item in found if isinstance(item, str)]
+    return [found] if isinstance(found, str) else []

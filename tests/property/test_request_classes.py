@@ -1,0 +1,285 @@
+"""Questions about all requests at once are complete: what `decide` says of any request is what its class says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from app.policy.cases import read_request
+from app.policy.evaluate import decide
+from app.policy.hardened import host_readings, is_plain_path, path_readings
+from app.policy.known_targets import known_targets
+from app.policy.policy_view import PolicyView
+from app.policy.reachability import Place, difference, places_at
+from app.policy.request import Request
+from app.policy.request_space import RequestSpace
+from app.policy.target import PointKind, Target
+from tests.support.policies import LIMITS, SIDECAR, document, policy
+
+_SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+_VALUES: dict[str, list[str]] = {
+    "principals": [
+        "*",
+        "cluster.local/ns/shop/sa/web",
+        "cluster.local/*",
+        "*/sa/y",
+        "old/ns/shop/sa/web",
+        "td/ns/x/sa/y",
+    ],
+    "namespaces": ["shop", "x", "*", "s*p", "shop/ns/x"],
+    "serviceAccounts": ["shop/web", "y", "x/y"],
+    "trustDomains": ["cluster.local", "t*", "*", "*d"],
+    "ipBlocks": ["10.0.0.0/8", "10.1.2.3", "::/0"],
+    "remoteIpBlocks": ["10.0.0.0/8", "0.0.0.0/0", "::/0"],
+    "requestPrincipals": ["*", "i/s", "i/*", "*/s", "i*", "*s", "i"],
+    "paths": [
+        *("/", "/a", "/admin*", "/public/*", "*", "*admin", "/a/", "/{*}", "/{*}/admin", "/public/{**}", "/a/{**}/b"),
+        *("/a*b", "/a/b", "*.b", "/a;x"),
+    ],
+    "hosts": ["a.com", "*.com", "a.com:*", "a.com:80", "*", "a*", "A.com"],
+    "methods": ["GET", "POST", "*", "P*", "*T"],
+    "ports": ["80", "8080"],
+}
+_CONDITIONS: dict[str, list[str]] = {
+    "request.headers[x-a]": ["a", "b", "a*", "*b", "*", "a,b"],
+    "request.headers[user-agent]": ["a", "*b"],
+    "request.headers[:authority]": ["a.com", "a.com:80", "*.com"],
+    "request.headers[:path]": ["/a", "/a*", "*b"],
+    "request.headers[:method]": ["GET", "P*"],
+    "source.namespace": _VALUES["namespaces"],
+    "source.ip": _VALUES["ipBlocks"],
+    "destination.ip": ["10.0.0.0/8"],
+    "request.auth.claims[a]": ["a", "b", "a*", "*"],
+    "request.auth.claims[iss]": ["i", "i*"],
+    "request.auth.audiences": ["x", "y*"],
+    "connection.sni": ["a.com", "*.com", "*"],
+    "experimental.envoy.filters.f[k]": ["a", "a*", "[b]", "[b*]"],
+}
+
+
+def _lists(values: list[str]) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True)
+
+
+def _clause(*names: str) -> st.SearchStrategy[dict[str, Any]]:
+    every = {}
+    for name in names:
+        every[name] = _lists(_VALUES[name])
+        every[f"not{name[0].upper()}{name[1:]}"] = _lists(_VALUES[name])
+    return st.fixed_dictionaries({}, optional=every).filter(lambda found: 0 < len(found) <= 3)
+
+
+_SOURCES = _clause(*list(_VALUES)[:7])
+_OPERATIONS = _clause(*list(_VALUES)[7:])
+
+
+@st.composite
+def _condition(draw: st.DrawFn) -> dict[str, Any]:
+    key = draw(st.sampled_from(sorted(_CONDITIONS)))
+    lists = {"values": _lists(_CONDITIONS[key]), "notValues": _lists(_CONDITIONS[key])}
+    return {"key": key, **draw(st.fixed_dictionaries({}, optional=lists).filter(bool))}
+
+
+_RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "from": st.lists(_SOURCES.map(lambda found: {"source": found}), min_size=1, max_size=2),
+        "to": st.lists(_OPERATIONS.map(lambda found: {"operation": found}), min_size=1, max_size=2),
+        "when": st.lists(_condition(), min_size=1, max_size=2),
+    },
+)
+
+
+@st.composite
+def _policies(draw: st.DrawFn) -> list[dict[str, Any]]:
+    found = []
+    for number in range(draw(st.integers(1, 4))):
+        action = draw(st.sampled_from(["ALLOW", "ALLOW", "DENY", "CUSTOM", "AUDIT"]))
+        spec: dict[str, Any] = {"provider": {"name": draw(st.sampled_from("pq"))}} if action == "CUSTOM" else {}
+        dry_run = {"istio.io/dry-run": "true"} if action == "ALLOW" and not draw(st.integers(0, 5)) else None
+        rules = draw(st.lists(_RULES, min_size=1, max_size=2))
+        found.append(policy(*rules, action=action, name=f"p{number}", annotations=dry_run, **spec))
+    return found
+
+
+_PLAIN = st.builds(
+    Request,
+    protocol=st.sampled_from(["http", "http", "grpc", "tcp"]),
+    principal=st.sampled_from(
+        [
+            "",
+            "spiffe://cluster.local/ns/shop/sa/web",
+            "spiffe://cluster.local/ns/x/sa/y",
+            "spiffe://td/ns/shop/sa/y",
+            "spiffe://td/ns/sxp/sa/zz",
+            "spiffe://old/ns/shop/sa/web",
+            "spiffe://other/gateway",
+        ]
+    ),
+    source_ip=st.sampled_from(["10.1.2.3", "10.9.9.9", "fd00::1", "192.0.2.7", ""]),
+    remote_ip=st.sampled_from(["10.1.2.3", "fd00::1", "192.0.2.7"]),
+    destination_ip=st.sampled_from(["10.1.2.3", "192.0.2.7"]),
+    port=st.sampled_from([80, 8080, 9]),
+    method=st.sampled_from(["GET", "POST", "PUT", "T", "get"]),
+    path=st.lists(st.sampled_from(["a", "admin", "public", "b", "a.b", "A", "axb", "admin1"]), max_size=4).map(
+        lambda segments: "/" + "/".join(segments)
+    ),
+    host=st.sampled_from(["a.com", "b.a.com", "", "a", "b.org"]),
+    headers=st.dictionaries(
+        st.sampled_from(["x-a", "user-agent"]), st.sampled_from(["a", "b", "ab", "", "c"]).map(lambda text: (text,))
+    ),
+    sni=st.sampled_from(["", "a.com", "b.com", "z"]),
+    claims=st.none()
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "iss": st.sampled_from(["i", "is", "o"]),
+            "sub": st.sampled_from(["s", "xs", "o", ""]),
+            "a": st.sampled_from(["a", "b", "ab", ["a", "b"], ["c"], []]),
+            "aud": st.sampled_from(["x", ["y1", "x"], ["z"]]),
+        },
+    ),
+    dynamic_metadata=st.none()
+    | st.sampled_from([{"f": {"k": value}} for value in ("a", "ab", ["b"], ["bb", "c"], [])]),
+)
+_ANSWERS = st.fixed_dictionaries({"p": st.booleans(), "q": st.booleans()})
+_TARGETS = st.sampled_from([SIDECAR, Target(PointKind.ZTUNNEL, "shop"), Target(PointKind.GATEWAY, "shop")])
+_MESHES = st.sampled_from(
+    [
+        {},
+        {"hardened": False},
+        {"trustDomainAliases": ["old"], "enableMultipleCustomProviders": True},
+        {"hardened": False, "enableMultipleCustomProviders": True},
+    ]
+)
+
+
+def view_of(policies: list[dict[str, Any]], mesh: dict[str, Any]) -> PolicyView:
+    """The view of policies in a mesh."""
+    values = [*policies, {"apiVersion": "gatehouse.dev/v1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": mesh}]
+    return PolicyView.empty(LIMITS).changed({document(value).key: value for value in values}, {}, LIMITS)
+
+
+@given(_policies(), _MESHES, _TARGETS, _PLAIN, _ANSWERS)
+@_SETTINGS
+def test_a_request_is_in_one_class_which_says_what_is_decided(
+    policies: list[dict[str, Any]], mesh: dict[str, Any], target: Target, request: Request, answers: dict[str, bool]
+) -> None:
+    """The classes are a partition, and each is decided as every request in it, with the rule that is named."""
+    view = view_of(policies, mesh)
+    space = RequestSpace([view], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
+
+    found = [one for one in space.classes(lambda _: True, ranked=True) if space.contains(one, request)]
+
+    assert 1 == len(found)
+    (outcome,) = found[0].outcomes
+    decision = decide(view.table, target, request, answers)
+    assert decision.allowed == (outcome.allowed and all(answers[name] for name in outcome.providers))
+    if decision.allowed or decision.reason == outcome.reason:
+        assert (decision.policy, decision.rule) == space.rule(0, outcome.rank)
+
+
+@given(_policies(), _policies(), _MESHES, _MESHES, _TARGETS, _PLAIN, _ANSWERS)
+@_SETTINGS
+def test_diff_names_a_class_of_every_request_that_is_decided_otherwise(
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    mesh: dict[str, Any],
+    other_mesh: dict[str, Any],
+    target: Target,
+    request: Request,
+    answers: dict[str, bool],
+) -> None:
+    """Where two sets answer a request differently, a class contains it; where they do not, none does."""
+    views = (view_of(before, mesh), view_of([*before[1:], *after], other_mesh if len(after) == 1 else mesh))
+    space = RequestSpace(views, target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
+
+    found = [one for one in space.classes(_differ, ranked=False) if space.contains(one, request)]
+
+    decisions = [decide(view.table, target, request, answers).allowed for view in views]
+    if decisions[0] is not decisions[1]:
+        assert 1 == len(found)
+    if not found:
+        assert decisions[0] is decisions[1]
+
+
+def _differ(leaf: Any) -> bool:
+    before, after = leaf
+    return (before.allowed, before.providers) != (after.allowed, after.providers)
+
+
+@given(_policies(), _policies(), _MESHES)
+@_SETTINGS
+def test_every_witness_of_a_difference_is_decided_otherwise(
+    before: list[dict[str, Any]], after: list[dict[str, Any]], mesh: dict[str, Any]
+) -> None:
+    """Each class comes with a request that one set allows and the other denies."""
+    views = (view_of(before, mesh), view_of(after, mesh))
+    target = SIDECAR
+
+    for one in difference(views, places_at([target]), {}, NOW)["differences"]:
+        request, rejected = read_request(_without_answers(one["witness"]), views[1].mesh)
+        answers = {name: said == "allow" for name, said in one["witness"].get("provider_decisions", {}).items()}
+        decisions = [decide(view.table, target, request, answers) for view in views]
+        assert rejected is None
+        assert decisions[0].allowed is not decisions[1].allowed
+
+
+def _without_answers(witness: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in witness.items() if name != "provider_decisions"}
+
+
+@given(_policies(), _MESHES)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_equal_sets_do_not_differ(policies: list[dict[str, Any]], mesh: dict[str, Any]) -> None:
+    """Other names for the same rules are no difference, wherever they are asked."""
+    renamed = [{**one, "metadata": {**one["metadata"], "name": f"z-{one['metadata']['name']}"}} for one in policies]
+    views = (view_of(policies, mesh), view_of(renamed, mesh))
+
+    assert [] == difference(views, places_at(known_targets(views)), {}, NOW)["differences"]
+
+
+_AMBIGUOUS = st.lists(
+    st.sampled_from(["a", "admin", "..", ".", "", "%61", "%2f", "a;x", "public", "b"]), min_size=1, max_size=4
+).map(lambda segments: "/" + "/".join(segments))
+
+
+@given(_policies(), _AMBIGUOUS, st.sampled_from(["a.com", "a.com:80", "A.com", "a.com."]), _PLAIN)
+@_SETTINGS
+def test_an_ambiguous_request_is_allowed_only_where_all_its_readings_are(
+    policies: list[dict[str, Any]], path: str, host: str, plain: Request
+) -> None:
+    """What the classes leave out is only ever denied more than what they say."""
+    view = view_of(policies, {})
+    assume(plain.protocol != "tcp")
+    ambiguous = _with(plain, path, host)
+    answers = {"p": True, "q": True}
+    space = RequestSpace([view], SIDECAR, "http", now=NOW)
+    if not decide(view.table, SIDECAR, ambiguous, answers).allowed:
+        return
+
+    # A spelling that shares its reading with another one is not a reading by itself.
+    paths = [reading[0] for reading in path_readings(path, LIMITS.max_readings) or () if len(reading) == 1]
+    hosts = [reading[0] for reading in host_readings(host) or () if len(reading) == 1]
+    for one_path in filter(is_plain_path, paths):
+        for one_host in hosts:
+            reading = _with(plain, one_path, one_host)
+            classes = [one for one in space.classes(lambda _: True, ranked=False) if space.contains(one, reading)]
+            assert all(one.outcomes[0].allowed for one in classes)
+
+
+def _with(request: Request, path: str, host: str) -> Request:
+    return Request(
+        principal=request.principal, method=request.method, path=path, host=host, headers=request.headers, port=80
+    )
+
+
+def test_a_place_is_asked_in_each_protocol_that_it_knows() -> None:
+    """HTTP and TCP at a waypoint, TCP alone at ztunnel."""
+    ztunnel = Target(PointKind.ZTUNNEL, "shop")
+    assert [Place(SIDECAR, "http"), Place(SIDECAR, "tcp"), Place(ztunnel, "tcp")] == list(places_at([SIDECAR, ztunnel]))
