@@ -104,3 +104,42 @@ def test_source_effect_and_taking_over(run, live, files):
     assert "owned by git" in refused.err
     assert ["KIND", "NAMESPACE", "NAME", "SOURCE", "EFFECT"] == listed.out.splitlines()[0].split()[:5]
     assert ["api", "enforced"] == listed.out.splitlines()[1].split()[3:5]
+
+
+def test_the_way_from_enforced_to_native(run, live, files, tmp_path):
+    """Marked, written, found in the cluster and confirmed; when the copy is gone, the confirmation goes."""
+    marked = tmp_path / "marked.yaml"
+    documents = list(yaml.safe_load_all(SET))[:2]
+    documents[1]["metadata"]["annotations"] = {"gatehouse.dev/effect": "projected"}
+    marked.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+    run("policy", "apply", str(marked))
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(run("policy", "project", "--marked").out, encoding="utf-8")
+
+    tried = run("policy", "confirm", str(cluster), "--dry-run")
+    confirmed = run("policy", "confirm", str(cluster))
+    again = run("policy", "confirm", str(cluster), "-o", "json")
+    shown = run("policy", "get", "ap", "readers", "-n", "shop", "-o", "json")
+    cluster.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": []}), encoding="utf-8")
+    gone = run("policy", "confirm", str(cluster))
+
+    assert [0] * 4 == [each.code for each in (tried, confirmed, again, gone)], confirmed.err
+    row = ["AuthorizationPolicy/shop/readers", "in", "force", "changed"]
+    assert [row, row] == [each.out.splitlines()[1].split() for each in (tried, confirmed)]
+    assert ["unchanged"] == [item["confirmation"] for item in json.loads(again.out)["items"]]
+    assert "gatehouse.dev/in-force-natively" in json.loads(shown.out)["metadata"]["annotations"]
+    assert ["AuthorizationPolicy/shop/readers", "missing", "changed"] == gone.out.splitlines()[1].split()
+
+
+def test_confirming_what_git_owns(run, live, files, tmp_path):
+    """The annotation to write there is said, and nothing is changed here."""
+    marked = tmp_path / "marked.yaml"
+    marked.write_text(SET.replace("name: readers,", "name: readers, annotations: {gatehouse.dev/effect: projected},"))
+    run("policy", "apply", str(marked), "--source", "git")
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(run("policy", "project", "--marked").out, encoding="utf-8")
+
+    result = run("policy", "confirm", str(cluster))
+
+    assert (0, "unchanged") == (result.code, result.out.splitlines()[1].split()[-1])
+    assert "is owned by git: write gatehouse.dev/in-force-natively:" in result.err
