@@ -27,7 +27,8 @@ from app.authority.policies.apply_batch import apply_batch
 from app.authority.policies.check_rego import RegoChecker
 from app.authority.policies.delete_policy import delete_policy
 from app.authority.policies.explain_request import Explainer
-from app.authority.policies.policy_commit import Act
+from app.authority.policies.policy_commit import BY_API, Act, Writer
+from app.authority.policies.project_policies import project_policies
 from app.authority.policies.put_policy import PutPolicy, put_policy
 from app.authority.policies.roll_back import roll_back, roll_back_document
 from app.authority.ports import Clock, InventoryContents
@@ -47,6 +48,7 @@ from app.errors import AppError, ErrorCode
 from app.identity.inventory_fields import ClusterNames
 from app.limits import Limits
 from app.policy.document import QUARANTINE
+from app.policy.project import ProjectionOptions
 
 
 class Administration:
@@ -87,16 +89,17 @@ class Administration:
         create_only: bool = False,
         reason: str = "",
         dry_run: bool = False,
+        writer: Writer = BY_API,
     ) -> PolicyChange:
         """Create or replace one document (a JSON value); exactly one change comes back.
 
         Raises:
-            AppError: `CONFLICT` when `create_only` and it exists; `PRECONDITION_REQUIRED` when it exists and
-                `expected` is None; `PRECONDITION_FAILED` when `expected` does not hold; `INVALID` when the
+            AppError: `CONFLICT` when `create_only` and it exists, or for another owner; `PRECONDITION_REQUIRED` when it
+                exists and `expected` is None; `PRECONDITION_FAILED` when `expected` does not hold; `INVALID` when the
                 document is not acceptable or is not the one that `key` names; `NOT_FOUND` for an impossible key.
         """
         asked = PutPolicy(document=document, key=key, expected=expected, create_only=create_only)
-        act = self._act("policy.put", actor, reason, dry_run)
+        act = self._act("policy.put", actor, reason, dry_run, writer=writer)
         return await self._applied(await put_policy(self._store, self._limits, act, asked, rego=self._rego))
 
     async def get_policy(self, key: tuple[str, str, str], *, revision: int | None = None) -> StoredDocument:
@@ -129,13 +132,14 @@ class Administration:
         expected: str | None,
         reason: str = "",
         dry_run: bool = False,
+        writer: Writer = BY_API,
     ) -> PolicyChange:
         """Delete one document.
 
         Raises:
-            AppError: `NOT_FOUND`, `PRECONDITION_REQUIRED`, `PRECONDITION_FAILED`.
+            AppError: `NOT_FOUND`, `PRECONDITION_REQUIRED`, `PRECONDITION_FAILED`, `CONFLICT` for another owner.
         """
-        act = self._act("policy.delete", actor, reason, dry_run)
+        act = self._act("policy.delete", actor, reason, dry_run, writer=writer)
         return await self._applied(await delete_policy(self._store, self._limits, act, key, expected=expected))
 
     async def apply_batch(
@@ -146,14 +150,15 @@ class Administration:
         expected_revision: int | None = None,
         reason: str = "",
         dry_run: bool = False,
+        writer: Writer = BY_API,
     ) -> PolicyChange:
         """Create or replace many documents, all or none; `kind: List` values are expanded.
 
         Raises:
             AppError: `INVALID` with the pointers of every bad document (`/<index>/...`); `TOO_LARGE`;
-                `PRECONDITION_FAILED` when the set is not at `expected_revision`.
+                `CONFLICT` for another owner; `PRECONDITION_FAILED` when the set is not at `expected_revision`.
         """
-        act = self._act("policy.apply", actor, reason, dry_run)
+        act = self._act("policy.apply", actor, reason, dry_run, writer=writer)
         change = await apply_batch(
             self._store, self._limits, act, documents, expected_revision=expected_revision, rego=self._rego
         )
@@ -384,6 +389,10 @@ class Administration:
         """
         return await self._explainer.explain(question, revision=revision, now=self._clock.now())
 
+    async def project(self, options: ProjectionOptions, *, revision: int | None = None) -> dict[str, Any]:
+        """The set as native documents; see `project_policies`."""
+        return await project_policies(self._store, self._explainer, options, revision=revision)
+
     async def status(self) -> StoreStatus:
         """The numbers of the store."""
         return await self._store.read(lambda transaction: transaction.status())
@@ -402,10 +411,8 @@ class Administration:
                 await self._on_quarantine()
         return change
 
-    def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, rollback_of: int | None = None) -> Act:
-        return Act(
-            verb=verb, actor=actor, reason=reason, now=self._clock.now(), dry_run=dry_run, rollback_of=rollback_of
-        )
+    def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, **more: Any) -> Act:
+        return Act(verb=verb, actor=actor, reason=reason, now=self._clock.now(), dry_run=dry_run, **more)
 
 
 def _whole_inventory(transaction: Transaction) -> InventoryContents:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from app.authority.actor import Role
 from app.errors import FieldError
+from app.policy.ownership import effect_of_content
 
 T = TypeVar("T")
 
@@ -41,8 +42,13 @@ class StoredDocument:
     name: str
     etag: str
     revision: int  # the revision that brought this version
-    source: str  # who owns it: "api"
+    source: str  # who owns it: api, git or kubernetes
     content: Mapping[str, Any]  # apiVersion, kind, metadata, spec
+
+    @property
+    def effect(self) -> str:
+        """Who enforces it: observed, enforced or projected; empty for kinds that have no effect."""
+        return effect_of_content(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +126,7 @@ class DocumentWrite:
     etag: str
     previous_etag: str
     content: Any | None
+    taken_from: str = ""  # the owner before, where the change takes the document over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.cli.failures import UsageError
 from app.cli.files import Found
 from app.cli.text import print_facts, print_table
 from app.errors import AppError
+
+if TYPE_CHECKING:
+    from app.policy.policy_view import PolicyView
 
 _KINDS = ("waypoint", "sidecar", "gateway", "ztunnel")
 
@@ -59,10 +62,20 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
     Raises:
         AppError: `INVALID` when the question or a document is not acceptable.
     """
+    from app.policy.question import answer_question
+
+    return answer_question(question, view_of(documents), now=datetime.now(UTC))
+
+
+def view_of(documents: Sequence[Found]) -> PolicyView:
+    """A set of files, compiled.
+
+    Raises:
+        AppError: `INVALID` when a document is not acceptable, or is there twice.
+    """
     from app.limits import PolicyLimits
     from app.policy.document import parse_document
     from app.policy.policy_view import PolicyView
-    from app.policy.question import answer_question
 
     limits = PolicyLimits()
     values: dict[str, Any] = {}
@@ -74,8 +87,7 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
         if key in values:
             raise UsageError(f"{found.where}: {key} is there twice")
         values[key] = found.value
-    view = PolicyView.empty(limits).changed(values, {}, limits)
-    return answer_question(question, view, now=datetime.now(UTC))
+    return PolicyView.empty(limits).changed(values, {}, limits)
 
 
 def print_answer(answer: dict[str, Any]) -> None:

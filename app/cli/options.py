@@ -14,6 +14,12 @@ ContextName = Annotated[str, typer.Option("--context", help="The context to use 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="The cluster, by id or alias, instead of the local one.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+FromSource = Annotated[
+    str, typer.Option("--source", help="From where it is changed: api, git or kubernetes; it belongs there then.")
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Change it although another source owns it; the ledger says so.")
+]
 NamespaceName = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
 Files = Annotated[
     list[str] | None, typer.Option("--filename", "-f", help="A file, a directory or - for standard input; repeatable.")

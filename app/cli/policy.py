@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import policy_offline
+from app.cli import policy_confirm, policy_offline, policy_project
 from app.cli.client import ApiClient, connect
 from app.cli.failures import CommandError, progress, warn
 from app.cli.files import Found, read_documents
@@ -15,9 +15,11 @@ from app.cli.options import (
     ContextName,
     DryRun,
     Files,
+    FromSource,
     NamespaceName,
     Paths,
     Reason,
+    TakeOver,
     document_path,
     document_words,
     given_paths,
@@ -38,6 +40,8 @@ def apply(
     *,
     dry_run: DryRun = False,
     reason: Reason = "",
+    source: FromSource = "api",
+    take_over: TakeOver = False,
     wait: Annotated[float, typer.Option("--wait", help="Wait up to SECONDS until every worker serves it.")] = 0.0,
     output: Output = Format.TABLE,
     context: ContextName = "",
@@ -48,9 +52,8 @@ def apply(
         progress(f"applying {len(documents)} documents")
     with connect(context) as api:
         try:
-            change, _ = api.call(
-                "POST", "/v1/apply", query=_write_query(dry_run, reason), body=[found.value for found in documents]
-            )
+            query = _write_query(dry_run, reason) | _owner_query(source, take_over=take_over)
+            change, _ = api.call("POST", "/v1/apply", query=query, body=[found.value for found in documents])
         except AppError as error:
             raise _located(error, documents) from None
         _print_change(change, output)
@@ -83,8 +86,9 @@ def get(
         query = {"kind": kind_of(kind) if kind else "", "namespace": namespace, "pageSize": _PAGE}
         items = list(api.pages("/v1/policies", **query))
     if output is Format.TABLE:
-        rows = [(item["kind"], item["namespace"], item["name"], item["revision"], item["etag"][:12]) for item in items]
-        print_table(("KIND", "NAMESPACE", "NAME", "REVISION", "ETAG"), rows)
+        columns = ("kind", "namespace", "name", "source", "effect", "revision")
+        rows = [(*(item[column] for column in columns), item["etag"][:12]) for item in items]
+        print_table((*map(str.upper, columns), "ETAG"), rows)
     else:
         print_documents([item["content"] for item in items], output)
 
@@ -97,6 +101,8 @@ def delete(
     namespace: NamespaceName = "",
     dry_run: DryRun = False,
     reason: Reason = "",
+    source: FromSource = "api",
+    take_over: TakeOver = False,
     output: Output = Format.TABLE,
     context: ContextName = "",
 ) -> None:
@@ -104,7 +110,8 @@ def delete(
     path = document_path(*document_words(kind, namespace, name))
     with connect(context) as api:
         _, headers = api.call("GET", path)
-        change, _ = api.call("DELETE", path, query=_write_query(dry_run, reason), if_match=headers["etag"])
+        query = _write_query(dry_run, reason) | _owner_query(source, take_over=take_over)
+        change, _ = api.call("DELETE", path, query=query, if_match=headers["etag"])
     _print_change(change, output)
 
 
@@ -166,10 +173,16 @@ def rollback(
 app.command("test")(policy_offline.run_tests)
 app.command("validate")(policy_offline.validate)
 app.command("explain")(policy_offline.explain)
+app.command("project")(policy_project.project)
+app.command("confirm")(policy_confirm.confirm)
 
 
 def _write_query(dry_run: bool, reason: str) -> dict[str, str]:
     return {"dryRun": "All" if dry_run else "", "reason": reason}
+
+
+def _owner_query(source: str, *, take_over: bool) -> dict[str, str]:
+    return {"source": "" if source == "api" else source, "takeOver": "true" if take_over else ""}
 
 
 def _print_change(change: dict[str, Any], output: Format) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -25,7 +25,7 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the
 def print_value(value: Any, output: Format) -> None:
     """Print a JSON value as JSON or YAML."""
     if output is Format.YAML:
-        _dump_yaml([value], explicit_start=False)
+        write_yaml([value], sys.stdout, explicit_start=False)
     else:
         print(json.dumps(value, indent=2))
 
@@ -33,7 +33,7 @@ def print_value(value: Any, output: Format) -> None:
 def print_documents(documents: Sequence[Mapping[str, Any]], output: Format) -> None:
     """Print documents so that `apply` reads them again: a YAML stream, or a List in JSON."""
     if output is Format.YAML:
-        _dump_yaml([dict(document) for document in documents], explicit_start=True)
+        write_yaml([dict(document) for document in documents], sys.stdout, explicit_start=True)
     else:
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}, indent=2))
 
@@ -63,14 +63,15 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
 
 
-def _dump_yaml(values: list[Any], *, explicit_start: bool) -> None:
+def write_yaml(values: list[Any], stream: TextIO, *, explicit_start: bool) -> None:
+    """Write a YAML stream that `apply` and `kubectl` read: without anchors, in the order that was given."""
     import yaml
 
     class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc] # the fast one where it was built
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - `apply` does not read anchors
             return True
 
-    yaml.dump_all(values, sys.stdout, Dumper=Dumper, sort_keys=False, explicit_start=explicit_start)
+    yaml.dump_all(values, stream, Dumper=Dumper, sort_keys=False, explicit_start=explicit_start)
 
 
 def _cell(value: Any) -> str:

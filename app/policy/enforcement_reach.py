@@ -36,8 +36,10 @@ class Attachment:
 class EnforcementReach:
     """The proxies of a set, and the CUSTOM policies that send their requests to us."""
 
-    def __init__(self, view: PolicyView) -> None:
+    def __init__(self, view: PolicyView, *, waypoints_ask: bool = False) -> None:
+        """`waypoints_ask` takes it that every waypoint has a CUSTOM policy that sends all its requests here."""
         self._mesh = view.mesh
+        self._waypoints_ask = waypoints_ask
         points: Iterable[EnforcementPoint] = view.values.of(ENFORCEMENT_POINT).values()
         self._points = sorted(points, key=lambda point: (point.namespace, point.name))
         self._waypoints = [point for point in self._points if point.kind is PointKind.WAYPOINT]
@@ -105,7 +107,7 @@ class EnforcementReach:
         return selects(policy.spec, dict(point.labels))
 
     def _reach(self, namespace: str, ref: TargetRef | None, point: EnforcementPoint) -> Reach:
-        if point.reached_by is ReachedBy.FILTER:
+        if point.reached_by is ReachedBy.FILTER or (self._waypoints_ask and point.kind is PointKind.WAYPOINT):
             return Reach.WHOLE
         whole = self._sent_points.get((point.namespace, point.name))
         if ref is not None and not whole:

@@ -37,18 +37,21 @@ NOT_CONFIRMED = "NOT_CONFIRMED"
 _NO_SOURCES: Mapping[str, str] = {}
 
 
-def ownership_findings(view: PolicyView, sources: Mapping[str, str] = _NO_SOURCES) -> list[SetFinding]:
+def ownership_findings(
+    view: PolicyView, sources: Mapping[str, str] = _NO_SOURCES, *, waypoints_ask: bool = False
+) -> list[SetFinding]:
     """What is enforced twice, by nobody, or cannot be enforced as its document says; in the order of the keys.
 
     `sources` says by document key who owns it, where that is known. Whether requests come to us at all can only be
     said of a set that registers its enforcement points; without one, nothing is found to be enforced by nobody.
+    `waypoints_ask` takes it that every waypoint sends all its requests here, whatever the set says.
     """
     policies = sorted(view.table.policies(), key=lambda policy: policy.key)
     found = [
         *_copies(policies, view),
         *_from_cluster(policies, sources),
         *_projected(policies, view),
-        *_unreached(policies, view),
+        *_unreached(policies, view, waypoints_ask=waypoints_ask),
     ]
     return sorted(dict.fromkeys(found), key=lambda finding: (finding.document, finding.pointer, finding.code))
 
@@ -125,9 +128,9 @@ def _projected(policies: list[CompiledPolicy], view: PolicyView) -> Iterator[Set
             )
 
 
-def _unreached(policies: list[CompiledPolicy], view: PolicyView) -> Iterator[SetFinding]:
+def _unreached(policies: list[CompiledPolicy], view: PolicyView, *, waypoints_ask: bool) -> Iterator[SetFinding]:
     """What is enforced here, and whose requests do not come here."""
-    reach = EnforcementReach(view)
+    reach = EnforcementReach(view, waypoints_ask=waypoints_ask)
     if not len(reach):
         return
     for policy in policies:

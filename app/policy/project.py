@@ -70,10 +70,12 @@ def project(
     if options.with_custom:
         written.extend(ask_policies(view))
     by_place = {(value["metadata"]["namespace"], value["metadata"]["name"]): value for value in reversed(written)}
+    # The CUSTOM policies that are written are taken to be applied, like everything else that is written.
+    findings = ownership_findings(view, sources, waypoints_ask=options.with_custom)
     return Projection(
         documents=tuple(_marked(value, options) for _, value in sorted(by_place.items())),
         not_projected=plan.not_projected,
-        findings=(*ownership_findings(view, sources), *_side_doors(view), *_assumed(view)),
+        findings=(*findings, *_side_doors(view), *_assumed(view)),
     )
 
 

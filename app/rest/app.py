@@ -22,6 +22,7 @@ from app.rest import (
     ledger,
     operations,
     policies,
+    projection,
     quarantines,
     revisions,
     tokens,
@@ -71,6 +72,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
     app.state.services = services
     routers = (
         policies,
+        projection,
         revisions,
         inventory,
         ledger,

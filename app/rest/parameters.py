@@ -11,6 +11,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
 from app.errors import AppError, ErrorCode
+from app.policy.ownership import Source
 
 CLUSTER_SCOPED = "-"  # stands for the namespace of what has none
 
@@ -22,6 +23,7 @@ DryRun = Annotated[
     Literal["All"] | None, Query(alias="dryRun", description="`All`: do everything but the change itself.")
 ]
 Reason = Annotated[str, Query(max_length=1_024, description="Why, for the history.")]
+AtRevision = Annotated[int | None, Query(ge=0, le=2**62, description="As it was at this revision.")]
 Kind = Annotated[str, Path(description="The document's kind, such as AuthorizationPolicy.")]
 Namespace = Annotated[str, Path(description="The document's namespace, or - for a kind that has none.")]
 Name = Annotated[str, Path(description="The document's name.")]
@@ -35,6 +37,19 @@ Lease = Annotated[
         "placement of the cluster is too old to issue by. `none` ends the promise.",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class _From:
+    source: Annotated[Source, Query(description="From where the document is changed; it belongs there then.")] = (
+        Source.API
+    )
+    take_over: Annotated[
+        bool, Query(alias="takeOver", description="Change it although another source owns it; the ledger says so.")
+    ] = False
+
+
+From = Annotated[_From, Depends(_From)]
 
 
 @dataclass(frozen=True, slots=True)

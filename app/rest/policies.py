@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.authority.policies.policy_commit import Writer
 from app.authority.records import Outcome, Page, PolicyChange, StoredDocument
 from app.errors import AppError, ErrorCode
 from app.rest.bodies import documents_schema, read_documents, read_one_document
@@ -21,7 +22,9 @@ from app.rest.conditional import (
 )
 from app.rest.parameters import (
     CLUSTER_SCOPED,
+    AtRevision,
     DryRun,
+    From,
     Kind,
     Name,
     Namespace,
@@ -36,7 +39,6 @@ from app.rest.services import CallingActor, Services
 router = APIRouter(prefix="/v1", tags=["policies"])
 
 _ONE = "/policies/{kind}/{namespace}/{name}"
-AtRevision = Annotated[int | None, Query(ge=0, le=2**62, description="As it was at this revision.")]
 
 
 @router.get("/policies", response_model=DocumentPage)
@@ -85,6 +87,7 @@ async def put_policy(  # noqa: PLR0913 - each is a part of the request
     kind: Kind,
     namespace: Namespace,
     name: Name,
+    owner: From,
     *,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
@@ -105,6 +108,7 @@ async def put_policy(  # noqa: PLR0913 - each is a part of the request
             create_only=create_only,
             reason=reason,
             dry_run=dry_run is not None,
+            writer=Writer(owner.source, owner.take_over),
         )
     except AppError as error:
         if create_only and error.code is ErrorCode.CONFLICT:  # HTTP has its own word for it (RFC 9110 §13.1.2)
@@ -119,12 +123,13 @@ async def put_policy(  # noqa: PLR0913 - each is a part of the request
 
 
 @router.delete(_ONE, response_model=PolicyChangeShape)
-async def delete_policy(
+async def delete_policy(  # noqa: PLR0913 - each is a part of the request
     services: Services,
     actor: CallingActor,
     kind: Kind,
     namespace: Namespace,
     name: Name,
+    owner: From,
     *,
     if_match: IfMatch = None,
     dry_run: DryRun = None,
@@ -137,6 +142,7 @@ async def delete_policy(
         expected=expected_etag(if_match),
         reason=reason,
         dry_run=dry_run is not None,
+        writer=Writer(owner.source, owner.take_over),
     )
 
 
@@ -165,6 +171,7 @@ async def apply_batch(
     response: Response,
     services: Services,
     actor: CallingActor,
+    owner: From,
     *,
     if_match: IfMatch = None,
     dry_run: DryRun = None,
@@ -178,6 +185,7 @@ async def apply_batch(
         expected_revision=expected_number(if_match, "revision"),
         reason=reason,
         dry_run=dry_run is not None,
+        writer=Writer(owner.source, owner.take_over),
     )
     response.headers["etag"] = quoted(change.revision.number)
     return change

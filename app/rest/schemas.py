@@ -47,6 +47,7 @@ class Document(Shape):
     etag: str
     revision: int
     source: str
+    effect: str
     content: dict[str, Any]
 
 

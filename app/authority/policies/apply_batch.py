@@ -41,11 +41,11 @@ async def apply_batch(
             transaction.lock()
         check_revision(transaction, expected_revision)
         heads = transaction.policies.heads(item.key for item in prepared)
-        writes = (item.write(heads.get(item.key)) for item in prepared)
+        writes = (item.write(heads.get(item.key), act.writer) for item in prepared)
         return commit_changes(
             transaction,
             act,
-            [item.change(heads.get(item.key)) for item in prepared],
+            [item.change(heads.get(item.key), act.writer) for item in prepared],
             [write for write in writes if write is not None],
             max_documents=limits.policy.max_documents,
         )

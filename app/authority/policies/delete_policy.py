@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.authority.actor import Role
 from app.authority.policies.document_keys import document_key
-from app.authority.policies.policy_commit import Act, check_owner, check_precondition, commit_changes
+from app.authority.policies.policy_commit import Act, Writer, check_owner, check_precondition, commit_changes
 from app.authority.reasons import check_reason
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome, PolicyChange
 from app.authority.store import Store, Transaction
@@ -35,7 +35,7 @@ async def delete_policy(
             transaction,
             act,
             [deletion_change(wanted, head)],
-            [deletion_write(wanted, head)],
+            [deletion_write(wanted, head, act.writer)],
             max_documents=limits.policy.max_documents,
         )
 
@@ -47,13 +47,13 @@ def deletion_change(key: str, head: Head) -> DocumentChange:
     return DocumentChange(key=key, outcome=Outcome.DELETED, previous_etag=head.etag)
 
 
-def deletion_write(key: str, head: Head) -> DocumentWrite:
+def deletion_write(key: str, head: Head, writer: Writer) -> DocumentWrite:
     """The tombstone to write over a document's current version.
 
     Raises:
         AppError: `CONFLICT` when somebody else owns the document.
     """
-    check_owner(key, head.source)
+    check_owner(key, head.source, writer)
     kind, namespace, name = key.split("/", 2)
     return DocumentWrite(
         key=key,
@@ -65,4 +65,5 @@ def deletion_write(key: str, head: Head) -> DocumentWrite:
         etag="",
         previous_etag=head.etag,
         content=None,
+        taken_from=head.source if head.source != writer.source else "",
     )

@@ -20,7 +20,9 @@ from app.policy.question import answer_question
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class LoadedSet:
+    """A whole set of documents, compiled, and which revision it is."""
+
     number: int  # of the snapshot, or of the revision
     revision: int
     view: PolicyView
@@ -33,8 +35,8 @@ class Explainer:
         self._store = store
         self._limits = limits
         self._lock = asyncio.Lock()
-        self._live: _Loaded | None = None
-        self._old: _Loaded | None = None
+        self._live: LoadedSet | None = None
+        self._old: LoadedSet | None = None
 
     async def explain(self, question: Any, *, revision: int | None, now: datetime) -> dict[str, Any]:
         """The decision and every rule considered, with the revision that it is about.
@@ -42,12 +44,20 @@ class Explainer:
         Raises:
             AppError: see `Administration.explain`.
         """
-        async with self._lock:
-            loaded = await (self._bring_up_to_date() if revision is None else self._load_revision(revision))
+        loaded = await self.load(revision)
         answer = await asyncio.to_thread(answer_question, question, loaded.view, now=now)
         return {"revision": loaded.revision, **answer}
 
-    async def _bring_up_to_date(self) -> _Loaded:
+    async def load(self, revision: int | None) -> LoadedSet:
+        """The live set (None), or the set of a revision with the services of today.
+
+        Raises:
+            AppError: `NOT_FOUND` for an unknown revision.
+        """
+        async with self._lock:
+            return await (self._bring_up_to_date() if revision is None else self._load_revision(revision))
+
+    async def _bring_up_to_date(self) -> LoadedSet:
         loaded = self._live
         since = -1 if loaded is None else loaded.number
         delta = await self._store.read(lambda transaction: transaction.read_delta(since))
@@ -55,10 +65,10 @@ class Explainer:
             return loaded
         view = loaded.view if loaded is not None else PolicyView.empty(self._limits.policy)
         view = await asyncio.to_thread(view.changed, delta.documents, delta.services, self._limits.policy)
-        self._live = _Loaded(delta.number, delta.revision, view)
+        self._live = LoadedSet(delta.number, delta.revision, view)
         return self._live
 
-    async def _load_revision(self, revision: int) -> _Loaded:
+    async def _load_revision(self, revision: int) -> LoadedSet:
         """The documents of a revision, with the services of today: those have no history."""
         live = await self._bring_up_to_date()
         if revision == live.revision:
@@ -75,5 +85,5 @@ class Explainer:
         documents = await self._store.read(work)
         empty = PolicyView.empty(self._limits.policy)
         view = await asyncio.to_thread(empty.changed, documents, {}, self._limits.policy)
-        self._old = _Loaded(live.number, revision, view.with_services(live.view.services))
+        self._old = LoadedSet(live.number, revision, view.with_services(live.view.services))
         return self._old

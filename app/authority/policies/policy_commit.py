@@ -11,9 +11,20 @@ from app.authority.records import DocumentChange, DocumentWrite, Outcome, Policy
 from app.authority.store import Transaction
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind, LedgerEntry
+from app.policy.ownership import Source
 
-SOURCE = "api"
 _LISTED_IN_ENTRY = 100  # documents that a ledger entry names; the set's hash covers them all
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """From where the set is changed, and whether documents that are changed from elsewhere are taken over."""
+
+    source: Source = Source.API
+    take_over: bool = False
+
+
+BY_API = Writer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,7 @@ class Act:
     now: datetime
     dry_run: bool = False
     rollback_of: int | None = None
+    writer: Writer = BY_API
 
 
 def check_precondition(key: str, current: str | None, expected: str | None) -> None:
@@ -58,14 +70,17 @@ def check_revision(transaction: Transaction, expected: int | None) -> None:
         raise AppError(ErrorCode.PRECONDITION_FAILED, f"the set is at revision {current} now, not at {expected}")
 
 
-def check_owner(key: str, source: str) -> None:
-    """Insist that a document is ours to change.
+def check_owner(key: str, owner: str, writer: Writer) -> None:
+    """Insist that a document belongs to where the change comes from, or is taken over.
 
     Raises:
         AppError: `CONFLICT` naming the owner.
     """
-    if source != SOURCE:
-        raise AppError(ErrorCode.CONFLICT, f"{key} is owned by {source!r}: change it there")
+    if owner != writer.source and not writer.take_over:
+        raise AppError(
+            ErrorCode.CONFLICT,
+            f"{key} is owned by {owner}, and this change comes from {writer.source}: change it there, or take it over",
+        )
 
 
 def commit_changes(
@@ -110,6 +125,11 @@ def commit_changes(
     }
     if act.rollback_of is not None:
         detail["rollbackOf"] = act.rollback_of
+    if act.writer.source is not Source.API:
+        detail["source"] = act.writer.source.value
+    taken = [[write.key, write.taken_from] for write in writes if write.taken_from]
+    if taken:
+        detail["takenOver"] = taken[:_LISTED_IN_ENTRY]
     transaction.record(
         LedgerEntry(
             kind=EntryKind.ADMIN_ACT,

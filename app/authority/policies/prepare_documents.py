@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.authority.policies.policy_commit import SOURCE, check_owner
+from app.authority.policies.policy_commit import Writer, check_owner
 from app.authority.quarantine.quarantine_warnings import quarantine_warnings
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome
 from app.authority.store import Store
@@ -40,25 +40,28 @@ class PreparedDocument:
         """The document's key."""
         return self.document.key
 
-    def change(self, head: Head | None) -> DocumentChange:
+    def change(self, head: Head | None, writer: Writer) -> DocumentChange:
         """What storing it over `head` does."""
+        if head is None:
+            outcome = Outcome.CREATED
+        elif head.etag == self.etag and head.source == writer.source:
+            outcome = Outcome.UNCHANGED
+        else:  # another content, or only another owner
+            outcome = Outcome.CONFIGURED
         previous = head.etag if head else ""
-        outcome = (
-            Outcome.CREATED if head is None else Outcome.UNCHANGED if previous == self.etag else Outcome.CONFIGURED
-        )
         return DocumentChange(
             key=self.key, outcome=outcome, etag=self.etag, previous_etag=previous, warnings=self.warnings
         )
 
-    def write(self, head: Head | None) -> DocumentWrite | None:
+    def write(self, head: Head | None, writer: Writer) -> DocumentWrite | None:
         """The row to write over `head`, or None when nothing changes.
 
         Raises:
             AppError: `CONFLICT` when somebody else owns the document.
         """
         if head is not None:
-            check_owner(self.key, head.source)
-        change = self.change(head)
+            check_owner(self.key, head.source, writer)
+        change = self.change(head, writer)
         if change.outcome is Outcome.UNCHANGED:
             return None
         return DocumentWrite(
@@ -66,11 +69,12 @@ class PreparedDocument:
             kind=self.document.kind,
             namespace=self.document.namespace,
             name=self.document.name,
-            source=SOURCE,
+            source=writer.source,
             outcome=change.outcome,
             etag=change.etag,
             previous_etag=change.previous_etag,
             content=self.document.source_json,
+            taken_from=head.source if head is not None and head.source != writer.source else "",
         )
 
 

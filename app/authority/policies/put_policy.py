@@ -58,11 +58,11 @@ def _put(
     if head and asked.create_only:
         raise AppError(ErrorCode.CONFLICT, f"{prepared.key} exists already")
     check_precondition(prepared.key, head.etag if head else None, asked.expected)
-    write = prepared.write(head)
+    write = prepared.write(head, act.writer)
     return commit_changes(
         transaction,
         act,
-        [prepared.change(head)],
+        [prepared.change(head, act.writer)],
         [write] if write else [],
         max_documents=limits.policy.max_documents,
     )

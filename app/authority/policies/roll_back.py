@@ -15,8 +15,8 @@ from app.authority.policies.check_rego import RegoChecker, check_rego
 from app.authority.policies.delete_policy import deletion_change, deletion_write
 from app.authority.policies.document_keys import document_key
 from app.authority.policies.policy_commit import (
-    SOURCE,
     Act,
+    Writer,
     check_owner,
     check_precondition,
     check_revision,
@@ -56,7 +56,9 @@ async def roll_back(
     def plan(transaction: Transaction) -> _Plan:
         check_revision(transaction, expected_revision)
         _find_revision(transaction, to_revision)
-        return _plan(transaction, transaction.policies.all_heads(), transaction.policies.heads_at(to_revision))
+        return _plan(
+            transaction, transaction.policies.all_heads(), transaction.policies.heads_at(to_revision), act.writer
+        )
 
     return await _carry_out(store, limits, act, plan, rego)
 
@@ -87,7 +89,7 @@ async def roll_back_document(
             check_precondition(wanted, current[wanted].etag if current else None, expected)
         then = transaction.policies.find_document(wanted, revision=to_revision)
         target = {} if then is None else {wanted: Head(then.etag, then.revision, then.source)}
-        return _plan(transaction, current, target)
+        return _plan(transaction, current, target, act.writer)
 
     return await _carry_out(store, limits, act, plan, rego)
 
@@ -124,7 +126,7 @@ def _find_revision(transaction: Transaction, number: int) -> None:
         raise AppError(ErrorCode.NOT_FOUND, f"there is no revision {number}")
 
 
-def _plan(transaction: Transaction, current: Mapping[str, Head], target: Mapping[str, Head]) -> _Plan:
+def _plan(transaction: Transaction, current: Mapping[str, Head], target: Mapping[str, Head], writer: Writer) -> _Plan:
     """What leads from the current versions to the wanted ones, in the order of the keys."""
     differing = sorted(
         key for key in current.keys() | target.keys() if _etag(current.get(key)) != _etag(target.get(key))
@@ -135,14 +137,14 @@ def _plan(transaction: Transaction, current: Mapping[str, Head], target: Mapping
     for key in differing:
         head = current.get(key)
         if key in target:
-            write = _restoration(key, head, target[key], contents[key])
+            write = _restoration(key, head, target[key], contents[key], writer)
             changes.append(
                 DocumentChange(key=key, outcome=write.outcome, etag=write.etag, previous_etag=write.previous_etag)
             )
             writes.append(write)
         elif head is not None:
             changes.append(deletion_change(key, head))
-            writes.append(deletion_write(key, head))
+            writes.append(deletion_write(key, head, writer))
     return _Plan(transaction.policies.current_revision().number, tuple(changes), tuple(writes))
 
 
@@ -150,16 +152,16 @@ def _etag(head: Head | None) -> str:
     return head.etag if head else ""
 
 
-def _restoration(key: str, head: Head | None, target: Head, content: Any) -> DocumentWrite:
+def _restoration(key: str, head: Head | None, target: Head, content: Any, writer: Writer) -> DocumentWrite:
     if head is not None:
-        check_owner(key, head.source)
+        check_owner(key, head.source, writer)
     kind, namespace, name = key.split("/", 2)
     return DocumentWrite(
         key=key,
         kind=kind,
         namespace=namespace,
         name=name,
-        source=SOURCE,
+        source=writer.source,
         outcome=Outcome.CREATED if head is None else Outcome.CONFIGURED,
         etag=target.etag,
         previous_etag=_etag(head),

@@ -6,10 +6,21 @@ from typing import Any
 
 import pytest
 
+from app.policy.confirm import InForce, compare_with_cluster
+from app.policy.document import Document
 from app.policy.explain import explain
 from app.policy.finding import Severity
 from app.policy.mesh import MeshConfig
-from app.policy.ownership import CONFIRMED, EFFECT, Effect, effect_of, effect_of_content, projected_hash
+from app.policy.ownership import (
+    CONFIRMED,
+    CONTENT_HASH,
+    EFFECT,
+    PROJECTED_FROM,
+    Effect,
+    effect_of,
+    effect_of_content,
+    projected_hash,
+)
 from app.policy.validate import validate
 from tests.support.policies import (
     HARDENED,
@@ -148,3 +159,45 @@ def test_the_hash_is_over_what_a_native_copy_says() -> None:
     assert plain == projected_hash(document(_with(_DENY_GUEST, effect="projected")))
     assert plain != projected_hash(document(policy(action="DENY", name="guest")))
     assert plain != projected_hash(document({**_DENY_GUEST, "metadata": {"name": "guest", "namespace": "x"}}))
+
+
+def _copy(value: dict[str, Any], **annotations: str) -> Document:
+    """A native copy, as a cluster holds it."""
+    words = {PROJECTED_FROM: document(value).key, CONTENT_HASH: "not looked at"}
+    words |= {key.replace("_", "/", 1).replace("_", "-"): text for key, text in annotations.items()}
+    return document({**value, "metadata": {**value["metadata"], "annotations": words, "uid": "u"}})
+
+
+def test_what_the_cluster_holds_is_confirmed() -> None:
+    """A copy with the same content confirms, over an older confirmation too; what says so already does not change."""
+    marked = _with(_DENY_GUEST, effect="projected", confirmed="0" * 64)
+
+    (found,) = compare_with_cluster([document(marked)], [_copy(_DENY_GUEST)])
+    (again,) = compare_with_cluster([document(dict(found.content))], [_copy(_DENY_GUEST)])
+
+    assert (InForce.IN_FORCE, True, False) == (found.state, found.changes, again.changes)
+    assert _confirmed(_DENY_GUEST)["metadata"] == found.content["metadata"]
+    assert ask(table(dict(found.content))).allowed
+
+
+def test_what_the_cluster_does_not_hold_is_not_confirmed() -> None:
+    """A copy that is gone, says something else or is a dry run takes the confirmation away."""
+    confirmed = document(_confirmed(_DENY_GUEST))
+    other = {**_DENY_GUEST, "spec": policy({}, action="DENY")["spec"]}
+
+    for copies, state in (
+        ([], InForce.MISSING),
+        ([document(_DENY_GUEST)], InForce.MISSING),  # of the same name, and not our copy
+        ([_copy(other)], InForce.DIFFERENT),
+        ([_copy(_DENY_GUEST, **{"istio.io_dry_run": "true"})], InForce.DRY_RUN),
+    ):
+        (found,) = compare_with_cluster([confirmed], copies)
+        assert (state, True) == (found.state, found.changes)
+        assert not ask(table(dict(found.content))).allowed
+
+
+def test_only_projected_documents_are_confirmed() -> None:
+    """What is enforced or observed is not compared."""
+    values = [_DENY_GUEST, _with({**_DENY_GUEST, "metadata": {"name": "o", "namespace": "shop"}}, effect="observed")]
+
+    assert [] == compare_with_cluster(map(document, values), [_copy(_DENY_GUEST)])

@@ -209,7 +209,7 @@ async def test_lists_have_filters_and_pages(api):
     assert sorted(found) == found
     assert 5 == len(policies)
     assert [] == other
-    assert {"key", "kind", "namespace", "name", "etag", "revision", "source", "content"} == set(policies[0])
+    assert {"key", "kind", "namespace", "name", "etag", "revision", "source", "effect", "content"} == set(policies[0])
 
 
 async def test_a_page_token_is_bound_to_its_filter(api):
