@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ class Authority:
     csrs: list[tuple[str, str]] = field(default_factory=list)
     checkpoint: str = ""
     heard: list[tuple[str, str]] = field(default_factory=list)
+    wanted: list[str] = field(default_factory=list)
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -52,6 +53,9 @@ class Authority:
     async def hear(self, note: str, where: str) -> None:
         self.heard.append((note, where))
 
+    def hint(self, sources: Iterable[str]) -> None:
+        self.wanted.extend(sources)
+
     def newest_note(self) -> str:
         return self.checkpoint
 
@@ -69,6 +73,7 @@ class Authority:
             checkpoints=self,
             clock=self,
             limits=LINK_LIMITS,
+            token_keys=self,
         )
         async with HttpServer(
             create_link_app(services), TcpEndpoint("127.0.0.1", port), limits=HttpLimits(shutdown_seconds=0.2), tls=tls

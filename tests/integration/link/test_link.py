@@ -195,6 +195,15 @@ async def test_status_reports_arrive_and_are_bounded() -> None:
                 assert 400 == (await http.post(url, content=body)).status_code
 
 
+async def test_a_report_says_whose_keys_are_wanted_anew() -> None:
+    """The names reach who fetches keys and are not kept with the report; what is no list of names does no harm."""
+    async with Authority().serving() as authority, _client(authority) as client:
+        for wanted in (["a", 5, None, "b"], "c", {"d": 1}, None):
+            await client.send_status({"worker": "w", "keysWanted": wanted})
+        (status,) = authority.registry.statuses(now=authority.now())
+        assert (["a", "b"], False) == (authority.wanted, "keysWanted" in status.report)
+
+
 async def test_a_serving_certificate_is_issued_for_the_worker_that_asks() -> None:
     """The CSR goes to the issuer with the worker's name; refusals come back as errors without inner text."""
     async with Authority().serving() as authority, _client(authority) as client:
