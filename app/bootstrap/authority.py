@@ -345,6 +345,7 @@ def _build_core(
             authorities=parts.administration,
             bundles=authorities,
             peers=followers.peers.statuses,
+            token_keys=token_keys.statuses,
             bundle_refresh_hint_seconds=settings.ca.bundle.refresh_hint_seconds,
             certificates=issued_certificates.services,
             clock=clock,

@@ -32,6 +32,9 @@ def status(output: Output = Format.TABLE, context: ContextName = "") -> None:
     if found.get("placements"):
         print_sources(found["placements"])
         print()
+    if found.get("tokenKeys"):
+        print_table(("KEYS OF END USERS' TOKENS", "KEYS", "HAD", "ERROR"), map(_keys, found["tokenKeys"]))
+        print()
     if not found["workers"]:
         print("no worker has reported in the last minutes")
         return
@@ -61,6 +64,11 @@ def _row(worker: dict[str, Any], newest: int) -> tuple[Any, ...]:
         f"{load.get('lagSeconds', 0) * 1000:.1f} ms",
         load.get("shedding", False),
     )
+
+
+def _keys(source: dict[str, Any]) -> tuple[Any, ...]:
+    had = source.get("hadSecondsAgo")
+    return source["place"], source["keys"], "never" if had is None else f"{had:.0f} s ago", source["error"]
 
 
 def _total(counters: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from app.policy.asked_user import asks_for_claims
 from app.policy.attachment import WAYPOINT_CLASS, ref_kind
 from app.policy.authorization_policy import Action, FieldTest, TargetRef
 from app.policy.compile import CompiledPolicy
@@ -43,7 +44,7 @@ def _provider_doubts(policy: CompiledPolicy, around: Surroundings) -> Iterator[F
 
 def _claim_doubts(policy: CompiledPolicy, around: Surroundings) -> Iterator[Finding]:
     """Claims asked for where no RequestAuthentication can attach, so that no token is ever verified."""
-    asked = next((field for field in _fields(policy) if _is_about_tokens(field)), None)
+    asked = next((field for field in _fields(policy) if asks_for_claims(field.name)), None)
     if asked is None or _may_be_authenticated(policy, around):
         return
     yield warning(
@@ -59,10 +60,6 @@ def _fields(policy: CompiledPolicy) -> Iterator[FieldTest]:
         for clause in rule.sources:
             yield from clause
         yield from rule.conditions
-
-
-def _is_about_tokens(field: FieldTest) -> bool:
-    return field.name == "requestPrincipals" or field.name.startswith("request.auth.")
 
 
 def _may_be_authenticated(policy: CompiledPolicy, around: Surroundings) -> bool:

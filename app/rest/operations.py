@@ -41,7 +41,7 @@ async def live() -> str:
 
 @router.get("/v1/status", response_model=StatusShape)
 async def status(services: Services) -> dict[str, Any]:
-    """The store's numbers, what each worker last said of itself, and how old each cluster's placement is."""
+    """The store's numbers, each worker's last word, and how old placement of clusters and keys of issuers are."""
     now = services.clock.now()
     return {
         "version": __version__,
@@ -49,6 +49,7 @@ async def status(services: Services) -> dict[str, Any]:
         "store": await services.administration.status(),
         "workers": [worker.to_json(now) for worker in services.workers.statuses(now=now)],
         "placements": [{"cluster": name, **state.to_json()} for name, state in services.placements.describe().items()],
+        "token_keys": [keys.to_json() for keys in services.token_keys()],
     }
 
 

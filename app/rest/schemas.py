@@ -280,6 +280,7 @@ class StatusShape(Shape):
     store: StoreShape
     workers: list[dict[str, Any]]
     placements: list[dict[str, Any]]
+    token_keys: list[dict[str, Any]]
 
 
 class CheckpointShape(Shape):

@@ -46,6 +46,25 @@ class TokenKeyObserver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKeyStatus:
+    """How the keys of one place stand; `keys` is 0 while every token of it is refused, `error` of the last attempt."""
+
+    place: str
+    keys: int
+    had_seconds_ago: float | None  # None: never
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What the API shows."""
+        return {
+            "place": self.place,
+            "keys": self.keys,
+            "hadSecondsAgo": self.had_seconds_ago,
+            "error": self.error,
+        }
+
+
 @dataclass(slots=True)
 class _Followed:
     """One place: what is known of it, and when it is asked next."""
@@ -114,6 +133,19 @@ class TokenKeys:
     def items(self) -> dict[str, Any]:
         """The keys of now for the snapshot, by `KeySource.id`; what is stale is not in it."""
         return {key: {"keys": list(found.keys or ())} for key, found in self._followed.items() if self._is_fresh(found)}
+
+    def statuses(self) -> list[TokenKeyStatus]:
+        """How the keys of each place stand, by place."""
+        now = self._wall_clock()
+        return [
+            TokenKeyStatus(
+                place=found.source.place,
+                keys=len(found.keys or ()) if self._is_fresh(found) else 0,
+                had_seconds_ago=round(max(0.0, now - found.had_at), 1) if found.had_at else None,
+                error=found.error,
+            )
+            for found in sorted(self._followed.values(), key=lambda found: found.source.place)
+        ]
 
     def hint(self, sources: Iterable[str]) -> None:
         """A worker wants newer keys of these (`KeySource.id`); asked at once unless that was just done."""

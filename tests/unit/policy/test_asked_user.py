@@ -1,24 +1,20 @@
-"""Claims in a question, and policies that ask for claims nobody verifies."""
+"""Claims in a question: only those that a worker would have."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
 from app.limits import PolicyLimits
 from app.policy.asked_user import NOT_ATTACHED
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
-from app.policy.unbacked_claims import claims_without_authentication
 from tests.support.end_users import ISSUER, EndUsers, authentication
 from tests.support.snapshots import document_key, mesh, policy
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LIMITS = PolicyLimits()
 SERVICE = {"kind": "Service", "group": "", "name": "orders"}
-GATEWAY = {"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "waypoint"}
 CLASS = {"kind": "GatewayClass", "group": "gateway.networking.k8s.io", "name": "istio-waypoint"}
 ALICE = policy(
     "alice", targetRefs=[SERVICE], rules=[{"from": [{"source": {"requestPrincipals": [f"{ISSUER}/alice"]}}]}]
@@ -91,48 +87,3 @@ def test_the_index_follows_documents_and_mesh() -> None:
     assert "ALLOW_RULE" == _ask(moved, jwt_claims=CLAIMS)["decision"]["reason"]
     gone = moved.changed({"RequestAuthentication/mesh-root/users": None}, {}, LIMITS)
     assert gone.authentications is None
-
-
-@pytest.mark.parametrize(
-    ("where", "namespace", "covered"),
-    [
-        (None, "shop", False),
-        ({"targetRefs": [SERVICE]}, "shop", True),
-        ({"targetRefs": [SERVICE]}, "bank", False),
-        ({"targetRefs": [{**SERVICE, "name": "billing"}]}, "shop", False),
-        ({"targetRefs": [GATEWAY]}, "infra", True),
-        ({"targetRefs": [CLASS]}, "istio-system", True),
-        ({"selector": {}}, "shop", False),
-    ],
-)
-def test_a_policy_that_asks_for_claims_nobody_verifies_is_found(
-    where: dict[str, Any] | None, namespace: str, *, covered: bool
-) -> None:
-    """Only where it is certain: a gateway of any namespace may serve the service."""
-    documents = [] if where is None else [authentication("users", RULE, namespace=namespace, **where)]
-    found = [(key, finding.pointer) for key, finding in claims_without_authentication(_view(ALICE, *documents))]
-    pointer = "/spec/rules/0/from/0/source/requestPrincipals"
-    assert ([] if covered else [("AuthorizationPolicy/shop/alice", pointer)]) == found
-
-
-@pytest.mark.parametrize(
-    ("selector", "namespace", "covered"),
-    [
-        ({"matchLabels": {"app": "a"}}, "shop", True),
-        (None, "shop", True),
-        (None, "istio-system", True),
-        (None, "bank", False),
-    ],
-)
-def test_selectors_of_the_same_namespace_may_select_the_same(
-    selector: dict[str, Any] | None, namespace: str, *, covered: bool
-) -> None:
-    """And those of the root namespace."""
-    wanted = policy(
-        "staff",
-        selector={"matchLabels": {"app": "b"}},
-        rules=[{"when": [{"key": "request.auth.claims[groups]", "notValues": ["guest"]}]}],
-    )
-    users = authentication("users", RULE, namespace=namespace, selector=selector)
-    found = list(claims_without_authentication(_view(wanted, users)))
-    assert ([] if covered else ["/spec/rules/0/when/0/notValues"]) == [finding.pointer for _, finding in found]

@@ -25,7 +25,7 @@ async def test_status(api):
     api.services.workers.record("edge", {"worker": "w1", "number": 3}, now=now - timedelta(seconds=4))
     status = (await api.client.get("/v1/status")).json()
 
-    assert {"version", "snapshotPublicKey", "store", "workers", "placements"} == set(status)
+    assert {"version", "snapshotPublicKey", "store", "workers", "placements", "tokenKeys"} == set(status)
     assert [{"worker": "w1", "token": "edge", "seenSecondsAgo": 4.0, "number": 3}] == status["workers"]
     assert 0 == status["store"]["revision"]
 

@@ -182,6 +182,29 @@ async def test_a_hint_makes_it_ask_at_once_but_not_again_and_again() -> None:
         await asyncio.wait({running})
 
 
+async def test_operators_see_how_each_place_stands() -> None:
+    """Never had, had, and kept while the last attempt failed."""
+    following = Following(stale_seconds=100)
+    following.keys.take({KEY: authentication("users", {"issuer": ISSUER, "jwksUri": URI})})
+
+    def shown() -> dict[str, Any]:
+        [status] = following.keys.statuses()
+        return status.to_json()
+
+    following.issuer.answer = AWAY
+    await following.keys.refresh(SOURCE)
+    assert {"place": URI, "keys": 0, "hadSecondsAgo": None, "error": "no answer"} == shown()
+    following.issuer.answer = OLD
+    await following.keys.refresh(SOURCE)
+    assert {"place": URI, "keys": 1, "hadSecondsAgo": 0.0, "error": ""} == shown()
+    following.issuer.answer = AWAY
+    following.now += 50
+    await following.keys.refresh(SOURCE)
+    assert {"place": URI, "keys": 1, "hadSecondsAgo": 50.0, "error": "no answer"} == shown()
+    following.now += 51
+    assert 0 == shown()["keys"]
+
+
 async def test_more_places_than_the_bound_are_not_followed() -> None:
     """The first by document hold; the others have no keys, so their tokens are refused."""
     following = Following(max_sources=1)
