@@ -31,6 +31,7 @@ class Flags:
     at: tuple[str, str] | None
     point: str
     labels: tuple[str, ...]
+    providers: tuple[str, ...] = ()
 
 
 def from_flags(flags: Flags) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def from_flags(flags: Flags) -> dict[str, Any]:
         "port": port,
         "destination_ip": destination,
         "headers": _pairs(flags.headers, ":", "--header NAME:VALUE"),
+        "provider_decisions": _pairs(flags.providers, "=", "--provider NAME=allow|deny"),
     }
     request |= {name: value for name, value in optional.items() if value}
     if flags.point:
@@ -102,6 +104,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "rule": decision["rule"],
         "target": f"{target.get('kind', '')} in {target.get('namespace', '')}" if target else "",
         "services": services,
+        "asks": _asks(answer.get("asks")),
         "shadow": _shadow(answer.get("shadow")),
         "hint": decision.get("hint", ""),
         "claims": answer.get("claims", ""),
@@ -121,6 +124,12 @@ def print_answer(answer: dict[str, Any]) -> None:
     if nearest:
         print()
         print_facts({"nearest miss": f"{nearest['rule'] or nearest['policy']}: {_failure(nearest.get('failure'))}"})
+
+
+def _asks(asks: list[dict[str, Any]] | None) -> str:
+    """The providers that a worker asks, and what they were taken to answer."""
+    told = (f"{ask['provider']} ({ask['answer'] or 'no answer given: --provider'})" for ask in asks or ())
+    return ", ".join(told)
 
 
 def _shadow(verdict: dict[str, Any] | None) -> str:

@@ -92,6 +92,10 @@ def explain(
     labels: Annotated[
         list[str] | None, typer.Option("--label", help="A label of the workload, NAME=VALUE; repeatable.")
     ] = None,
+    providers: Annotated[
+        list[str] | None,
+        typer.Option("--provider", help="What a CUSTOM provider answers, NAME=allow or NAME=deny; repeatable."),
+    ] = None,
     files: Files = None,
     revision: Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")] = None,
     output: Output = Format.TABLE,
@@ -116,6 +120,7 @@ def explain(
                 at=at,
                 point=point,
                 labels=tuple(labels or ()),
+                providers=tuple(providers or ()),
             )
         )
     if files:

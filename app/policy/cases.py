@@ -207,7 +207,6 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
         # Cases name several policies alike; each counts.
         policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
     request, rejected = read_request(case.object("request"), mesh)
-    answers = case.fields("request").fields("provider_decisions")
     return Case(
         name=case.text("name") or default_name,
         expected=expected,
@@ -215,8 +214,18 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
         target=read_target(case.object("workload")),
         request=request,
         rejected=rejected,
-        answers={provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()},
+        answers=read_answers(case.object("request")),
     )
+
+
+def read_answers(request: Any) -> dict[str, bool]:
+    """What providers answer, from the `provider_decisions` of a case's `request`; True allows.
+
+    Raises:
+        AppError: `INVALID` when it is something else.
+    """
+    answers = CaseFields(request, "request", known=_REQUEST_MEMBERS).fields("provider_decisions")
+    return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()}
 
 
 def _mesh(raw: Mapping[str, Any]) -> MeshConfig:

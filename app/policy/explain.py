@@ -15,7 +15,7 @@ from app.policy.authorization_policy import Action
 from app.policy.compile import CompiledPolicy
 from app.policy.considered import Failure, Verdict, consider
 from app.policy.decision import Decision, Reason
-from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal
+from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal, required_providers
 from app.policy.hardened import Readings
 from app.policy.mode import Mode
 from app.policy.ownership import Effect
@@ -66,7 +66,8 @@ class ConsideredRule:
 class Explanation:
     """The decision, every rule considered, and the rule that came nearest to allowing what was denied.
 
-    `shadow` is None where nothing is tried out.
+    `shadow` is None where nothing is tried out. `asks` are the providers that a worker asks, each with its answer (True
+    allows), None for those that were given none and count as denying.
     """
 
     decision: Decision
@@ -75,6 +76,7 @@ class Explanation:
     path_readings: tuple[str, ...] = ()
     host_readings: tuple[str, ...] = ()
     shadow: ShadowVerdict | None = None
+    asks: tuple[tuple[str, bool | None], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON."""
@@ -91,6 +93,9 @@ class Explanation:
             "nearestMiss": None if self.nearest_miss is None else self.nearest_miss.to_json(),
             "readings": {"path": list(self.path_readings), "host": list(self.host_readings)},
         }
+        if self.asks:
+            words = {True: "allow", False: "deny", None: None}
+            members["asks"] = [{"provider": name, "answer": words[answer]} for name, answer in self.asks]
         return members if self.shadow is None else members | {"shadow": self.shadow.to_json()}
 
 
@@ -117,6 +122,7 @@ def explain(
         path_readings=_spellings(subject.paths),
         host_readings=_spellings(subject.hosts),
         shadow=decide_shadow(table, target, request, decision, answers),
+        asks=tuple((name, answers.get(name)) for name in required_providers(table, target, request)),
     )
 
 

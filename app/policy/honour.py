@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from app.policy.authorization_policy import Action, FieldTest, PolicySpec
 from app.policy.finding import Finding, warning
 from app.policy.finding_codes import Code
-from app.policy.mesh import MeshConfig
 
 _REMOTE = (
     "Envoy sends the direct peer only: set `trustedHops` of the EnforcementPoint to how many proxies before it write "
@@ -24,8 +23,6 @@ def honour_warnings(spec: PolicySpec) -> Iterator[Finding]:
     """Warnings for everything in a policy that is not, or not fully, enforced here."""
     if spec.action is Action.AUDIT:
         yield warning("/spec/action", "AUDIT decides nothing, and audited requests are not marked yet")
-    if spec.action is Action.CUSTOM and spec.provider and spec.provider not in MeshConfig().own_providers:
-        yield warning("/spec/provider/name", "no provider is asked yet: requests that this policy matches are denied")
     for rule in spec.rules:
         for field in (*(f for clause in (*rule.sources, *rule.operations) for f in clause), *rule.conditions):
             message = _field_warning(field)

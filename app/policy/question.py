@@ -3,6 +3,8 @@
 `{"request": {...}, "target": {...}}` names the proxy and what stands behind it (a case's `workload`, which is also
 understood); `{"request": {...}, "enforcementPoint": "<namespace>/<name>"}` takes a registered proxy, and finds the
 services behind it by the request's destination, as a decision worker does.
+
+`provider_decisions` in the request are the answers of CUSTOM providers, for nobody is asked here.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.policy.asked_user import asked_user
-from app.policy.cases import read_request, read_target
+from app.policy.cases import read_answers, read_request, read_target
 from app.policy.decision import Decision, Reason
+from app.policy.document import PROVIDER
 from app.policy.enforcement_point import TARGET_UNKNOWN
 from app.policy.explain import Explanation, explain
 from app.policy.policy_view import PolicyView
+from app.policy.provider import provider_key
 from app.policy.request import Request
 from app.policy.target import Target
 
@@ -50,9 +54,15 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
     if rejected is not None:
         explanation = _before_policies(rejected)
     else:
-        explanation = explain(view.table, target, user.as_decided(request))
+        explanation = explain(view.table, target, user.as_decided(request), _answers(question["request"], view))
     note = user.note(request, explanation.rules)
     return {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
+
+
+def _answers(request: Any, view: PolicyView) -> dict[str, bool]:
+    """The answers that the question gives for providers; whom no document describes nobody can ask."""
+    known = view.values.of(PROVIDER)
+    return {name: allows for name, allows in read_answers(request).items() if provider_key(name) in known}
 
 
 def _before_policies(decision: Decision) -> Explanation:

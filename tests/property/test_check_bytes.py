@@ -8,24 +8,53 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.decision.ports import ProviderAnswer, ProviderQuestion
 from app.limits import CheckLimits
 from app.rpc.check import CheckServicer
 from app.rpc.pb.ext_authz_pb2 import CheckRequest, CheckResponse
-from tests.support.decisions import FRONTEND, LOCAL, LOCAL_WAYPOINT, ORDERS_IP, READERS, WAYPOINT, worker
+from tests.support.decisions import FRONTEND, LOCAL, LOCAL_WAYPOINT, ORDERS_IP, READERS, SERVICE_REF, WAYPOINT, worker
+from tests.support.providers import provider
+from tests.support.snapshots import policy
 
 XFCC = "x-forwarded-client-cert"
 GOOD_XFCC = f"By={WAYPOINT};URI={FRONTEND}"
+ASK_READER = policy("ask", targetRefs=[SERVICE_REF], action="CUSTOM", provider={"name": "reader"}, rules=[{}])
 SAME = (GOOD_XFCC, GOOD_XFCC.lower(), f'By={WAYPOINT};URI="{FRONTEND}"')  # spellings of the same element
 
 
+class _Reader:
+    """A provider that reads everything that it is given, and allows what says so in one place."""
+
+    async def ask(self, question: ProviderQuestion) -> ProviderAnswer:
+        """As the port demands; a document that JSON cannot hold is an exception here, as a careless adapter has it."""
+        assert question.attributes.document is not None
+        extensions = question.attributes.document().get("contextExtensions", {})
+        return ProviderAnswer(extensions.get("allow") == "yes")
+
+
 @cache
-def _servicer() -> CheckServicer:
-    serving = asyncio.run(worker(LOCAL_WAYPOINT, READERS))
+def _servicer(*, asks: bool) -> CheckServicer:
+    documents = [provider("reader"), ASK_READER] if asks else []
+    serving = asyncio.run(worker(LOCAL_WAYPOINT, READERS, *documents, providers=_Reader()))
     return CheckServicer(serving.service, limits=CheckLimits())
 
 
+async def _waited(servicer: CheckServicer, data: bytes) -> bytes:
+    answer = servicer.answer(data, LOCAL)
+    return answer if isinstance(answer, bytes) else await answer
+
+
 def _answer(data: bytes) -> CheckResponse:
-    response = CheckResponse.FromString(_servicer().answer(data, LOCAL))
+    """The answer without a provider; with one, nobody is allowed who is not without."""
+    answer = _servicer(asks=False).answer(data, LOCAL)
+    assert isinstance(answer, bytes)
+    plain, asking = _checked(answer), _checked(asyncio.run(_waited(_servicer(asks=True), data)))
+    assert plain.status.code == 0 or asking.status.code != 0
+    return plain
+
+
+def _checked(answer: bytes) -> CheckResponse:
+    response = CheckResponse.FromString(answer)
     assert response.HasField("status")
     assert (response.status.code == 0) == (response.WhichOneof("http_response") == "ok_response")
     assert 1 == len(response.dynamic_metadata.fields["decision_id"].string_value.split())
@@ -70,6 +99,15 @@ def _requests(draw: st.DrawFn) -> CheckRequest:
         http.headers[name] = value
     if draw(st.booleans()):
         http.headers[XFCC] = draw(_XFCC)
+    if draw(st.booleans()):
+        http.body, http.raw_body = draw(_TEXT), draw(st.binary(max_size=30))
+        http.size = draw(st.integers(-1, 2**62))
+        http.headers["x-envoy-auth-partial-body"] = draw(st.sampled_from(["true", "false", "?"]))
+    if draw(st.booleans()):
+        attributes.context_extensions["allow"] = draw(st.sampled_from(["yes", "no"]))
+        members = attributes.metadata_context.filter_metadata["envoy.jwt"]
+        members.fields["n"].number_value = draw(st.floats())
+        members.fields[draw(_TEXT)].string_value = draw(_TEXT)
     return request
 
 

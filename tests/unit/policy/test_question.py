@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from app.limits import PolicyLimits
+from app.policy.document import parse_document
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
+from tests.support.providers import provider
+from tests.support.snapshots import policy
 
 POINT = {
     "apiVersion": "gatehouse.dev/v1",
@@ -28,3 +32,32 @@ def test_a_request_to_no_known_service_is_explained_as_a_worker_decides_it() -> 
     assert (False, "TARGET_UNKNOWN") == (answer["decision"]["allowed"], answer["decision"]["reason"])
     assert "inventory" in answer["decision"]["hint"]
     assert answer["target"] is None
+
+
+CUSTOM = policy("ask", action="CUSTOM", provider={"name": "opa"}, rules=[{}])
+ASKED = {
+    "request": {"method": "GET", "path": "/", "provider_decisions": {"opa": "allow"}},
+    "target": {"kind": "sidecar", "namespace": "shop"},
+}
+
+
+def _ask(question: dict[str, Any], *documents: dict[str, Any]) -> dict[str, Any]:
+    limits = PolicyLimits()
+    values = {parse_document(value, limits).key: value for value in documents}
+    return answer_question(question, PolicyView.empty(limits).changed(values, {}, limits), now=NOW)
+
+
+def test_a_question_says_which_providers_would_be_asked() -> None:
+    """With the answers that were given, and a denial where there is none."""
+    unanswered = {**ASKED, "request": {"method": "GET", "path": "/"}}
+    allowed, denied = _ask(ASKED, CUSTOM, provider("opa")), _ask(unanswered, CUSTOM, provider("opa"))
+    assert (True, [{"provider": "opa", "answer": "allow"}]) == (allowed["decision"]["allowed"], allowed["asks"])
+    assert (False, [{"provider": "opa", "answer": None}]) == (denied["decision"]["allowed"], denied["asks"])
+    assert "asks" not in _ask(ASKED, policy("p", rules=[{}]))
+
+
+def test_a_provider_without_a_document_denies_whatever_is_said_of_it() -> None:
+    """As in a worker: nobody could ask it."""
+    answer = _ask(ASKED, CUSTOM)
+    assert (False, "PROVIDER_DENIED") == (answer["decision"]["allowed"], answer["decision"]["reason"])
+    assert [{"provider": "opa", "answer": None}] == answer["asks"]
