@@ -20,6 +20,7 @@ from app.authority.certificates.read_certificates import ReadCertificates
 from app.authority.ledger.read_ledger import ReadLedger
 from app.authority.link_ports import TrustSource
 from app.authority.placement.placements import Placements
+from app.authority.policies.opa_bundles import OpaBundles
 from app.authority.ports import Clock
 from app.authority.quarantine.manage_quarantines import ManageQuarantines
 from app.authority.quarantine.publish_crls import CrlPublisher
@@ -55,6 +56,7 @@ class RestServices:
     limits: Limits
     certificates: CertificateServices
     bundles: BundleSource
+    opa_bundles: OpaBundles
     peers: Callable[[], Sequence[PeerStatus]] = tuple
     bundle_refresh_hint_seconds: int = 300
     snapshot_public_key: str = ""  # what a worker on another host is configured with
