@@ -268,7 +268,7 @@ class RegoLimits:
     opa_connections: int = 4  # kept alive, of one worker to one OPA server
     opa_connect_seconds: float = 1.0
     opa_administration_seconds: float = 5.0
-    bundle_wait_seconds: float = 60.0  # longest poll of an OPA for its next bundle
+    bundle_wait_seconds: float = 20.0  # longest poll of an OPA for its next bundle, below http.request_budget_seconds
     max_bundle_bytes: int = 67_108_864  # unpacked
 
 

@@ -14,6 +14,7 @@ class Role(StrEnum):
 
     ADMIN = "admin"  # everything under /v1
     WORKER = "worker"  # the link, and nothing else
+    BUNDLE = "bundle"  # reading the bundles for OPA, and nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

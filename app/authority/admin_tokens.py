@@ -23,7 +23,7 @@ RandomBytes = Callable[[int], bytes]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?")
 _TOKEN_ID = re.compile(r"[a-z2-7]{13}")
-_BEARER = re.compile(r"gh_(admin|worker)_([a-z2-7]{13})_([a-z2-7]{52})")
+_BEARER = re.compile(r"gh_(admin|worker|bundle)_([a-z2-7]{13})_([a-z2-7]{52})")
 MAX_BEARER_CHARS = 80
 
 

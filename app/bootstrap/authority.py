@@ -26,6 +26,7 @@ from app.authority.certificates.refusals import Refusals
 from app.authority.certificates.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.link_ports import WorkerCaller
 from app.authority.policies.follow_token_keys import TokenKeys
+from app.authority.policies.opa_bundles import OpaBundles
 from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
@@ -48,6 +49,7 @@ from app.bootstrap.numbering import Numbering
 from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
+from app.bootstrap.rego import rego_checker
 from app.bootstrap.root_key import ROOT_KEY_COMMANDS, root_key_command
 from app.bootstrap.token_keys import build_token_keys
 from app.errors import AppError, ErrorCode
@@ -300,7 +302,12 @@ def _build_core(
     )
     registry, followers = WorkerRegistry(), build_followers(settings, parts, clock)
     administration = Administration(
-        database, clock=clock, limits=limits, clusters=rules.clusters, on_quarantine=quarantines.refresh
+        database,
+        clock=clock,
+        limits=limits,
+        clusters=rules.clusters,
+        on_quarantine=quarantines.refresh,
+        rego=rego_checker(settings),
     )
     issued_certificates = build_certificates(
         settings,
@@ -344,6 +351,7 @@ def _build_core(
             trust=authorities,
             authorities=parts.administration,
             bundles=authorities,
+            opa_bundles=OpaBundles(publisher, limits),
             peers=followers.peers.statuses,
             token_keys=token_keys.statuses,
             bundle_refresh_hint_seconds=settings.ca.bundle.refresh_hint_seconds,

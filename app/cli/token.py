@@ -93,6 +93,14 @@ def worker(
     _create(name, "worker", expires_in, output, context)
 
 
+@app.command("bundle")
+def bundle(
+    name: TokenName, expires_in: Expiry = None, output: Output = Format.TABLE, context: ContextName = ""
+) -> None:
+    """Make a token for an OPA server that pulls our bundles; it reads them and can do nothing else."""
+    _create(name, "bundle", expires_in, output, context)
+
+
 @app.command("node")
 def node(
     node_name: Annotated[str, typer.Argument(help="The node.", metavar="NODE")],

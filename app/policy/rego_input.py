@@ -34,8 +34,8 @@ _PARTIAL = "x-envoy-auth-partial-body"
 class CallerFacts:
     """What Gatehouse itself says about a request, under the key `gatehouse` of the input."""
 
-    principal: str = ""  # <trust domain>/ns/<namespace>/sa/<account>; empty: nobody is known
-    identity: str = ""  # authenticated, asserted, unauthenticated, unavailable
+    principal: str = ""  # SPIFFE ID; empty: nobody is known
+    claims: Mapping[str, Any] | None = None  # of the end user's token, verified; None without one
 
 
 def input_document(attributes: Mapping[str, Any], caller: CallerFacts, limits: RegoLimits) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def input_document(attributes: Mapping[str, Any], caller: CallerFacts, limits: R
         "parsed_body": None if truncated or not body else _parsed_body(body, _text(headers, "content-type"), limits),
         "truncated_body": truncated,
         "source_principal": _text(_object(attributes, "source"), "principal"),
-        "gatehouse": {"principal": caller.principal, "identity": caller.identity},
+        "gatehouse": {"principal": caller.principal, "claims": caller.claims},
     }
 
 

@@ -27,9 +27,6 @@ class RegoVerdict:
     hint: str = ""
 
 
-UNDEFINED = RegoVerdict(False, hint="the rule is undefined for this request; give it a default")
-
-
 def read_result(result: Any) -> RegoVerdict:
     """The verdict in the value of a rule. Total: what is no decision is a denial with a hint."""
     if isinstance(result, bool):

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -89,12 +90,9 @@ class EmbeddedEngine:
         self._waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._monotonic())):
-                generation = self._current()
-                name = await asyncio.shield(self._load(generation, selection))
-                async with generation.turn:
-                    return await self._ask(generation, name, "/".join(path), input_json, deadline)
+                return await self._evaluate("/".join(path), input_json, selection)
         except TimeoutError:
-            raise AppError(ErrorCode.TIMEOUT, "the Rego child did not come to this question in time") from None
+            raise AppError(ErrorCode.TIMEOUT, "the Rego child did not answer in time") from None
         finally:
             self._waiting -= 1
 
@@ -107,12 +105,28 @@ class EmbeddedEngine:
             self._retire(self._generation)
         await asyncio.gather(*self._retiring)
 
-    async def _ask(
-        self, generation: _Generation, selection: str, path: str, input_json: bytes, deadline: float
-    ) -> RuleValue:
+    async def _evaluate(self, path: str, input_json: bytes, selection: ModuleSelection) -> RuleValue:
+        while True:
+            generation = self._current()
+            name = await asyncio.shield(self._load(generation, selection))
+            await generation.turn.acquire()
+            if not generation.started.result().is_open:  # it ended under the question before this one
+                generation.turn.release()
+                continue
+            # Who does not wait any more leaves the child to its bound: to kill it for that would harm the next.
+            exchange = asyncio.create_task(self._ask(generation, name, path, input_json))
+            exchange.add_done_callback(partial(_end_turn, generation))
+            return await asyncio.shield(exchange)
+
+    async def _ask(self, generation: _Generation, selection: str, path: str, input_json: bytes) -> RuleValue:
         limits, child = self._limits, generation.started.result()
-        within = min(limits.evaluate_seconds, deadline - self._monotonic())
-        answer = await child.ask(selection, path, input_json, within_seconds=within, max_bytes=limits.max_result_bytes)
+        answer = await child.ask(
+            selection,
+            path,
+            input_json,
+            within_seconds=limits.evaluate_seconds,
+            max_bytes=limits.max_result_bytes,
+        )
         if "error" in answer:
             raise AppError(ErrorCode.INVALID, str(answer["error"]))
         return RuleValue(True, answer["value"]) if "value" in answer else UNDEFINED_RULE
@@ -216,6 +230,12 @@ def _why(generation: _Generation) -> str:
     task = generation.started
     error = None if not task.done() or task.cancelled() else task.exception()
     return f": {error.detail}" if isinstance(error, AppError) else ""
+
+
+def _end_turn(generation: _Generation, exchange: asyncio.Task[RuleValue]) -> None:
+    generation.turn.release()
+    if not exchange.cancelled():
+        exchange.exception()  # looked at, also when nobody waits any more
 
 
 def _look(task: asyncio.Task[str]) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from app.errors import AppError, ErrorCode
 
-_PORTS = {"http": 8181, "https": 8181}
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Raw ASGI. Authentication stands here and not in the routes, so that a route cannot forget it, and so that no byte
 of a body is read for a caller who is nobody. Paths under /v1 need an administrator's token, except those named
-by `is_public`.
+by `is_public`; bundles are also read with a token that can do nothing else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PUBLIC = frozenset(
     {"/v1/trust-bundle", "/v1/trust-bundle.pem", "/v1/spiffe-bundle", "/v1/spiffe-bundle/own", "/v1/ca/crl"}
 )
 _PUBLIC_BELOW = "/v1/ca/crl/"  # the list of each issuer
+_BUNDLES_BELOW = "/v1/opa/bundles/"
 _MAX_BEARER_CHARS = 512
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
 _METHODS = frozenset({"GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -85,7 +86,8 @@ class Edge:
         try:
             if scope["path"].startswith("/v1/") and not is_public(scope["path"]):
                 actor = scope[ACTOR] = await self._administration.authenticate(_bearer(scope))
-                actor.require(Role.ADMIN)
+                if not (actor.role is Role.BUNDLE and _reads_bundle(scope)):
+                    actor.require(Role.ADMIN)
         except AppError as error:
             return problem_response(error, scope[REQUEST_ID])
         return None
@@ -122,6 +124,10 @@ class _Answer:
         elif not message.get("more_body", False):
             self.is_complete = True
         await self._send(message)
+
+
+def _reads_bundle(scope: Scope) -> bool:
+    return bool(scope["method"] == "GET" and scope["path"].startswith(_BUNDLES_BELOW))
 
 
 def _is_plain(raw_path: bytes) -> bool:

@@ -226,10 +226,10 @@ class NewTokenShape(Shape):
 
 
 class TokenRequest(Shape):
-    """A token to make: for an administrator, or for a decision worker on another host."""
+    """A token to make: for an administrator, a decision worker on another host, or an OPA that reads bundles."""
 
     name: Annotated[str, Field(max_length=253)]
-    role: Literal["admin", "worker"] = "admin"
+    role: Literal["admin", "worker", "bundle"] = "admin"
     expires_in_seconds: Annotated[int | None, Field(ge=60, le=10 * 366 * 86_400)] = None
 
 

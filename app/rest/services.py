@@ -21,6 +21,7 @@ from app.authority.ledger.read_ledger import ReadLedger
 from app.authority.link_ports import TrustSource
 from app.authority.placement.placements import Placements
 from app.authority.policies.follow_token_keys import TokenKeyStatus
+from app.authority.policies.opa_bundles import OpaBundles
 from app.authority.ports import Clock
 from app.authority.quarantine.manage_quarantines import ManageQuarantines
 from app.authority.quarantine.publish_crls import CrlPublisher
@@ -56,6 +57,7 @@ class RestServices:
     limits: Limits
     certificates: CertificateServices
     bundles: BundleSource
+    opa_bundles: OpaBundles
     peers: Callable[[], Sequence[PeerStatus]] = tuple
     token_keys: Callable[[], Sequence[TokenKeyStatus]] = tuple
     bundle_refresh_hint_seconds: int = 300

@@ -35,6 +35,7 @@ from app.settings.issuing import IssuingSettings
 from app.settings.key_hosts import KeyHostSettings
 from app.settings.keys import ENV_PREFIX, NESTED
 from app.settings.parents import BundleSettings, ParentSettings, PeerSettings
+from app.settings.rego import RegoSettings
 from app.settings.section import Section as _Section
 
 
@@ -277,6 +278,7 @@ class Settings(BaseSettings):
     tokens: TokensSettings = TokensSettings()
     link: LinkSettings = LinkSettings()
     check: CheckSettings = CheckSettings()
+    rego: RegoSettings = RegoSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     limits: Limits = Limits()

@@ -28,6 +28,8 @@ from app.authority.ledger.read_ledger import ReadLedger
 from app.authority.placement.clusters import Clusters
 from app.authority.placement.inventory_view import InventoryView
 from app.authority.placement.placements import Placements
+from app.authority.policies.opa_bundles import OpaBundles
+from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.authority.worker_registry import WorkerRegistry
 from app.ca.bundle import TrustBundle
 from app.identity.spiffe import TrustDomain
@@ -43,6 +45,7 @@ from tests.support.certificates import make_pki
 from tests.support.key_keeper import AnythingSigner
 from tests.support.ledger import LEDGER_KEY
 from tests.support.revocation import certificate_services, view_over
+from tests.support.snapshots import signing_key
 
 
 class _Minter:
@@ -84,6 +87,7 @@ class Api:
     inventory: InventoryView
     bundles: MovableBundle
     peers: list[PeerStatus]
+    publisher: SnapshotPublisher
 
     def know_authorities(self, *items: dict[str, Any]) -> None:
         """Let the authorities that are described be these."""
@@ -123,6 +127,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
         kit = await make_kit(database, clock=clock).open()
         placements = Placements({"Kubernetes": inventory.source(), "east": inventory.source("east")}, clusters)
         workers = WorkerRegistry()
+        publisher = SnapshotPublisher(database, signer=signing_key(), trust=bundles)
         services = RestServices(
             administration=administration,
             mint_tokens=MintTokens(_Minter(), database, clock=clock),
@@ -151,6 +156,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             ),
             trust=bundles,
             bundles=bundles,
+            opa_bundles=OpaBundles(publisher, limits),
             peers=peers.copy,
             clock=clock,
             limits=limits,
@@ -162,4 +168,4 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             base_url="http://api",
             headers={"authorization": f"Bearer {made.secret}"},
         ) as client:
-            yield Api(app, services, clock, refusals, made.secret, client, kit, inventory, bundles, peers)
+            yield Api(app, services, clock, refusals, made.secret, client, kit, inventory, bundles, peers, publisher)

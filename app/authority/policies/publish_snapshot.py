@@ -176,6 +176,10 @@ class SnapshotPublisher:
         except TimeoutError:
             return None
 
+    def documents(self) -> dict[str, Any]:
+        """All documents of the newest publication by key, as JSON values that nobody changes."""
+        return {key: value for bucket in self._items[DOCUMENTS].values() for key, value in bucket.items()}
+
     def end_waits(self) -> None:
         """Answer every wait at once from now on, because this process ends."""
         self._ending = True

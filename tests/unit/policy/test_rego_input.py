@@ -13,7 +13,7 @@ from app.limits import RegoLimits
 from app.policy.rego_input import CallerFacts, input_document, input_json, parsed_path
 
 LIMITS = RegoLimits()
-CALLER = CallerFacts(principal="cluster.local/ns/shop/sa/cart", identity="asserted")
+CALLER = CallerFacts(principal="spiffe://cluster.local/ns/shop/sa/cart", claims={"sub": "ann"})
 
 
 def _attributes(
@@ -85,7 +85,7 @@ def test_the_document_has_every_key_of_the_plugin_and_one_of_ours() -> None:
     assert attributes == document["attributes"]
     assert {"ext_authz": "v3", "encoding": "protojson"} == document["version"]
     assert "spiffe://a/b" == document["source_principal"]
-    assert {"principal": "cluster.local/ns/shop/sa/cart", "identity": "asserted"} == document["gatehouse"]
+    assert {"principal": "spiffe://cluster.local/ns/shop/sa/cart", "claims": {"sub": "ann"}} == document["gatehouse"]
     assert (None, False) == (document["parsed_body"], document["truncated_body"])
 
 
