@@ -44,6 +44,7 @@ class HttpLimits:
     keep_alive_seconds: float = 5.0
     max_connections: int = 500
     max_connections_per_address: int = 200
+    max_connection_age_seconds: float = 600.0  # then an answer ends its connection
     backlog: int = 512
     shutdown_seconds: float = 10.0
 
@@ -399,6 +400,18 @@ class Limits:
         )
     )
     http: HttpLimits = field(default_factory=HttpLimits)
+    check_http: HttpLimits = field(
+        default_factory=lambda: HttpLimits(
+            max_header_bytes=196_608,  # above the largest head that Envoy takes by default settings of Istio
+            max_body_bytes=1_048_576,
+            request_budget_seconds=1.0,
+            keep_alive_seconds=120.0,  # above the idle time of the proxy's pool, so that it is the one who closes
+            max_connections=2_000,
+            max_connections_per_address=2_000,  # all of them may come from one proxy
+            max_connection_age_seconds=60.0,
+            backlog=2_048,
+        )
+    )
     fetch: FetchLimits = field(default_factory=FetchLimits)
     parent: ParentLimits = field(default_factory=ParentLimits)
     certificate: CertificateLimits = field(default_factory=CertificateLimits)

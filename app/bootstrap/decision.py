@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from app.bootstrap.background import in_background
+from app.bootstrap.check_http import check_http_server
 from app.bootstrap.child import Assignment, Report, Service
 from app.bootstrap.providers import open_providers
 from app.decision.attributes import Peer, Transport
@@ -39,6 +40,7 @@ from app.rpc.drain import let_connections_leave, stop_accepting
 from app.rpc.grpc_over_asgi import Answer
 from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
+from app.serving.http import HttpServer
 from app.settings import Listener, Settings
 from app.telemetry import metrics
 from app.tokens.end_user_tokens import EndUserTokenVerifier
@@ -50,6 +52,8 @@ _log = structlog.get_logger(__name__)
 _EMPTY_HANDED_SECONDS = 3.0
 # Of the time for draining, what is kept for calls in flight when connections are left.
 _LAST_CALLS_SECONDS = 1.0
+# A connection of the HTTP flavour on which nothing came for so long is closed by a worker that leaves.
+_QUIET_SECONDS = 1.0
 _MTLS_LISTENER = "mtls"
 
 
@@ -98,6 +102,7 @@ class DecisionProcess(Service):
     lag: LoopLag
     status: WorkerReport
     listening: dict[str, _Listening] = field(default_factory=dict)
+    http: HttpServer | None = None  # of the HTTP flavour, once it listens
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     host: CheckHost | None = None
     _counted_rejection: Rejection | None = None
@@ -116,6 +121,8 @@ class DecisionProcess(Service):
         }
         if self.settings.listen.check_mtls.enabled:
             reasons["check_mtls"] = "ok" if "check_mtls" in self.listening else "waits for its serving certificate"
+        if self.settings.listen.check_http.enabled:
+            reasons["check_http"] = "ok" if self.http is not None else "does not listen yet"
         return Report(
             ready=state is not None and self._listens,
             reasons=reasons,
@@ -157,16 +164,26 @@ class DecisionProcess(Service):
             self.host.leave()
         await asyncio.sleep(min_seconds)
         ports = {listening.port for listening in self.listening.values()}
-        await stop_accepting(ports)
+        await stop_accepting(ports if self.http is None else ports | {self.http.port})
         if self.host is not None:
             await self.host.stop_accepting()
             ports.add(self.host.port)
-        left = await let_connections_leave(ports, within_seconds=until - _LAST_CALLS_SECONDS - time.monotonic())
+        within = until - _LAST_CALLS_SECONDS - time.monotonic()
+        left = sum(
+            await asyncio.gather(let_connections_leave(ports, within_seconds=within), self._let_http_leave(within))
+        )
         if left:
             _log.warning("connections_cut", count=left)
         await asyncio.gather(
             *(listening.server.stop(max(0.1, until - time.monotonic())) for listening in self.listening.values())
         )
+        if self.http is not None:
+            await self.http.stop()
+
+    async def _let_http_leave(self, within_seconds: float) -> int:
+        if self.http is None:
+            return 0
+        return await self.http.let_leave(within_seconds=within_seconds, quiet_seconds=_QUIET_SECONDS)
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002
         """What a worker can be asked: which rooms of Gatehouse are loaded in it."""
@@ -224,7 +241,11 @@ async def compose_decision(assignment: Assignment, host: CheckHost | None = None
             _listen_locally(process, servicer, follower, assignment),
         ]
         if settings.listen.check_mtls.enabled:
-            work += [identity.run(), _listen_with_mtls(process, servicer, follower, identity)]
+            work.append(_listen_with_mtls(process, servicer, follower, identity))
+        if settings.listen.check_http.enabled:
+            work.append(_listen_http(process, service, follower, identity, assignment))
+        if settings.listen.check_mtls.enabled or settings.check.http.mutual_tls:
+            work.append(identity.run())
         async with in_background(*work):
             yield process
 
@@ -251,9 +272,7 @@ async def _listen_locally(
     """Port 9191, from the first snapshot on; without one only where no other worker could answer."""
     settings = process.settings
     listener = settings.listen.check
-    with suppress(TimeoutError):
-        async with asyncio.timeout(None if assignment.extra.get("others_serve") else _EMPTY_HANDED_SECONDS):
-            await follower.wait_loaded()
+    await _wait_for_a_snapshot(follower, assignment)
     transport = Transport.LOCAL if listener.is_loopback else Transport.BEHIND_ZTUNNEL
     if process.host is not None:
         peer = Peer(settings.check.listener, transport)
@@ -263,10 +282,50 @@ async def _listen_locally(
     await _serve(process, "check", where, servicer, follower)
 
 
+async def _wait_for_a_snapshot(follower: SnapshotFollower, assignment: Assignment) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if assignment.extra.get("others_serve") else _EMPTY_HANDED_SECONDS):
+            await follower.wait_loaded()
+
+
+async def _listen_http(
+    process: DecisionProcess,
+    service: CheckService,
+    follower: SnapshotFollower,
+    identity: ServingIdentity,
+    assignment: Assignment,
+) -> None:
+    """Port 9192: as 9191 on this host, as 9193 over mutual TLS."""
+    certificates = None
+    if process.settings.check.http.mutual_tls:
+        certificates = await _certificates(process, follower, identity)
+    else:
+        await _wait_for_a_snapshot(follower, assignment)
+    if process.leaving.is_set():
+        return
+    server = check_http_server(service, process.settings, certificates)
+    await server.start()
+    process.http = server
+
+
 async def _listen_with_mtls(
     process: DecisionProcess, servicer: CheckServicer, follower: SnapshotFollower, identity: ServingIdentity
 ) -> None:
     """Port 9193, as soon as there is a certificate to present and a trust bundle to verify callers with."""
+    certificates = await _certificates(process, follower, identity)
+    where = CheckListener(
+        name=_MTLS_LISTENER,
+        address=_target(process.settings.listen.check_mtls),
+        transport=Transport.MUTUAL_TLS,
+        credentials=server_credentials(certificates, require_client_certificate=True),
+    )
+    await _serve(process, "check_mtls", where, servicer, follower)
+
+
+async def _certificates(
+    process: DecisionProcess, follower: SnapshotFollower, identity: ServingIdentity
+) -> CheckCertificates:
+    """What to present and to verify callers with, as soon as there is both."""
     await identity.wait_ready()
     await follower.wait_loaded()
 
@@ -280,13 +339,7 @@ async def _listen_with_mtls(
 
     while not roots():  # noqa: ASYNC110 - comes with a later snapshot
         await asyncio.sleep(0.1)
-    where = CheckListener(
-        name=_MTLS_LISTENER,
-        address=_target(process.settings.listen.check_mtls),
-        transport=Transport.MUTUAL_TLS,
-        credentials=server_credentials(CheckCertificates(serving, roots), require_client_certificate=True),
-    )
-    await _serve(process, "check_mtls", where, servicer, follower)
+    return CheckCertificates(serving, roots)
 
 
 async def _serve(

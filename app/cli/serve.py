@@ -110,6 +110,7 @@ async def _welcome(supervisor: Supervisor, settings: Settings) -> None:
         f"  certificates, ztunnel    {addresses.get('ca', '-')} (TLS 1.3)",
         f"  certificates, renewal    {addresses.get('ca_mtls', '-')} (mutual TLS, with the current certificate)",
         f"  ext_authz, waypoints     {addresses.get('check', '-')}, {addresses.get('check_mtls', '-')} (mutual TLS)",
+        f"  ext_authz over HTTP      {addresses.get('check_http', '-')}",
         f"  metrics and probes       http://{addresses.get('operations', '-')}/metrics, /livez, /readyz",
         f"  state directory          {settings.state_dir}",
         f"  passphrase               {_where_the_passphrase_is(settings)}",

@@ -25,7 +25,7 @@ import app
 from app.demo.envoy import environment
 from app.demo.narrator import DemoFailed
 
-LISTENERS = ("ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations")
+LISTENERS = ("ca", "ca_mtls", "api", "link", "check", "check_http", "check_mtls", "operations")
 START_SECONDS = 40.0
 STOP_SECONDS = 20.0
 COMMAND_SECONDS = 20.0
@@ -131,7 +131,7 @@ class GatehouseService:
                     return
 
     def address(self, listener: str) -> str:
-        """The `host:port` of a listener: ca, ca_mtls, api, link, check, check_mtls or operations."""
+        """The `host:port` of a listener: ca, ca_mtls, api, link, check, check_http, check_mtls or operations."""
         return self.addresses[listener]
 
     async def rest(self, method: str, path: str, **given: Any) -> httpx2.Response:

@@ -105,15 +105,15 @@ class ServiceIndex:
     def lookup_host(self, host: str, port: int) -> tuple[ServiceRef, ...]:
         """The services that answer to this Host header, in the order of their keys.
 
-        A port in the header goes before `port`; where neither is known (0) every port will do. An exact name goes
-        before a wildcard (`*.example.com`), a longer wildcard before a shorter one.
+        An exact name goes before a wildcard (`*.example.com`), a longer wildcard before a shorter one. A port, that of
+        the header before `port`, chooses among services that share the name; where it is none of theirs, which is so
+        at a proxy that listens elsewhere than they do, all of them are meant.
         """
         name, written = canonical_host(host)
         for candidate in _candidates(name):
             keys = self._by_host.get(candidate)
             if keys:
-                at = written or port
-                return tuple(self._reached(keys, at) if at else map(_ref, self._services(keys)))
+                return tuple(self._reached(keys, written or port)) or tuple(map(_ref, self._services(keys)))
         return ()
 
     def named(self, key: str) -> ServiceRef | None:

@@ -91,7 +91,7 @@ def check_response(answer: CheckAnswer, decision_id: str) -> CheckResponse:
         _fill_denied(response.denied_response, decision, answer.effects, decision_id)
     response.status.SetInParent()
     # For the proxy's access log; the client never sees it.
-    response.dynamic_metadata.update(_metadata(answer, decision_id))
+    response.dynamic_metadata.update(answer_metadata(answer, decision_id))
     return response
 
 
@@ -99,7 +99,7 @@ def _fill_ok(response: OkHttpResponse, effects: Effects) -> None:
     response.SetInParent()
     if effects is NO_EFFECTS:
         return
-    for name, value in _joined(effects.headers):
+    for name, value in joined(effects.headers):
         _set(response.headers, name, value)
     response.headers_to_remove.extend(effects.headers_to_remove)
     _send(response.response_headers_to_add, effects.response_headers)
@@ -109,16 +109,22 @@ def _fill_ok(response: OkHttpResponse, effects: Effects) -> None:
 
 
 def _fill_denied(response: DeniedHttpResponse, decision: Decision, effects: Effects, decision_id: str) -> None:
-    unavailable = decision.reason in _UNAVAILABLE_REASONS
-    status = effects.status or (503 if unavailable else 403)
+    status = effects.status or (503 if decision.reason in _UNAVAILABLE_REASONS else 403)
     response.status.code = status
-    if status not in _BODILESS:
-        response.body = effects.body or (_UNAVAILABLE_BODY if unavailable else _DENIED_BODY)
+    response.body = denial_body(decision, effects, status)
     _set(response.headers, DECISION_HEADER, decision_id)
     _send(response.headers, (pair for pair in effects.headers if pair[0] != DECISION_HEADER))
 
 
-def _metadata(answer: CheckAnswer, decision_id: str) -> dict[str, Any]:
+def denial_body(decision: Decision, effects: Effects, status: int) -> str:
+    """What the client reads; empty under a status that has no body."""
+    if status in _BODILESS:
+        return ""
+    return effects.body or (_UNAVAILABLE_BODY if decision.reason in _UNAVAILABLE_REASONS else _DENIED_BODY)
+
+
+def answer_metadata(answer: CheckAnswer, decision_id: str) -> dict[str, Any]:
+    """What the proxy may write into its access log: how it was decided, and what providers add."""
     decision = answer.decision
     members: dict[str, Any] = {}
     if answer.effects.metadata:
@@ -143,7 +149,7 @@ def _shadow(verdict: ShadowVerdict) -> dict[str, str]:
     return {"shadow": verdict.outlook.value, "shadow_policy": verdict.policy, "shadow_rule": verdict.rule}
 
 
-def _joined(headers: Pairs) -> Iterable[tuple[str, str]]:
+def joined(headers: Pairs) -> Iterable[tuple[str, str]]:
     """One value a name: several are one list (RFC 9110 §5.3; of cookies RFC 9113 §8.2.3), so none is ever appended."""
     values: dict[str, list[str]] = {}
     for name, value in headers:

@@ -1,6 +1,7 @@
 """Opens listening sockets, and says in a sentence why one cannot be opened.
 
-No SO_REUSEPORT: a second server on a taken port must fail, not share the traffic in silence.
+No SO_REUSEPORT unless asked for: a second server on a taken port must fail, not share the traffic in silence. The
+workers, which do share their ports, have a supervisor that holds them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True)
 class TcpEndpoint:
-    """A host and a port; port 0 takes a free one."""
+    """A host and a port; port 0 takes a free one. With `shared` other processes may listen there too (SO_REUSEPORT)."""
 
     host: str = "127.0.0.1"
     port: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class UnixEndpoint:
     mode: int = 0o600
 
 
-def listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+def listen_tcp(host: str, port: int, backlog: int, *, shared: bool = False) -> list[socket.socket]:
     """Listening sockets for every address of `host`; port 0 takes a free one, the same for all.
 
     Raises:
@@ -56,6 +58,8 @@ def listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
             listener = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address[0], chosen, *address[2:]))

@@ -17,6 +17,11 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+#: What `scope["state"]` says of a connection: when it was accepted, on the loop's clock, and the URI names in the
+#: certificate of a peer that was verified by mutual TLS.
+OPENED_AT = "opened_at"
+PEER_URIS = "peer_uris"
+
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -30,6 +35,8 @@ class BoundedApp:
         self._app = app
         self._limits = limits
         self._body_limits = dict(body_limits or {})
+        #: Set where the listener is about to end: every answer then ends its connection.
+        self.leaving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -39,6 +46,7 @@ class BoundedApp:
         declared = _declared_length(scope)
         exchange = _Exchange(receive, send, self._body_limits.get(scope["path"], self._limits.max_body_bytes))
         exchange.body_complete = declared == 0
+        exchange.is_last = self.leaving or self._is_old(scope)
         if declared is not None and declared > exchange.max_body_bytes:
             await exchange.refuse(BODY_TOO_LARGE)
             return
@@ -49,6 +57,12 @@ class BoundedApp:
             if not budget.expired() or exchange.started:
                 raise
             await exchange.refuse(BUDGET_SPENT if exchange.body_complete else BODY_TOO_SLOW)
+
+    def _is_old(self, scope: Scope) -> bool:
+        opened_at = scope.get("state", {}).get(OPENED_AT)
+        if opened_at is None:
+            return False
+        return bool(asyncio.get_running_loop().time() - opened_at > self._limits.max_connection_age_seconds)
 
 
 class _Exchange:
@@ -62,6 +76,7 @@ class _Exchange:
         self.max_body_bytes = max_body_bytes
         self.started = False
         self.body_complete = False
+        self.is_last = False
 
     async def receive(self) -> Message:
         if self._refused:
@@ -82,8 +97,8 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self.started = True
-            if not self.body_complete:
-                # Nobody is going to read the rest of the body, so the next request could not be found behind it.
+            if self.is_last or not self.body_complete:
+                # Nobody is going to read the rest of a body, so the next request could not be found behind it.
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
         await self._send(message)
 

@@ -9,6 +9,7 @@ input resets it, and a reset may destroy the answer on its way.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.limits import HttpLimits
+from app.serving.bounded import OPENED_AT, PEER_URIS
 from app.serving.refusals import (
     BODY_TOO_SLOW,
     HEADERS_TOO_LARGE,
@@ -51,7 +53,7 @@ class HardenedProtocol(H11Protocol):
         on_gone: Callable[[HardenedProtocol], None],
         counters: Counter[str],
     ) -> None:
-        super().__init__(config, server_state, app_state)
+        super().__init__(config, server_state, {**app_state, OPENED_AT: opened_at})
         self.conn = StrictConnection(limits.max_header_bytes)
         self.address = address
         self.opened_at = opened_at
@@ -74,6 +76,8 @@ class HardenedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the transport, wrapped so that closing it lingers."""
         self._inner = transport
+        if peer_uris := _peer_uris(transport.get_extra_info("ssl_object")):
+            self.app_state[PEER_URIS] = peer_uris
         super().connection_made(_LingeringTransport(transport, self))  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -170,6 +174,11 @@ class HardenedProtocol(H11Protocol):
             else:
                 self.close_gently()
 
+    def close_if_quiet(self, since: float) -> None:
+        """Close when nothing is being done, and nothing has come since then."""
+        if self._inner is not None and not self._is_active() and self._last_data_at <= since:
+            self.close_gently()
+
     def refuse(self, refusal: Refusal) -> None:
         """Answer for the application, if nothing was answered yet, and close."""
         if self._inner is None or self._closed_at is not None:
@@ -248,6 +257,17 @@ class HardenedProtocol(H11Protocol):
             self._unsent, self._progress_at = unsent, now
         if now - self._progress_at > LINGER_SECONDS or now - closed_at > self._limits.request_budget_seconds:
             self.abort()
+
+
+def _peer_uris(tls: ssl.SSLObject | None) -> tuple[str, ...]:
+    """The URI names of a verified peer's certificate."""
+    if tls is None:
+        return ()
+    try:
+        names = (tls.getpeercert() or {}).get("subjectAltName", ())
+    except ValueError:  # includes UnicodeDecodeError: a name that cannot be read is nobody's
+        return ()
+    return tuple(str(name[1]) for name in names if name[0] == "URI")
 
 
 class _LingeringTransport:

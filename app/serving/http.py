@@ -13,7 +13,8 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any, Self, cast
 
@@ -29,6 +30,8 @@ from app.serving.gate import ConnectionGate
 from app.serving.refusals import TOO_MANY_CONNECTIONS
 from app.telemetry.metrics import HTTP_REFUSALS, Tally
 
+_LEAVE_POLL_SECONDS = 0.05
+_SHUT = {errno.EINVAL, errno.EBADF}  # of a listening socket that was shut from outside
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _MAX_LINGERING_REFUSALS = 64
 
@@ -42,11 +45,13 @@ class HttpServer:
         endpoint: TcpEndpoint | UnixEndpoint,
         *,
         limits: HttpLimits,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         lifespan: bool = False,
         body_limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._config = _uvicorn_config(BoundedApp(app, limits, body_limits), limits, lifespan=lifespan)
+        """Prepare; a `tls` that is called gives the context of every new connection, and must do so at once."""
+        self._app = BoundedApp(app, limits, body_limits)
+        self._config = _uvicorn_config(self._app, limits, lifespan=lifespan)
         self._limits = limits
         self._endpoint = endpoint
         self._tls = tls
@@ -96,8 +101,9 @@ class HttpServer:
         if isinstance(self._endpoint, UnixEndpoint):
             self._listeners = [listen_unix(self._endpoint.path, self._limits.backlog, self._endpoint.mode)]
         else:
-            self._listeners = listen_tcp(self._endpoint.host, self._endpoint.port, self._limits.backlog)
-            self._endpoint = TcpEndpoint(self._endpoint.host, self._listeners[0].getsockname()[1])
+            endpoint = self._endpoint
+            self._listeners = listen_tcp(endpoint.host, endpoint.port, self._limits.backlog, shared=endpoint.shared)
+            self._endpoint = replace(endpoint, port=self._listeners[0].getsockname()[1])
         self._config.load()
         self._lifespan = self._config.lifespan_class(self._config)
         await self._lifespan.startup()
@@ -108,6 +114,21 @@ class HttpServer:
         self._refresh_date()
         self._loops = [asyncio.create_task(self._accept(listener)) for listener in self._listeners]
         self._loops.append(asyncio.create_task(self._sweep()))
+
+    async def let_leave(self, *, within_seconds: float, quiet_seconds: float) -> int:
+        """Let the connections go while they are answered on; how many are left when the time is over.
+
+        Every answer from now on ends its connection; one on which nothing came for `quiet_seconds` is closed. New
+        connections must already go elsewhere.
+        """
+        loop = asyncio.get_running_loop()
+        self._app.leaving = True
+        until = loop.time() + within_seconds
+        while len(self._gate) and loop.time() < until:
+            for connection in self._gate.members():
+                connection.close_if_quiet(loop.time() - quiet_seconds)
+            await asyncio.sleep(_LEAVE_POLL_SECONDS)
+        return len(self._gate)
 
     async def stop(self) -> None:
         """Accept no more, let requests in progress end within the bound, close everything."""
@@ -145,6 +166,8 @@ class HttpServer:
             try:
                 connection, peer = await loop.sock_accept(listener)
             except OSError as error:
+                if error.errno in _SHUT:
+                    return
                 # The peer went away again, or we are out of descriptors: then waiting is all that helps.
                 self.counters["accept_errors"] += 1
                 await asyncio.sleep(0.1 if error.errno in _OUT_OF_DESCRIPTORS else 0)
@@ -202,7 +225,7 @@ class HttpServer:
         if self._tls is None:
             return {}
         return {
-            "ssl": self._tls,
+            "ssl": self._tls() if callable(self._tls) else self._tls,
             "ssl_handshake_timeout": self._limits.header_timeout_seconds,
             "ssl_shutdown_timeout": LINGER_SECONDS,
         }

@@ -40,6 +40,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _ports(settings)
     yield from _exposure(settings)
     yield from _placement(settings)
+    yield from _check_http(settings)
     yield from _secrets(settings)
     yield from contradicting_clusters(
         settings.cluster,
@@ -150,9 +151,9 @@ def _processes(settings: Settings) -> Iterator[str]:
 
 def _listeners(settings: Settings) -> dict[str, Listener]:
     names = {
-        "all": ("ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations"),
+        "all": ("ca", "ca_mtls", "api", "link", "check", "check_http", "check_mtls", "operations"),
         "authority": ("ca", "ca_mtls", "api", "link", "operations"),
-        "decision": ("check", "check_mtls", "operations"),
+        "decision": ("check", "check_http", "check_mtls", "operations"),
     }[settings.role.value]
     return {name: getattr(settings.listen, name) for name in names if getattr(settings.listen, name).enabled}
 
@@ -185,6 +186,33 @@ def _placement(settings: Settings) -> Iterator[str]:
         )
     if check is not None and check.is_loopback and settings.check.behind_ztunnel:
         yield "check.behind_ztunnel: nothing comes through a ztunnel to listen.check on loopback; set its address"
+
+
+def _check_http(settings: Settings) -> Iterator[str]:
+    listener, http = _listeners(settings).get("check_http"), settings.check.http
+    if listener is None:
+        return
+    if not listener.is_loopback and not http.mutual_tls:
+        yield (
+            f"listen.check_http.address: {listener.address} is reachable from other hosts without authentication; set "
+            "check.http.mutual_tls, or listen on 127.0.0.1"
+        )
+    prefixes = [prefix for prefix in (http.envoy_prefix, http.nginx_prefix) if prefix is not None]
+    if not prefixes:
+        yield "check.http: both prefixes are null, so nobody can ask; disable listen.check_http instead"
+    if len(prefixes) > 1 and (
+        f"{prefixes[0]}/".startswith(f"{prefixes[1]}/") or f"{prefixes[1]}/".startswith(f"{prefixes[0]}/")
+    ):
+        yield (
+            "check.http: one of envoy_prefix and nginx_prefix is the beginning of the other, so a client could choose "
+            "how it is read; set the one that is not used to null"
+        )
+    named = [http.identity_header, http.source_header, http.destination_header]
+    named += [http.method_header, http.uri_header, http.host_header] if http.nginx_prefix is not None else []
+    for name in sorted({name for name in named if name and named.count(name) > 1}):
+        yield f"check.http: the header {name} is named for two things; give each its own"
+    if http.nginx_prefix is not None and not (http.method_header and http.uri_header and http.host_header):
+        yield "check.http: auth_request needs method_header, uri_header and host_header, or set nginx_prefix to null"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -29,6 +29,7 @@ from pydantic_settings import (
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.limits import Limits
+from app.settings.check import CheckSettings
 from app.settings.clusters import ClusterSettings, InventorySettings, ServedCluster
 from app.settings.issuing import IssuingSettings
 from app.settings.key_hosts import KeyHostSettings
@@ -72,6 +73,7 @@ DEFAULT_PORTS = {
     "api": 8_080,
     "link": 8_081,
     "check": 9_191,
+    "check_http": 9_192,
     "check_mtls": 9_193,
     "operations": 15_014,
 }
@@ -85,6 +87,7 @@ class ListenSettings(_Section):
     api: Listener = Listener(port=DEFAULT_PORTS["api"])
     link: Listener = Listener(port=DEFAULT_PORTS["link"])
     check: Listener = Listener(port=DEFAULT_PORTS["check"])
+    check_http: Listener = Listener(port=DEFAULT_PORTS["check_http"])
     check_mtls: Listener = Listener(port=DEFAULT_PORTS["check_mtls"])
     operations: Listener = Listener(port=DEFAULT_PORTS["operations"])
 
@@ -229,21 +232,6 @@ class LinkSettings(_Section):
     token_file: Path | None = None
     public_key: str = ""
     ca_file: Path | None = None
-
-
-class CheckTransport(StrEnum):
-    """What speaks HTTP/2 with the proxies on port 9191: docs/adr/0026-envoy-as-transport.md."""
-
-    GRPCIO = "grpcio"
-    ENVOY = "envoy"  # an Envoy with the worker inside; needs the extra packages `gatehouse[envoy]`
-
-
-class CheckSettings(_Section):
-    """What the workers say about themselves."""
-
-    listener: str = "local"  # the name by which an EnforcementPoint means port 9191
-    transport: CheckTransport = CheckTransport.GRPCIO  # what carries Checks on port 9191
-    behind_ztunnel: bool = False  # who reaches port 9191 came through a ztunnel that admits registered waypoints only
 
 
 class LoggingSettings(_Section):

@@ -46,7 +46,7 @@ _COMMAND_SECONDS = 20.0
 _OPEN_FILES = 65_536
 _LISTENERS = {
     Role.AUTHORITY: ("ca", "ca_mtls", "api", "link"),
-    Role.DECISION: ("check", "check_mtls"),
+    Role.DECISION: ("check", "check_http", "check_mtls"),
 }
 
 

@@ -27,7 +27,11 @@ POLICY = [
             "metadata": {"name": name, "namespace": "shop"},
             "spec": {"kind": "gateway", "requireIdentity": False, "caller": caller},
         }
-        for name, caller in (("beside", {"listener": "local"}), ("elsewhere", {"spiffeId": IDENTITY}))
+        for name, caller in (
+            ("beside", {"listener": "local"}),
+            ("over-http", {"listener": "http"}),
+            ("elsewhere", {"spiffeId": IDENTITY}),
+        )
     ),
     {
         "apiVersion": "security.istio.io/v1",
@@ -114,6 +118,25 @@ async def test_replacing_every_worker_ten_times_costs_no_error(tmp_path: Path, t
     assert 2 * TIMES + 1 == len(pids)
     # Otherwise nothing was moved from worker to worker, and the test showed nothing.
     assert min(connections) > TIMES
+
+
+async def test_replacing_workers_costs_no_error_over_http(tmp_path: Path) -> None:
+    """Port 9192: connections leave after an answer, idle ones when they are quiet."""
+    async with Gatehouse(tmp_path, limits=LIMITS) as gatehouse:
+        async with await gatehouse.admin() as client:
+            assert 200 == (await client.post("/v1/apply", json=POLICY)).status_code
+        await _until_served(gatehouse)
+        async with (
+            gateway(gatehouse.addresses["check_http"], tmp_path / "envoy", over_http=True) as envoy,
+            steady_load(envoy.ports[LISTENER], per_second=200) as load,
+        ):
+            for _ in range(3):
+                assert {"replaced": 2, "workers": 2} == await gatehouse.control("replace-workers")
+            seen = await envoy.counters(_TELLING)
+            connections = (await envoy.counters("cluster.check.upstream_cx_total"))["cluster.check.upstream_cx_total"]
+    assert {200: load.total} == dict(load.statuses), seen
+    assert load.total > 300
+    assert connections > 3
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from app.bootstrap.check_http import check_http_server
 from app.decision.attributes import Transport
 from app.demo.waypoint import Credentials
-from app.limits import CheckLimits, Limits
+from app.limits import CheckLimits, HttpLimits, Limits
 from app.rpc.check import CheckCertificates, CheckListener, CheckServicer, check_server
 from app.rpc.server import GrpcServer
 from app.rpc.tls import server_credentials
+from app.serving.http import HttpServer
+from app.settings import Settings
 from tests.support.decisions import Worker
 
 
@@ -57,3 +61,17 @@ def certificates_from(credentials: Credentials) -> CheckCertificates:
     chain, key = credentials.certificate.read_bytes(), credentials.private_key.read_bytes()
     roots = credentials.trust_bundle.read_text()
     return CheckCertificates(lambda: (chain, key), lambda: roots)
+
+
+@asynccontextmanager
+async def http_listener(
+    worker: Worker, *, certificates: CheckCertificates | None = None, limits: HttpLimits | None = None, **http: object
+) -> AsyncIterator[HttpServer]:
+    """Answer ext_authz over HTTP until the block ends, with `check.http` set as given."""
+    settings = Settings(
+        listen={"check_http": {"port": 0}},
+        check={"http": http},
+        limits=dataclasses.replace(Limits(), check_http=limits or HttpLimits(max_header_bytes=196_608)),
+    )
+    async with check_http_server(worker.service, settings, certificates) as server:
+        yield server

@@ -16,7 +16,9 @@ import yaml
 
 from app.supervisor.control import send_control
 
-FREE_PORTS = {name: {"port": 0} for name in ("ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations")}
+FREE_PORTS = {
+    name: {"port": 0} for name in ("ca", "ca_mtls", "api", "link", "check", "check_http", "check_mtls", "operations")
+}
 # So that a test run that is killed leaves nothing behind.
 _ENDS_WITH_ITS_OWNER = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 QUICK = {

@@ -15,8 +15,9 @@ def gateway_config(
     credentials: Credentials | None = None,
     serves: Credentials | None = None,
     timeout_seconds: float = 5.0,
+    over_http: bool = False,
 ) -> dict[str, Any]:
-    """One listener that asks `check_address` over gRPC (mutual TLS with `credentials`), and fails closed.
+    """One listener that asks `check_address` over gRPC (mutual TLS with `credentials`) or HTTP, and fails closed.
 
     With `serves` its clients must show a certificate of the mesh, which it passes on (`include_peer_certificate`).
     """
@@ -26,7 +27,7 @@ def gateway_config(
         failure_mode_allow=False,
         include_peer_certificate=serves is not None,
         status_on_error={"code": "ServiceUnavailable"},
-        grpc_service={"envoy_grpc": {"cluster_name": "check"}, "timeout": f"{timeout_seconds}s"},
+        **_service(f"{timeout_seconds}s", over_http=over_http),
     )
     routes = [{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}]
     manager = typed(
@@ -49,7 +50,7 @@ def gateway_config(
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
                 "extensions.upstreams.http.v3.HttpProtocolOptions",
-                explicit_http_config={"http2_protocol_options": {}},
+                explicit_http_config={"http_protocol_options" if over_http else "http2_protocol_options": {}},
             )
         },
         "load_assignment": {"cluster_name": "check", "endpoints": [{"lb_endpoints": [endpoint]}]},
@@ -59,9 +60,21 @@ def gateway_config(
     return bootstrap("gateway", [listener], [cluster])
 
 
+def _service(timeout: str, *, over_http: bool) -> dict[str, Any]:
+    if not over_http:
+        return {"grpc_service": {"envoy_grpc": {"cluster_name": "check"}, "timeout": timeout}}
+    server = {"uri": "http://check", "cluster": "check", "timeout": timeout}
+    return {"http_service": {"path_prefix": "/envoy", "server_uri": server}}
+
+
 def gateway(
-    check_address: str, directory: Path, *, credentials: Credentials | None = None, serves: Credentials | None = None
+    check_address: str,
+    directory: Path,
+    *,
+    credentials: Credentials | None = None,
+    serves: Credentials | None = None,
+    over_http: bool = False,
 ) -> Envoy:
     """An Envoy with two threads, so that it has connections to both workers."""
-    config = gateway_config(check_address, credentials=credentials, serves=serves)
+    config = gateway_config(check_address, credentials=credentials, serves=serves, over_http=over_http)
     return Envoy("gateway", config, directory, concurrency=2)

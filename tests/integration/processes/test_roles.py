@@ -44,7 +44,7 @@ async def test_workers_of_another_host_follow_the_authority_with_a_token_of_thei
             key = (await client.get("/v1/status")).json()["snapshotPublicKey"]
             link = {"url": f"http://{authority.addresses['link']}", "token": made.json()["secret"], "public_key": key}
             async with Gatehouse(tmp_path / "workers", role="decision", workers=1, link=link) as workers:
-                assert {"check", "check_mtls", "operations"} == set(workers.addresses)
+                assert {"check", "check_http", "check_mtls", "operations"} == set(workers.addresses)
                 assert (await ask(workers.addresses["check"])).status.code != 0
                 assert 200 == (await client.post("/v1/apply", json=[POINT])).status_code
                 assert await _until_allowed(workers.addresses["check"], True) < CheckLimits().long_poll_seconds / 2

@@ -68,7 +68,9 @@ async def test_everything_comes_up_and_says_so(tmp_path: Path) -> None:
             'gatehouse_snapshot_served_number{worker="worker-1"}',
         ):
             assert name in metrics
-        assert {"ca", "ca_mtls", "api", "link", "check", "check_mtls", "operations"} == set(gatehouse.addresses)
+        assert {"ca", "ca_mtls", "api", "link", "check", "check_http", "check_mtls", "operations"} == set(
+            gatehouse.addresses
+        )
         assert 0o600 == (gatehouse.state_dir / "passphrase").stat().st_mode & 0o777
 
 
@@ -143,7 +145,7 @@ async def test_a_worker_starts_from_its_last_good_snapshot_without_the_authority
         nobody.bind(("127.0.0.1", 0))
         link = {"url": f"http://127.0.0.1:{nobody.getsockname()[1]}", "token": "unused", "public_key": public_key}
         async with Gatehouse(tmp_path, role="decision", link=link) as gatehouse:
-            assert {"check", "check_mtls", "operations"} == set(gatehouse.addresses)
+            assert {"check", "check_http", "check_mtls", "operations"} == set(gatehouse.addresses)
             assert expected == _reason(await ask(gatehouse.addresses["check"])) != NO_SNAPSHOT
             await _until_listening(gatehouse.addresses["check_mtls"])
 

@@ -85,17 +85,33 @@ def test_what_is_no_service_is_refused(value: object) -> None:
 
 
 def test_a_host_leads_to_its_service_in_any_spelling() -> None:
-    """Case and a trailing dot do not count; a port in the header must be one of the service's."""
+    """Case, a trailing dot and a port of the proxy's own do not count."""
     orders = Service(namespace="shop", name="orders", hosts=("Orders.shop.svc.",), ports=(80,))
     index = _index(orders)
 
     found = (ServiceRef("shop", "orders"),)
-    for host in ("orders.shop.svc", "ORDERS.SHOP.SVC", "orders.shop.svc.", "orders.shop.svc:80", "orders.shop.svc.:80"):
+    for host in (
+        "orders.shop.svc",
+        "ORDERS.SHOP.SVC",
+        "orders.shop.svc.",
+        "orders.shop.svc:80",
+        "orders.shop.svc.:8443",
+    ):
         assert found == index.lookup_host(host, 0)
-    assert () == index.lookup_host("orders.shop.svc:81", 80)
-    assert () == index.lookup_host("orders.shop.svc", 81)
+        assert found == index.lookup_host(host, 8443)
     for host in ("", "x.orders.shop.svc", "orders.shop.svc:", "orders.shop.svc:x", "orders.shop.svc:123456"):
         assert () == index.lookup_host(host, 80)
+
+
+def test_a_port_chooses_among_services_of_one_host() -> None:
+    """That of the header before that of the connection; one that is nobody's means all of them."""
+    plain = Service(namespace="shop", name="plain", hosts=("api.example",), ports=(80,))
+    secure = Service(namespace="shop", name="secure", hosts=("api.example",), ports=(443,))
+    index = _index(plain, secure)
+
+    assert (ServiceRef("shop", "plain"),) == index.lookup_host("api.example", 80)
+    assert (ServiceRef("shop", "secure"),) == index.lookup_host("api.example:443", 80)
+    assert (ServiceRef("shop", "plain"), ServiceRef("shop", "secure")) == index.lookup_host("api.example", 8443)
 
 
 def test_the_longest_wildcard_holds_where_no_name_is_exact() -> None:

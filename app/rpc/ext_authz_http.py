@@ -1,0 +1,100 @@
+"""ext_authz over HTTP (port 9192): one bare ASGI callable for every method and every path.
+
+Nothing between it and the bytes decodes a path, redirects, or knows of methods: what a proxy asks about is decided as
+it was sent. Whatever goes wrong is answered with a denial; what only the listener can refuse (a head that is too large,
+too many connections) it refuses itself, see docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import lru_cache
+from itertools import count
+
+import structlog
+
+from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
+from app.decision.check import CheckService
+from app.identity.spiffe import is_spiffe_id
+from app.limits import CheckLimits
+from app.policy.decision import Decision, Reason
+from app.rpc.check_answers import DECISION_ID_CHARS
+from app.rpc.ext_authz_http_codec import Dialect, HttpAnswer, HttpDialects, carried_problem, read_check, write_answer
+from app.serving.bounded import PEER_URIS, Receive, Scope, Send
+
+_log = structlog.get_logger(__name__)
+
+# By which names an EnforcementPoint means this port on loopback: one a dialect, because nginx hands on what an Envoy
+# would have taken away.
+LISTENERS = {Dialect.ENVOY: "http", Dialect.NGINX: "nginx"}
+
+_INTERNAL = CheckAnswer(Decision(False, Reason.INTERNAL))
+
+
+class ExtAuthzHttp:
+    """The ASGI application of one listener, whose callers come by `transport`."""
+
+    def __init__(
+        self, service: CheckService, dialects: HttpDialects, *, transport: Transport, limits: CheckLimits
+    ) -> None:
+        self._service = service
+        self._dialects = dialects
+        self._limits = limits
+        self._prefix = secrets.token_hex(DECISION_ID_CHARS // 4)
+        self._numbers = count(1)
+        self._local = {dialect: Peer(name, transport) for dialect, name in LISTENERS.items()}
+        self._transport = transport
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; its body is read and not looked at, so that the connection can go on."""
+        if scope["type"] != "http" or not await _read_to_the_end(receive):
+            return
+        answer = await self._answer(scope)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, scope: Scope) -> HttpAnswer:
+        dialect = Dialect.ENVOY
+        decision_id = f"{self._prefix}{next(self._numbers):012x}"
+        try:
+            target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+            dialect, attributes = read_check(
+                scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits
+            )
+            answer = await self._decide(attributes, self._peer(scope, dialect))
+            problem = carried_problem(answer.effects, dialect) if answer.decision.allowed else ""
+            if problem:
+                answer = CheckAnswer(
+                    Decision(False, Reason.MALFORMED, hint=problem), answer.number, answer.revision, answer.identity
+                )
+                self._service.counters.refused_effects += 1
+                _log.warning("check_effects_refused", problem=problem, decision_id=decision_id)
+            return write_answer(answer, dialect, decision_id)
+        except Exception:  # noqa: BLE001 - a 500 would be an error to Envoy, and may fail open
+            self._service.counters.errors += 1
+            _log.exception("check_not_answered")
+            return write_answer(_INTERNAL, dialect, decision_id)
+
+    async def _decide(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
+        return self._service.check(attributes, peer)
+
+    def _peer(self, scope: Scope, dialect: Dialect) -> Peer:
+        if self._transport is not Transport.MUTUAL_TLS:
+            return self._local[dialect]
+        uris = scope["state"].get(PEER_URIS, ())
+        return _authenticated(uris[0] if len(uris) == 1 else "")
+
+
+@lru_cache(maxsize=4_096)
+def _authenticated(uri: str) -> Peer:
+    return Peer("mtls", Transport.MUTUAL_TLS, uri if is_spiffe_id(uri) else "")
+
+
+async def _read_to_the_end(receive: Receive) -> bool:
+    """Whether the whole body came; the listener bounds it."""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return False
+        if not message.get("more_body", False):
+            return True
