@@ -114,6 +114,7 @@ class DecisionProcess(Service):
     def report(self, *, loop_lag_seconds: float) -> Report:
         """How the worker stands; flushes its counters."""
         state = self.holder.state
+        self.holder.note_age(self.settings.limits.check.stale_after_seconds)
         self._flush(loop_lag_seconds)
         reasons = {
             "snapshot": "ok" if state is not None else "no snapshot was loaded yet",

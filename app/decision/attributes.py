@@ -62,7 +62,8 @@ class CheckAttributes:
 class CheckAnswer:
     """A decision, what it was made from and what it does; `identity` is how the caller's identity was known.
 
-    `shadow` is None where no policy is tried out, or none was asked.
+    `shadow` is None where no policy is tried out, or none was asked. `stale` says that the authority was not heard for
+    `check.stale_after_seconds`, so that there may be newer rules.
     """
 
     decision: Decision
@@ -71,3 +72,4 @@ class CheckAnswer:
     identity: str = "unknown"  # authenticated, asserted, unauthenticated, unavailable, unknown
     effects: Effects = NO_EFFECTS
     shadow: ShadowVerdict | None = None
+    stale: bool = False

@@ -93,7 +93,7 @@ class Rejection:
 class StateHolder:
     """The one mutable place: which state serves, and when the authority last confirmed it."""
 
-    __slots__ = ("_monotonic", "checked_at", "confirmed", "rejection", "state", "swapped")
+    __slots__ = ("_monotonic", "checked_at", "confirmed", "rejection", "stale", "state", "swapped")
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -102,6 +102,7 @@ class StateHolder:
         self.checked_at = monotonic()
         self.swapped = asyncio.Event()  # set by every swap; who waits for the next one clears it
         self.confirmed = False  # by the authority, since this process started
+        self.stale = False  # noted by whoever looks at the age; every answer says so
 
     def swap(self, state: DecisionState) -> None:
         """Serve from `state` from now on."""
@@ -112,6 +113,11 @@ class StateHolder:
         """The authority answered just now: what is served here is the newest that can be."""
         self.checked_at = self._monotonic()
         self.confirmed = True
+        self.stale = False
+
+    def note_age(self, stale_after_seconds: float) -> None:
+        """Look whether the authority was not heard for so long: not in every Check, which has no time for a clock."""
+        self.stale = self.age_seconds() > stale_after_seconds
 
     def age_seconds(self) -> float:
         """Seconds since the authority was last heard, by a clock that does not jump."""

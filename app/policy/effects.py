@@ -30,6 +30,7 @@ OWN_METADATA = frozenset(
         "reason",
         "identity",
         "hint",
+        "stale",
         "shadow",
         "shadow_policy",
         "shadow_rule",

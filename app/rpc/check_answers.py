@@ -139,6 +139,8 @@ def answer_metadata(answer: CheckAnswer, decision_id: str) -> dict[str, Any]:
         "reason": decision.reason.value,
         "identity": answer.identity,
     }
+    if answer.stale:
+        members["stale"] = True
     if answer.shadow is not None:
         members |= _shadow(answer.shadow)
     return members | ({"hint": decision.hint} if decision.hint else {})

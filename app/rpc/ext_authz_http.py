@@ -8,6 +8,7 @@ too many connections) it refuses itself, see docs/operations.md.
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 
@@ -18,6 +19,7 @@ from app.decision.check import CheckService
 from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits
 from app.policy.decision import Decision, Reason
+from app.policy.effects import NO_EFFECTS
 from app.rpc.check_answers import DECISION_ID_CHARS
 from app.rpc.ext_authz_http_codec import Dialect, HttpAnswer, HttpDialects, carried_problem, read_check, write_answer
 from app.serving.bounded import PEER_URIS, Receive, Scope, Send
@@ -64,9 +66,8 @@ class ExtAuthzHttp:
             answer = await self._decide(attributes, self._peer(scope, dialect))
             problem = carried_problem(answer.effects, dialect) if answer.decision.allowed else ""
             if problem:
-                answer = CheckAnswer(
-                    Decision(False, Reason.MALFORMED, hint=problem), answer.number, answer.revision, answer.identity
-                )
+                refused = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
+                answer = replace(answer, decision=refused, effects=NO_EFFECTS)
                 self._service.counters.refused_effects += 1
                 _log.warning("check_effects_refused", problem=problem, decision_id=decision_id)
             return write_answer(answer, dialect, decision_id)

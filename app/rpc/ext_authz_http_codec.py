@@ -248,8 +248,12 @@ def _metadata(answer: CheckAnswer, decision_id: str) -> Iterable[tuple[str, str]
     """For the proxy's log and its filters; it hands on to client or upstream only what its configuration names."""
     for name, value in answer_metadata(answer, decision_id).items():
         if name in OWN_METADATA and value != "":
-            text = "".join(character if character.isprintable() else "?" for character in str(value))
+            text = "".join(character if character.isprintable() else "?" for character in _text(value))
             yield _OUR_PREFIX + _OUR_NAMES.get(name, name.replace("_", "-")), text
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _theirs(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:

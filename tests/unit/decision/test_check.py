@@ -6,6 +6,7 @@ from app.decision.attributes import Peer
 from app.identity.xfcc import ANNOTATION_HINT
 from app.limits import CheckLimits
 from app.policy.decision import Reason
+from app.rpc.check_answers import answer_metadata
 from tests.support.decisions import (
     BEHIND_ZTUNNEL,
     FRONTEND,
@@ -241,6 +242,22 @@ async def test_an_old_snapshot_denies_only_where_the_operator_said_so() -> None:
     assert Reason.SNAPSHOT_TOO_OLD == strict.check(headers=xfcc()).decision.reason
     strict.holder.confirm()
     assert strict.check(headers=xfcc()).decision.allowed
+
+
+async def test_case_097_an_answer_from_an_old_snapshot_says_so() -> None:
+    """The metadata has it whether it is served on or denied; hearing the authority ends it."""
+    for limits, reason in ((CheckLimits(), "ALLOW_RULE"), (CheckLimits(deny_after_seconds=300), "SNAPSHOT_TOO_OLD")):
+        serving = await worker(LOCAL_WAYPOINT, EVERYBODY, limits=limits)
+        for passed, stale in ((limits.stale_after_seconds, False), (1.0, True)):
+            serving.now += passed
+            serving.holder.note_age(limits.stale_after_seconds)
+            answer = serving.check(headers=xfcc())
+            assert stale == answer.stale
+        metadata = answer_metadata(answer, "d1")
+        assert (True, reason) == (metadata["stale"], metadata["reason"])
+        serving.holder.confirm()
+        fresh = serving.check(headers=xfcc())
+        assert "stale" not in answer_metadata(fresh, "d1")
 
 
 async def test_a_failure_inside_is_a_denial_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
