@@ -220,6 +220,72 @@ async def test_case_084_what_is_not_the_allowed_host_is_not_allowed(host: str) -
         assert (200, "ALLOW_RULE") == await asking.ask(host="secret.com")
 
 
+ADMINS = at_waypoint(
+    "admins", action="DENY", rules=[{"when": [{"key": "request.headers[X-Role]", "values": ["admin"]}]}]
+)
+USERS = at_waypoint("users", rules=[{"when": [{"key": "request.headers[x-role]", "values": ["user"]}]}])
+
+
+@pytest.mark.parametrize("value", ["user,admin", "admin,user", "user, admin", "user ,admin ", "admin"])
+async def test_case_085_a_repeated_header_is_denied_by_any_of_its_values(value: str) -> None:
+    """Envoy joins them by commas before it asks; what allows one value does not allow two."""
+    async with _asking(await worker(LOCAL_WAYPOINT, EVERYBODY, ADMINS)) as asking:
+        assert (403, "DENY_RULE") == await asking.ask(headers={**XFCC, "x-role": value})
+        assert (200, "ALLOW_RULE") == await asking.ask(headers={**XFCC, "x-role": "user"})
+    async with _asking(await worker(LOCAL_WAYPOINT, USERS)) as asking:
+        assert (403, "NO_RULE_MATCHED") == await asking.ask(headers={**XFCC, "x-role": value})
+
+
+async def test_case_085_repeated_raw_headers_are_denied_by_any_of_their_values() -> None:
+    """With `encode_raw_headers` they come apart."""
+    request = question(headers={})
+    for name, raw in (
+        (b"X-Role", b"user"),
+        (b"x-role", b"admin"),
+        *((k.encode(), v.encode()) for k, v in XFCC.items()),
+    ):
+        header = request.attributes.request.http.header_map.headers.add()
+        header.key, header.raw_value = name.decode(), raw
+    async with _asking(await worker(LOCAL_WAYPOINT, EVERYBODY, ADMINS)) as asking:
+        assert (403, "DENY_RULE") == await asking.ask(request)
+
+
+async def test_case_086_names_of_headers_are_compared_without_case() -> None:
+    """In the policy and on the wire; what a service would take for the same name is not allowed in its place."""
+    request = question(headers={})
+    for name, raw in (("X-ROLE", b"admin"), *((k, v.encode()) for k, v in XFCC.items())):
+        header = request.attributes.request.http.header_map.headers.add()
+        header.key, header.raw_value = name, raw
+    async with _asking(await worker(LOCAL_WAYPOINT, EVERYBODY, ADMINS)) as asking:
+        assert (403, "DENY_RULE") == await asking.ask(request)
+        assert (403, "DENY_RULE") == await asking.ask(headers={**XFCC, "x-role": "admin"})
+    async with _asking(await worker(LOCAL_WAYPOINT, USERS)) as asking:
+        assert (403, "NO_RULE_MATCHED") == await asking.ask(headers={**XFCC, "x_role": "user"})
+
+
+@pytest.mark.parametrize("raw", [b"us\xffer", b"user\xff", b"\xffuser", b"user\xc0\xae", b"user!"])
+async def test_case_087_bytes_that_are_no_text_allow_nothing(raw: bytes) -> None:
+    """They become exclamation marks, by Envoy or here, and a value with one is another value."""
+    replaced = question(headers={**XFCC, "x-role": raw.decode("utf-8", "replace").replace("\ufffd", "!")})
+    apart = question(headers={})
+    for name, value in (("x-role", raw), *((k, v.encode()) for k, v in XFCC.items())):
+        header = apart.attributes.request.http.header_map.headers.add()
+        header.key, header.raw_value = name, value
+    async with _asking(await worker(LOCAL_WAYPOINT, USERS)) as asking:
+        assert (200, "ALLOW_RULE") == await asking.ask(headers={**XFCC, "x-role": "user"})
+        for request in (replaced, apart):
+            assert (403, "NO_RULE_MATCHED") == await asking.ask(request)
+
+
+async def test_case_088_a_thousand_headers_of_sixty_kilobytes_are_decided() -> None:
+    """With more of them than the bound the answer is a denial, not an error."""
+    many = {f"x-header-{number}": "v" * 50 for number in range(998)}
+    async with _asking(await worker(LOCAL_WAYPOINT, EVERYBODY, ADMINS)) as asking:
+        assert (200, "ALLOW_RULE") == await asking.ask(headers={**XFCC, **many, "x-other": "v"})
+        assert (403, "DENY_RULE") == await asking.ask(headers={**XFCC, **many, "x-role": "admin"})
+        assert (403, "MALFORMED") == await asking.ask(headers={**XFCC, **many, "x-a": "1", "x-b": "2"})
+
+
 async def test_case_090_identities_match_as_a_whole() -> None:
     """Empty, no SPIFFE ID, another trust domain, a longer name, a dot that is a letter: no accidental match."""
     exact = at_waypoint("exact", rules=[{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/a.b"]}}]}])
@@ -254,9 +320,9 @@ async def test_case_091_headers_that_clients_write_say_neither_who_nor_where() -
 
 
 async def test_case_092_context_extensions_and_metadata_change_nothing() -> None:
-    """Whoever sends them, they are not read."""
+    """Not even those that we know count, from a waypoint that was not registered as one that may name services."""
     request = question(principal=REPORTS)
-    request.attributes.context_extensions.update({"principal": FRONTEND, "namespace": "bank"})
+    request.attributes.context_extensions.update({"principal": FRONTEND, "gatehouse.dev/service": "bank/orders"})
     request.attributes.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"].update({"sub": FRONTEND})
     async with _asking(await worker(LOCAL_WAYPOINT, READERS)) as asking:
         assert (403, "NO_RULE_MATCHED") == await asking.ask(request)

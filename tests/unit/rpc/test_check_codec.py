@@ -46,6 +46,18 @@ def test_an_http_request_is_read() -> None:
     assert {"x-role": ("user,admin",)} == dict(attributes.headers)
 
 
+def test_what_says_where_a_request_goes_is_read() -> None:
+    """The proxy's own certificate and what its configuration says, for HTTP and TCP."""
+    request = _request()
+    request.attributes.destination.principal = "spiffe://cluster.local/ns/shop/sa/orders"
+    request.attributes.context_extensions["gatehouse.dev/service"] = "shop/orders"
+    for _ in ("http", "tcp"):
+        attributes = decode_check(request.SerializeToString(), LIMITS)
+        assert "spiffe://cluster.local/ns/shop/sa/orders" == attributes.destination_principal
+        assert {"gatehouse.dev/service": "shop/orders"} == dict(attributes.context_extensions or {})
+        request.attributes.request.ClearField("http")
+
+
 def test_raw_headers_keep_duplicates_apart() -> None:
     """Names become lower case, values keep their order, bytes that are no UTF-8 become exclamation marks."""
     request = _request()
