@@ -14,7 +14,7 @@ from itertools import count
 
 import structlog
 
-from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
+from app.decision.attributes import CheckAnswer, Peer, Transport
 from app.decision.check import CheckService
 from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits
@@ -63,7 +63,7 @@ class ExtAuthzHttp:
             dialect, attributes = read_check(
                 scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits
             )
-            answer = await self._decide(attributes, self._peer(scope, dialect))
+            answer = await self._service.decide(attributes, self._peer(scope, dialect))
             problem = carried_problem(answer.effects, dialect) if answer.decision.allowed else ""
             if problem:
                 refused = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
@@ -75,9 +75,6 @@ class ExtAuthzHttp:
             self._service.counters.errors += 1
             _log.exception("check_not_answered")
             return write_answer(_INTERNAL, dialect, decision_id)
-
-    async def _decide(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
-        return self._service.check(attributes, peer)
 
     def _peer(self, scope: Scope, dialect: Dialect) -> Peer:
         if self._transport is not Transport.MUTUAL_TLS:
