@@ -160,6 +160,8 @@ class CheckService:
     def _end(self, answer: CheckAnswer, attributes: CheckAttributes, started: float) -> CheckAnswer:
         if answer.effects is not NO_EFFECTS:
             answer = self._carried_out(answer, attributes.path)
+        if self._holder.stale:
+            answer = replace(answer, stale=True)
         if answer.shadow is not None:
             self.counters.add_shadow(answer.shadow)
         if self._holder.stale:

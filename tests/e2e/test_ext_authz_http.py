@@ -236,6 +236,7 @@ class _Scripted:
         self.counters = CheckCounters()
 
     def check(self, attributes: CheckAttributes, _peer: Peer) -> CheckAnswer:
+    async def decide(self, attributes: CheckAttributes, _peer: Peer) -> CheckAnswer:
         allow = CheckAnswer(Decision(True, Reason.ALLOW_RULE))
         match attributes.path:
             case "/set":
