@@ -14,13 +14,21 @@ from dataclasses import dataclass
 from app.policy.allow_neighbours import AllowNeighbours
 from app.policy.authorization_policy import Action
 from app.policy.compile import CompiledPolicy
-from app.policy.document import AUTHORIZATION_POLICY, ENFORCEMENT_POINT, MESH, QUARANTINE
+from app.policy.document import (
+    AUTHORIZATION_POLICY,
+    ENFORCEMENT_POINT,
+    MESH,
+    PROVIDER,
+    QUARANTINE,
+    REGO_MODULE,
+    REQUEST_AUTHENTICATION,
+)
 from app.policy.mode import ENFORCED
 from app.policy.ownership import EFFECT, Effect, pointer_of
 from app.policy.policy_view import PolicyView
 from app.policy.project_losses import losses
 
-_CONFIGURATION = frozenset({MESH, ENFORCEMENT_POINT, "Provider", "RequestAuthentication", "RegoModule"})
+_CONFIGURATION = frozenset({MESH, ENFORCEMENT_POINT, PROVIDER, REGO_MODULE, REQUEST_AUTHENTICATION})
 _NO_NATIVE_FORM = {
     QUARANTINE: "it holds before every policy, also for certificates and nodes; Istio has no word for it",
     "Grant": "it ends by itself and each use is logged; a native policy would stay",
