@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_a_wrong_call(run, write, tmp_path):
     assert 2 == run("policy", "validate").code
 
 
-def test_live_looks_at_files_in_the_live_set(run, live, logged_in, write):
+def test_live_looks_at_files_in_the_live_set(run, live, write):
     """Without files at the live set alone; stored documents go by their key."""
     stored = write(_text("[{to: [{operation: {methods: [GET]}}]}]", "b"), "b.yaml")
     everything = write(_text("[{}]", "a"), "a.yaml")
