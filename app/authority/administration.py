@@ -27,6 +27,7 @@ from app.authority.policies.apply_batch import apply_batch
 from app.authority.policies.check_rego import RegoChecker
 from app.authority.policies.delete_policy import delete_policy
 from app.authority.policies.explain_request import Explainer
+from app.authority.policies.lint_policies import Linter
 from app.authority.policies.policy_commit import BY_API, Act, Writer
 from app.authority.policies.project_policies import project_policies
 from app.authority.policies.put_policy import PutPolicy, put_policy
@@ -75,6 +76,7 @@ class Administration:
         self._rego = rego
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
+        self.linter = Linter(store, self._explainer, limits)
         self.pages = PageKeys(store, random_bytes)
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".

@@ -16,7 +16,8 @@ class ExitCode(IntEnum):
     OK = 0
     ERROR = 1
     USAGE = 2  # wrong arguments, or a file that cannot be used
-    TESTS_FAILED = 3
+    TESTS_FAILED = 3  # what was looked at is not as it should be: cases that fail …
+    FOUND_ERRORS = 3  # … or findings that are errors
 
 
 _BAD_INPUT = frozenset({ErrorCode.MALFORMED, ErrorCode.INVALID, ErrorCode.TOO_LARGE})

@@ -35,7 +35,7 @@ def read_documents(paths: Sequence[str]) -> list[Found]:
     """
     found = [
         Found(f"{where}, document {index + 1}" if len(values) > 1 else where, value)
-        for where, values in ((str(path), _expanded(read_values(path))) for path in _files(paths))
+        for where, values in ((str(path), _expanded(read_values(path))) for path in files_of(paths))
         for index, value in enumerate(values)
     ]
     if not found:
@@ -54,10 +54,15 @@ def read_values(path: str | Path) -> list[Any]:
     try:
         return parse_documents(data, is_json=is_json and bool(data.strip()), bounds=_BOUNDS)
     except AppError as error:
-        raise UsageError(f"{path}: {error.detail}") from None
+        raise UsageError(f"{path}: {error.detail}", errors=error.errors) from None
 
 
-def _files(paths: Iterable[str]) -> Iterable[str]:
+def files_of(paths: Iterable[str]) -> Iterable[str]:
+    """The files that are meant: those named, those in the directories named, and standard input.
+
+    Raises:
+        AppError: `INVALID` when a directory has none.
+    """
     for path in paths:
         directory = Path(path)
         if path == STDIN or not directory.is_dir():

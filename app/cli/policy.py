@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import policy_confirm, policy_offline, policy_project
+from app.cli import policy_confirm, policy_offline, policy_project, policy_validate
 from app.cli.client import ApiClient, connect
 from app.cli.failures import CommandError, progress, warn
 from app.cli.files import Found, read_documents
@@ -171,7 +171,7 @@ def rollback(
 
 
 app.command("test")(policy_offline.run_tests)
-app.command("validate")(policy_offline.validate)
+app.command("validate")(policy_validate.validate)
 app.command("explain")(policy_offline.explain)
 app.command("project")(policy_project.project)
 app.command("confirm")(policy_confirm.confirm)

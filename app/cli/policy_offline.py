@@ -1,4 +1,4 @@
-"""The commands of `gatehouse policy` that need no server: test, validate, explain with -f."""
+"""The commands of `gatehouse policy` that need no server: test, explain with -f."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.failures import ExitCode, UsageError, progress
-from app.cli.files import Found, read_documents, read_values
+from app.cli.files import read_documents, read_values
 from app.cli.options import ContextName, Files
 from app.cli.text import Format, Output, print_value, printable
 from app.errors import AppError
@@ -50,24 +50,6 @@ def run_tests(
     else:
         print_value(total, output)
     if total["failed"]:
-        raise typer.Exit(ExitCode.TESTS_FAILED)
-
-
-def validate(
-    files: Annotated[list[str], typer.Argument(help="Files or directories of documents.", metavar="FILE...")],
-    output: Output = Format.TABLE,
-) -> None:
-    """Look for what is wrong in documents: exit 0 without errors, 3 with."""
-    findings = [finding for found in read_documents(files) for finding in _findings(found)]
-    errors = sum(finding["severity"] == "error" for finding in findings)
-    if output is Format.TABLE:
-        for finding in findings:
-            line = f"{finding['where']}: {finding['severity']}: {finding['pointer'] or '/'}: {finding['message']}"
-            print(printable(line))
-        print(f"{errors} errors, {len(findings) - errors} warnings")
-    else:
-        print_value({"errors": errors, "warnings": len(findings) - errors, "findings": findings}, output)
-    if errors:
         raise typer.Exit(ExitCode.TESTS_FAILED)
 
 
@@ -147,27 +129,3 @@ def _cases(file: str) -> Any:
 def _failure_line(failure: dict[str, Any]) -> str:
     decided = f"by {failure['policy']} {failure['rule']}".rstrip() if failure["policy"] else "by no rule"
     return printable(f"FAIL {failure['name']}: expected {failure['expected']}, got {failure['got']} ({decided})")
-
-
-def _findings(found: Found) -> list[dict[str, str]]:
-    from app.limits import PolicyLimits
-    from app.policy.document import parse_document
-    from app.policy.validate import validate as find
-
-    limits = PolicyLimits()
-    try:
-        return [
-            {
-                "where": found.where,
-                "severity": str(finding.severity.value),
-                "pointer": finding.pointer,
-                "message": finding.message,
-            }
-            for finding in find(parse_document(found.value, limits), limits)
-        ]
-    except AppError as error:
-        problems = [(field.pointer, field.message) for field in error.errors] or [("", error.detail)]
-        return [
-            {"where": found.where, "severity": "error", "pointer": pointer, "message": message}
-            for pointer, message in problems
-        ]

@@ -19,7 +19,9 @@ _TRUST_DOMAIN_FIELDS = ("trustDomains", "source.trustDomain")
 _CLIENT_ADDRESS_FIELDS = ("remoteIpBlocks", "remote.ip")
 _READ_IN_MANY_WAYS = frozenset({"paths", "hosts"})
 _ALLOW_WEAKER = "the native rule would allow requests that a server may read as something else (/public/..%2fadmin)"
-_DENY_WEAKER = "the native rule would miss spellings that a server may read as what it denies (/admin%2f, /x/..%2fadmin)"
+_DENY_WEAKER = (
+    "the native rule would miss spellings that a server may read as what it denies (/admin%2f, /x/..%2fadmin)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from app.rest import (
     converge,
     inventory,
     ledger,
+    lint,
     opa,
     operations,
     policies,
@@ -38,7 +39,7 @@ from app.rest.schemas import REQUEST_MODELS, Problem
 from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 
-_IMPORT_PATHS = ("/v1/apply", "/v1/inventory")
+_IMPORT_PATHS = ("/v1/apply", "/v1/inventory", "/v1/lint")
 
 
 def create_app(services: RestServices) -> AsgiApp:
@@ -75,6 +76,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
         policies,
         projection,
         revisions,
+        lint,
         inventory,
         ledger,
         tokens,

@@ -105,6 +105,24 @@ class Finding(Shape):
     message: str
 
 
+class SetFindingShape(Shape):
+    """One remark; `index` says which of the given documents it is about, null one that is stored."""
+
+    index: int | None
+    document: str
+    severity: str
+    pointer: str
+    code: str
+    message: str
+
+
+class LintReport(Shape):
+    """Findings, errors first, and the revision of the live set that they are about."""
+
+    revision: int
+    findings: list[SetFindingShape]
+
+
 class DocumentChangeShape(Shape):
     """What happened, or in a dry run would happen, to one document."""
 

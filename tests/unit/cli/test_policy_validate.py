@@ -1,0 +1,108 @@
+"""`gatehouse policy validate`: findings with their file, the exit codes, and the bad documents by their number."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+_HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+_META = "metadata: {name: NAME, namespace: shop}\n"
+_REF = "  targetRefs: [{kind: Service, name: orders}]\n"
+
+
+def _text(rules: str, name: str = "p") -> str:
+    return f"{_HEAD}{_META.replace('NAME', name)}spec:\n{_REF}  rules: {rules}\n"
+
+
+@pytest.fixture(name="write")
+def _write(tmp_path):
+    def write(text: str, name: str = "policy.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "said"),
+    [
+        (98, _text("[{form: []}]"), "/spec/rules/0/form"),
+        (99, "kind: Mesh\nkind: Mesh\n", "twice"),
+        (99, "spec:\n  rules: []\n  rules: [{}]\n", "twice"),
+        (100, "a: &a [x]\nb: [*a, *a]\n", "anchors"),
+        (100, "spec: !!python/object/apply:os.system ['true']\n", "tags"),
+        (101, _text("[{to: [{operation: {paths: [/" + "a" * 1_024 + "]}}]}]"), "longer than 1024"),
+        (103, _text("[{from: [{source: {principals: []}}]}]"), "/spec/rules/0/from/0/source/principals"),
+        (104, _text("[{to: [{operation: {}}]}]"), "/spec/rules/0/to/0/operation"),
+        (104, _text("[{when: [{key: '', values: [a]}]}]"), "/spec/rules/0/when/0/key"),
+    ],
+)
+def test_cases_098_to_104_are_errors(run, write, number, text, said):
+    """One line each with file, pointer, sentence and code; exit 3."""
+    path = write(text)
+    result = run("policy", "validate", path)
+
+    assert (3, "") == (result.code, result.err), number
+    assert any(line.startswith(f"{path}: error: ") and said in line for line in result.out.splitlines())
+
+
+@pytest.mark.parametrize(("number", "value"), [(101, "/(a+)+$"), (102, "/(?<=a)b")])
+def test_cases_101_102_what_looks_like_a_regex_is_text(run, write, number, value):
+    """A value is literal, so there is nothing to refuse."""
+    result = run("policy", "validate", write(_text(f"[{{to: [{{operation: {{paths: ['{value}']}}}}]}}]")))
+
+    assert 0 == result.code, number
+
+
+def test_files_are_looked_at_as_one_set(run, write):
+    """What two files have to do with each other is found, and said of the file that it is about."""
+    wide = write(_text("[{to: [{operation: {methods: [GET]}}]}]", "a"), "a.yaml")
+    narrow = write(_text("[{to: [{operation: {methods: [GET], paths: [/x]}}]}]", "b"), "b.yaml")
+
+    result = run("policy", "validate", wide, narrow, "-o", "json")
+
+    report = json.loads(result.out)
+    (shadowed,) = [found for found in report["findings"] if found["code"] == "SHADOWED"]
+    assert (0, 0, len(report["findings"])) == (result.code, report["errors"], report["warnings"])
+    assert {
+        "where": narrow,
+        "document": "AuthorizationPolicy/shop/b",
+        "severity": "warning",
+        "pointer": "/spec/rules/0",
+        "code": "SHADOWED",
+    } == {key: value for key, value in shadowed.items() if key != "message"}
+
+
+def test_a_document_that_is_given_twice_is_an_error(run, write):
+    """Two files with the same document would apply in no certain order."""
+    first, second = write(_text("[{}]"), "a.yaml"), write(_text("[{}]"), "b.yaml")
+
+    result = run("policy", "validate", first, second)
+
+    assert 3 == result.code
+    assert f"{second}: error: /: AuthorizationPolicy/shop/p is given twice" in result.out
+
+
+def test_a_file_that_cannot_be_read_is_a_wrong_call(run, write, tmp_path):
+    """Exit 2 with one line: there is nothing to have findings about."""
+    for path in (str(tmp_path / "none.yaml"), write("{", "broken.json")):
+        result = run("policy", "validate", path)
+        assert (2, True) == (result.code, result.err.startswith("error: "))
+    assert 2 == run("policy", "validate").code
+
+
+def test_live_looks_at_files_in_the_live_set(run, live, write):
+    """Without files at the live set alone; stored documents go by their key."""
+    stored = write(_text("[{to: [{operation: {methods: [GET]}}]}]", "b"), "b.yaml")
+    everything = write(_text("[{}]", "a"), "a.yaml")
+    assert 0 == run("policy", "apply", stored).code
+
+    alone = run("policy", "validate", "--live", "-o", "json")
+    together = run("policy", "validate", "--live", everything)
+
+    assert 0 == alone.code
+    assert "SHADOWED" not in {found["code"] for found in json.loads(alone.out)["findings"]}
+    assert 0 == together.code
+    assert "AuthorizationPolicy/shop/b: warning: /spec/rules/0: rule 0 of shop/a" in together.out
