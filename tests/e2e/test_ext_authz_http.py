@@ -235,7 +235,6 @@ class _Scripted:
     def __init__(self) -> None:
         self.counters = CheckCounters()
 
-    def check(self, attributes: CheckAttributes, _peer: Peer) -> CheckAnswer:
     async def decide(self, attributes: CheckAttributes, _peer: Peer) -> CheckAnswer:
         allow = CheckAnswer(Decision(True, Reason.ALLOW_RULE))
         match attributes.path:
