@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from app.decision.ports import ProviderAnswer, ProviderQuestion
 from app.demo.proxy_config import Credentials
 from app.errors import AppError
 from app.limits import HttpLimits
 from app.policy.decision import Reason
+from app.policy.effects import Effects
 from app.rpc.check import CheckCertificates
 from app.serving.binding import TcpEndpoint
 from app.serving.http import HttpServer
 from tests.support.check_servers import certificates_from, http_listener
 from tests.support.decisions import FRONTEND, SERVICES, WAYPOINT, Worker, worker, xfcc
 from tests.support.pki import TestAuthority
+from tests.support.providers import FakeProviders, provider
 from tests.support.raw_http import RawClient, RawResponse
 from tests.support.snapshots import point, policy
 
@@ -267,3 +270,21 @@ async def test_a_removed_root_holds_for_the_next_connection(authority: TestAutho
         bundle[0] = other.issue(None, file_name="any", dns="a").trust_bundle.read_text()
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await _ask_over_tls(port, tls)
+
+
+async def test_a_custom_policy_asks_its_provider_over_http_as_well() -> None:
+    """What the provider sees is the request that the proxy asks about; its answer goes out in the words of HTTP."""
+
+    async def by_path(question: ProviderQuestion) -> ProviderAnswer:
+        assert question.attributes.document is not None
+        path = question.attributes.document()["request"]["http"]["path"]
+        effects = Effects(headers=(("x-user", "alice"),)) if path == "/in" else Effects(status=401, body="no")
+        return ProviderAnswer(path == "/in", effects)
+
+    custom = policy("ask", action="CUSTOM", provider={"name": "opa"}, rules=[{}])
+    serving = await worker(GATEWAY, OPEN, provider("opa"), custom, providers=FakeProviders({"opa": by_path}))
+    async with http_listener(serving, limits=LIMITS) as listener:
+        allowed = await _ask(listener.port, _get("/envoy/in", "x-user: forged\r\n"))
+        denied = await _ask(listener.port, _get("/envoy/out"))
+    assert (200, "alice") == (allowed.status, allowed.headers.get("x-user"))
+    assert 401 == denied.status
