@@ -183,7 +183,6 @@ def test_control_characters_are_errors() -> None:
         (policy(to(methods=["GET"]), action="DENY", **_REF), "/spec/rules/0"),
         (policy({}, annotations={"istio.io/dry-run": "1"}, **_REF), "/metadata/annotations/istio.io~1dry-run"),
         (policy({}, action="AUDIT", **_REF), "/spec/action"),
-        (policy({}, action="CUSTOM", provider={"name": "opa"}, **_REF), "/spec/provider/name"),
         (policy(when("connection.sni", "b"), **_REF), "/spec/rules/0/when/0/values"),
         (policy(when("remote.ip", "1.1.1.1"), **_REF), "/spec/rules/0/when/0/values"),
         (policy(when("experimental.envoy.filters.a[b]", "c"), **_REF), "/spec/rules/0/when/0/values"),
