@@ -116,7 +116,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         print_table(
             ("ACTION", "POLICY", "RULE", "MATCHED", "FIRST FAILED"),
             [
-                (rule["action"], rule["policy"], rule["rule"], rule["matched"], _failure(rule.get("failure")))
+                (_action(rule), rule["policy"], rule["rule"], rule["matched"], _failure(rule.get("failure")))
                 for rule in answer["rules"]
             ],
         )
@@ -130,6 +130,13 @@ def _asks(asks: list[dict[str, Any]] | None) -> str:
     """The providers that a worker asks, and what they were taken to answer."""
     told = (f"{ask['provider']} ({ask['answer'] or 'no answer given: --provider'})" for ask in asks or ())
     return ", ".join(told)
+
+
+def _action(rule: dict[str, Any]) -> str:
+    """The action, and why a rule is no part of the decision."""
+    if rule["enforced"]:
+        return str(rule["action"])
+    return f"{rule['action']} ({rule.get('effect') or rule.get('mode') or 'not decided here'})"
 
 
 def _shadow(verdict: dict[str, Any] | None) -> str:

@@ -143,3 +143,16 @@ def test_confirming_what_git_owns(run, live, files, tmp_path):
 
     assert (0, "unchanged") == (result.code, result.out.splitlines()[1].split()[-1])
     assert "is owned by git: write gatehouse.dev/in-force-natively:" in result.err
+
+
+def test_explain_marks_what_is_not_decided_here(run, files, tmp_path):
+    """An observed rule is shown with the word; one that decides with its action alone."""
+    observed = tmp_path / "observed.yaml"
+    observed.write_text(SET.replace("name: readers,", "name: readers, annotations: {gatehouse.dev/effect: observed},"))
+
+    asked = ("policy", "explain", "--to", "shop/orders", "--path", "/a", "-f")
+    before, after = run(*asked, files), run(*asked, str(observed))
+
+    assert (["decision", "deny"], ["decision", "allow"]) == (before.out.split()[:2], after.out.split()[:2])
+    assert "DENY     shop/readers" in before.out
+    assert "DENY (observed)   shop/readers" in after.out

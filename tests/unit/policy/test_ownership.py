@@ -201,3 +201,22 @@ def test_only_projected_documents_are_confirmed() -> None:
     values = [_DENY_GUEST, _with({**_DENY_GUEST, "metadata": {"name": "o", "namespace": "shop"}}, effect="observed")]
 
     assert [] == compare_with_cluster(map(document, values), [_copy(_DENY_GUEST)])
+
+
+def test_what_is_tried_out_does_not_leave() -> None:
+    """Only we try a policy out: one that is to be removed stays here although it is confirmed."""
+    words = {
+        EFFECT: "projected",
+        CONFIRMED: projected_hash(document(_DENY_GUEST)),
+        "gatehouse.dev/mode": "shadow-removed",
+    }
+
+    assert not ask(table({**_DENY_GUEST, "metadata": {**_DENY_GUEST["metadata"], "annotations": words}})).allowed
+
+
+def test_an_observed_policy_is_not_tried_out() -> None:
+    """What Istio enforces is no part of the proposed set either, so there is no shadow verdict of it."""
+    words = {EFFECT: "observed", "gatehouse.dev/mode": "shadow"}
+    rules = table({**_DENY_GUEST, "metadata": {**_DENY_GUEST["metadata"], "annotations": words}})
+
+    assert None is explain(rules, SIDECAR, request()).shadow
