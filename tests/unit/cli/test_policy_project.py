@@ -65,7 +65,7 @@ def test_with_custom_nothing_is_left_to_mend(run, files):
 
 
 def test_files_for_a_directory(run, files, tmp_path):
-    """One file for each document, which `policy validate` and kubectl read; a folder that cannot be is one line."""
+    """One file for each document, fit for kubectl, and found when they are taken for documents of ours; a folder that cannot be is one line."""
     result = run("policy", "project", "-f", files, "--with-custom", "--to", str(tmp_path / "native"))
     bad = run("policy", "project", "-f", files, "--to", files)
 
@@ -76,7 +76,8 @@ def test_files_for_a_directory(run, files, tmp_path):
         "shop.gatehouse-only-from-waypoint.yaml",
         "shop.readers.yaml",
     ] == written
-    assert 0 == run("policy", "validate", str(tmp_path / "native")).code
+    found = run("policy", "validate", str(tmp_path / "native"))
+    assert ["ENFORCED_TWICE"] == [line[-15:-1] for line in found.out.splitlines() if ": error: " in line]
     assert (2, True) == (bad.code, bad.err.startswith("error: cannot write to "))
 
 
