@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from app.errors import AppError
-from app.policy.enforcement_point import EnforcementPoint, from_document
+from app.policy.enforcement_point import EnforcementPoint, ReachedBy, from_document
 from app.policy.target import PointKind
 from tests.support.policies import document, policy
 
 _ID = "spiffe://cluster.local/ns/shop/sa/waypoint"
+
+
+_WAYPOINT = {"kind": "waypoint", "gateway": "w", "caller": {"listener": "l"}}
 
 
 def _point(**spec: Any) -> EnforcementPoint:
@@ -46,6 +49,15 @@ def test_placements_b_and_c_are_told_apart() -> None:
     assert (_ID, True) == (behind.spiffe_id, behind.via_ztunnel)
 
 
+def test_how_requests_come_and_what_stands_behind() -> None:
+    """By a CUSTOM policy unless a filter is said to be there; workloads are sets of sorted labels, none by default."""
+    plain = _point(**_WAYPOINT)
+    told = _point(**_WAYPOINT, reachedBy="filter", workloads=[{"b": "2", "a": "1"}, {"app": "x"}])
+
+    assert (ReachedBy.CUSTOM_POLICY, ()) == (plain.reached_by, plain.workloads)
+    assert (ReachedBy.FILTER, ((("a", "1"), ("b", "2")), (("app", "x"),))) == (told.reached_by, told.workloads)
+
+
 def test_a_sidecar_has_labels_and_no_required_identity() -> None:
     """Labels are sorted pairs; a sidecar authenticates itself, so an empty principal means something there."""
     point = _point(kind="sidecar", labels={"b": "2", "a": "1"}, caller={"listener": "local"})
@@ -71,6 +83,14 @@ def test_a_sidecar_has_labels_and_no_required_identity() -> None:
         ({"kind": "sidecar", "caller": {"listener": "l"}, "labels": ["a"]}, "/spec/labels"),
         ({"kind": "sidecar", "caller": {"listener": "l"}, "requireIdentity": 1}, "/spec/requireIdentity"),
         ({"kind": "sidecar", "caller": {"listener": "l"}, "class": "x"}, "/spec/class"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "reachedBy": "custom"}, "/spec/reachedBy"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "reachedBy": ["filter"]}, "/spec/reachedBy"),
+        ({"kind": "sidecar", "caller": {"listener": "l"}, "workloads": [{"app": "a"}]}, "/spec/workloads"),
+        ({**_WAYPOINT, "workloads": {"app": "a"}}, "/spec/workloads"),
+        ({**_WAYPOINT, "workloads": []}, "/spec/workloads"),
+        ({**_WAYPOINT, "workloads": [{"app": "a"}] * 65}, "/spec/workloads"),
+        ({**_WAYPOINT, "workloads": [{"app": "a"}, {}]}, "/spec/workloads/1"),
+        ({**_WAYPOINT, "workloads": [{"app": 1}]}, "/spec/workloads/0"),
     ],
 )
 def test_what_is_wrong_is_named(spec: dict[str, Any], pointer: str) -> None:
