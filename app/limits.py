@@ -184,12 +184,13 @@ class PolicyLimits:
     max_reason_chars: int = 1_024
     max_lint_comparisons: int = 300_000  # of two rules, while looking for shadowed ones
     max_lint_findings: int = 1_000
-    # Questions about all requests (who-can, what-can, diff); over a bound there is an error, never a part of the answer.
+    # Questions about all requests (who-can, what-can, diff); over a bound is an error, never a part of the answer.
     max_atom_states: int = 200_000  # walked to tell the values of one field apart
     max_atoms: int = 20_000  # of one field
     max_question_steps: int = 2_000_000  # rules followed from one field to the next, at one target
     max_question_classes: int = 5_000  # of one answer
     max_question_targets: int = 10_000
+    max_waiting_questions: int = 4  # behind the one that is being answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from app.authority.placement.lease_inventory import lease_inventory
 from app.authority.placement.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
 from app.authority.policies import read_policies
 from app.authority.policies.apply_batch import apply_batch
+from app.authority.policies.broad_questions import BroadQuestions
 from app.authority.policies.check_rego import RegoChecker
 from app.authority.policies.delete_policy import delete_policy
 from app.authority.policies.explain_request import Explainer
@@ -77,6 +78,7 @@ class Administration:
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
         self.linter = Linter(store, self._explainer, limits)
+        self.questions = BroadQuestions(self._explainer, limits)
         self.pages = PageKeys(store, random_bytes)
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".

@@ -31,6 +31,10 @@ class Flags:
     at: tuple[str, str] | None
     point: str
     labels: tuple[str, ...]
+    port: int | None = None
+    source_ip: str = ""
+    tcp: bool = False
+    claims: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
 
 
@@ -41,21 +45,47 @@ def from_flags(flags: Flags) -> dict[str, Any]:
         AppError: `INVALID` when a flag cannot be read, or the place of the decision is not said.
     """
     destination, service, port = _destination(flags.to)
-    request: dict[str, Any] = {"method": flags.method, "path": flags.path}
-    optional = {
-        "source_principal": flags.source,
-        "host": flags.host,
-        "port": port,
-        "destination_ip": destination,
-        "headers": _pairs(flags.headers, ":", "--header NAME:VALUE"),
-        "provider_decisions": _pairs(flags.providers, "=", "--provider NAME=allow|deny"),
-    }
-    request |= {name: value for name, value in optional.items() if value}
+    http = {"method": flags.method or "GET", "path": flags.path or "/"}
+    request: dict[str, Any] = {"protocol": "tcp"} if flags.tcp else http
+    request |= known_members(flags, destination, port)
     if flags.point:
         if flags.at is not None:
             raise UsageError("--at describes a proxy, --point names a registered one; give one of them")
         return {"request": request, "enforcementPoint": flags.point}
     return {"request": request, "target": _target(flags, service)}
+
+
+def broad_from_flags(flags: Flags) -> dict[str, Any]:
+    """A question about all requests that have what the flags say, anywhere when no place is said.
+
+    Raises:
+        AppError: `INVALID` when a flag cannot be read.
+    """
+    destination, service, port = _destination(flags.to) if flags.to else ("", None, 0)
+    request = known_members(flags, destination, port)
+    request |= {name: value for name, value in (("method", flags.method), ("path", flags.path)) if value}
+    request |= {"protocol": "tcp"} if flags.tcp else {}
+    question: dict[str, Any] = {"request": request}
+    if flags.at is not None:
+        return question | {"target": _target(flags, service)}
+    if flags.point:
+        question["enforcementPoint"] = flags.point
+    return question | ({"service": "/".join(service)} if service is not None else {})
+
+
+def known_members(flags: Flags, destination: str, port: int) -> dict[str, Any]:
+    """What the flags say about a request, in the words of a decision case, without method and path."""
+    members = {
+        "source_principal": flags.source,
+        "source_ip": flags.source_ip,
+        "host": flags.host,
+        "port": port if flags.port is None else flags.port,
+        "destination_ip": destination,
+        "headers": _pairs(flags.headers, ":", "--header NAME:VALUE"),
+        "jwt_claims": _pairs(flags.claims, "=", "--claim NAME=VALUE"),
+        "provider_decisions": _pairs(flags.providers, "=", "--provider NAME=allow|deny"),
+    }
+    return {name: value for name, value in members.items() if value}
 
 
 def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str, Any]:
@@ -69,11 +99,11 @@ def over_files(question: dict[str, Any], documents: Sequence[Found]) -> dict[str
     return answer_question(question, view_of(documents), now=datetime.now(UTC))
 
 
-def view_of(documents: Sequence[Found]) -> PolicyView:
-    """A set of files, compiled.
+def view_of(documents: Sequence[Found], over: PolicyView | None = None) -> PolicyView:
+    """The set of documents in files, or another set after they were applied to it.
 
     Raises:
-        AppError: `INVALID` when a document is not acceptable, or is there twice.
+        AppError: `INVALID` when a document is not acceptable.
     """
     from app.limits import PolicyLimits
     from app.policy.document import parse_document
@@ -89,7 +119,7 @@ def view_of(documents: Sequence[Found]) -> PolicyView:
         if key in values:
             raise UsageError(f"{found.where}: {key} is there twice")
         values[key] = found.value
-    return PolicyView.empty(limits).changed(values, {}, limits)
+    return (over or PolicyView.empty(limits)).changed(values, {}, limits)
 
 
 def print_answer(answer: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import policy_confirm, policy_offline, policy_project, policy_validate
+from app.cli import policy_confirm, policy_offline, policy_project, policy_questions, policy_validate
 from app.cli.client import ApiClient, connect
 from app.cli.failures import CommandError, progress, warn
 from app.cli.files import Found, read_documents
@@ -28,7 +28,7 @@ from app.cli.options import (
 from app.cli.text import Format, Output, print_documents, print_table, print_value, say
 from app.errors import AppError, ErrorCode, FieldError
 
-app = typer.Typer(name="policy", help="Policy documents: apply, read, test, explain.", no_args_is_help=True)
+app = typer.Typer(name="policy", help="Policy documents: apply, read, test, ask questions.", no_args_is_help=True)
 _PAGE = 500
 _SETTLED_POLL_SECONDS = 0.1
 
@@ -172,7 +172,7 @@ def rollback(
 
 app.command("test")(policy_offline.run_tests)
 app.command("validate")(policy_validate.validate)
-app.command("explain")(policy_offline.explain)
+policy_questions.register(app)
 app.command("project")(policy_project.project)
 app.command("confirm")(policy_confirm.confirm)
 

@@ -1,4 +1,4 @@
-"""The commands of `gatehouse policy` that need no server: test, explain with -f."""
+"""The command of `gatehouse policy` that needs no server: test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.failures import ExitCode, UsageError, progress
-from app.cli.files import read_documents, read_values
-from app.cli.options import ContextName, Files
+from app.cli.files import read_values
 from app.cli.text import Format, Output, print_value, printable
 from app.errors import AppError
 
@@ -51,71 +50,6 @@ def run_tests(
         print_value(total, output)
     if total["failed"]:
         raise typer.Exit(ExitCode.TESTS_FAILED)
-
-
-def explain(
-    *,
-    request: Annotated[
-        str, typer.Option("--request", help="A file with the question (request, and target or enforcementPoint).")
-    ] = "",
-    source: Annotated[str, typer.Option("--from", help="The caller's SPIFFE ID; without it, an unknown caller.")] = "",
-    method: Annotated[str, typer.Option("--method", help="The HTTP method.")] = "GET",
-    path: Annotated[str, typer.Option("--path", help="The path, with its query.")] = "/",
-    host: Annotated[str, typer.Option("--host", help="The host header.")] = "",
-    headers: Annotated[list[str] | None, typer.Option("--header", help="NAME: VALUE; repeatable.")] = None,
-    to: Annotated[
-        str, typer.Option("--to", help="Where it goes: NAMESPACE/SERVICE[:PORT], or an address ADDRESS[:PORT].")
-    ] = "",
-    at: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--at", help="The proxy: waypoint, sidecar, gateway or ztunnel, and its NAMESPACE/NAME."),
-    ] = None,
-    point: Annotated[str, typer.Option("--point", help="A registered EnforcementPoint, NAMESPACE/NAME.")] = "",
-    labels: Annotated[
-        list[str] | None, typer.Option("--label", help="A label of the workload, NAME=VALUE; repeatable.")
-    ] = None,
-    providers: Annotated[
-        list[str] | None,
-        typer.Option("--provider", help="What a CUSTOM provider answers, NAME=allow or NAME=deny; repeatable."),
-    ] = None,
-    files: Files = None,
-    revision: Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")] = None,
-    output: Output = Format.TABLE,
-    context: ContextName = "",
-) -> None:
-    """Decide one request and say why: over the live set, a revision, or with -f over files alone."""
-    from app.cli import explain_question
-
-    if request:
-        (question, *rest) = read_values(request) or [None]
-        if rest or not isinstance(question, dict):
-            raise UsageError(f"{request} must hold one question: an object with `request` and `target`")
-    else:
-        question = explain_question.from_flags(
-            explain_question.Flags(
-                source=source,
-                method=method,
-                path=path,
-                host=host,
-                headers=tuple(headers or ()),
-                to=to,
-                at=at,
-                point=point,
-                labels=tuple(labels or ()),
-                providers=tuple(providers or ()),
-            )
-        )
-    if files:
-        answer = explain_question.over_files(question, read_documents(files))
-    else:
-        from app.cli.client import connect
-
-        with connect(context) as api:
-            answer, _ = api.call("POST", "/v1/explain", query={"revision": revision}, body=question)
-    if output is Format.TABLE:
-        explain_question.print_answer(answer)
-    else:
-        print_value(answer, output)
 
 
 def _cases(file: str) -> Any:

@@ -6,7 +6,7 @@ every combination of patterns is seen at least once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,15 +109,9 @@ def patterns_of(test: Test, context: PolicyContext, *, at_ztunnel: bool) -> Iter
 
 
 def _texts(kind: str, value: str, context: PolicyContext) -> Iterable[Tokens]:
+    if kind in _IDENTITY_TEXTS:
+        return _IDENTITY_TEXTS[kind](value, context)
     match kind:
-        case "principals":
-            return _principal_texts(value, context)
-        case "namespaces":
-            return [(REST, *_glob(f"/ns/{value}/"), REST)]
-        case "serviceAccounts":
-            return _account_texts(value, context.namespace)
-        case "trustDomains":
-            return _trust_domain_texts(value, context)
         case "hosts":
             return [string_form(value.lower())]
         case "paths" if has_template(value):
@@ -138,6 +132,10 @@ def _principal_texts(value: str, context: PolicyContext) -> Iterator[Tokens]:
             yield string_form(SCHEME + expanded)
 
 
+def _namespace_texts(value: str, _: PolicyContext) -> Iterator[Tokens]:
+    yield (REST, *_glob(f"/ns/{value}/"), REST)
+
+
 def _glob(text: str) -> Iterator[Token | str]:
     for number, piece in enumerate(text.split("*")):
         if number:
@@ -145,10 +143,10 @@ def _glob(text: str) -> Iterator[Token | str]:
         yield piece
 
 
-def _account_texts(value: str, default_namespace: str) -> Iterator[Tokens]:
+def _account_texts(value: str, context: PolicyContext) -> Iterator[Tokens]:
     namespace, slash, account = value.partition("/")
     if not slash:
-        namespace, account = default_namespace, value
+        namespace, account = context.namespace, value
     for between in ((), (*PRESENT, "/")):
         for after in ((), ("/", *PRESENT)):
             yield (SCHEME, *PRESENT, f"/ns/{namespace}/", *between, f"sa/{account}", *after)
@@ -161,6 +159,14 @@ def _trust_domain_texts(value: str, context: PolicyContext) -> Iterator[Tokens]:
     for expanded in expand_trust_domains((value,), context.mesh):
         form = string_form(expanded, rest=Token(NO_SLASH, repeated=True))
         yield (SCHEME, *form, "/", REST)
+
+
+_IDENTITY_TEXTS: Mapping[str, Callable[[str, PolicyContext], Iterator[Tokens]]] = {
+    "principals": _principal_texts,
+    "namespaces": _namespace_texts,
+    "serviceAccounts": _account_texts,
+    "trustDomains": _trust_domain_texts,
+}
 
 
 def _template(value: str) -> Tokens:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import AppError, ErrorCode
@@ -96,6 +96,22 @@ class Atoms:
     part: Part
     patterns: tuple[Pattern, ...]
     atoms: tuple[Atom, ...]
+    plain: int = field(init=False)  # the atoms with one reading, as bits
+    _matching: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        matching = [0] * len(self.patterns)
+        plain = 0
+        for at, atom in enumerate(self.atoms):
+            bit = 1 << at
+            plain |= bit if atom.is_plain else 0
+            held = atom.readings[0][0]
+            while held:
+                lowest = held & -held
+                matching[lowest.bit_length() - 1] |= bit
+                held ^= lowest
+        object.__setattr__(self, "plain", plain)
+        object.__setattr__(self, "_matching", tuple(matching))
 
     @property
     def every(self) -> int:
@@ -104,8 +120,19 @@ class Atoms:
 
     def matching(self, pattern: int) -> int:
         """The atoms that a pattern matches as they are written, as bits."""
-        bit = 1 << pattern
-        return sum(1 << at for at, atom in enumerate(self.atoms) if atom.readings[0][0] & bit)
+        return self._matching[pattern]
+
+    def holding(self, tests: Iterable[tuple[int, bool]]) -> int:
+        """The atoms for which tests (patterns as bits, negated) hold as they are written, as bits."""
+        left = self.every
+        for bits, negated in tests:
+            held = 0
+            while bits:
+                lowest = bits & -bits
+                held |= self._matching[lowest.bit_length() - 1]
+                bits ^= lowest  # noqa: PLW2901 - walked bit by bit
+            left &= ~held if negated else held
+        return left
 
 
 def atoms_of(
@@ -149,9 +176,10 @@ def _atom(part: Part, value: Any, patterns: Sequence[Pattern], sides: Sequence[S
 
 def _bits(patterns: Sequence[Pattern], spellings: Sequence[Any]) -> int:
     bits = 0
-    for at, pattern in enumerate(patterns):
-        if any(map(pattern.matches, spellings)):
-            bits |= 1 << at
+    for spelling in spellings:
+        for at, pattern in enumerate(patterns):
+            if pattern.matches(spelling):
+                bits |= 1 << at
     return bits
 
 
@@ -165,7 +193,9 @@ def readings_of(part: Part, value: Any, side: Side) -> tuple[tuple[Any, ...], ..
         return _path_readings(value, most, hardened=hardened)
     if part == HOST:
         return host_readings(value) if hardened else ((value.lower(),),)
-    if part in (IDENTITY, METHOD):
+    if part == METHOD:  # anything else is denied as malformed
+        return ((value,),) if value and all(char in _METHOD for char in value) else None
+    if part == IDENTITY:
         return ((value,),)
     fields: dict[str, Any] = {}
     put(fields, part, value)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from app.errors import AppError, ErrorCode
 from app.limits import PolicyLimits
 from app.policy.atoms import Atoms
-from app.policy.residual import Rule, Test, advance, holds, next_part, tests_at
+from app.policy.residual import Rule, Test, advance, next_part, tests_at
 from app.policy.walk_state import Outcome, State, settled
 
 States = tuple[State | Outcome, ...]
@@ -41,8 +41,8 @@ class Divider:
         self._same_rules = same_rules
         self._steps = 0
         self._known: dict[States, Any] = {}
-        self._masks: dict[tuple[int, int, tuple[Test, ...]], int] = {}
-        self._advanced: dict[tuple[Rule, int, tuple[int, ...], bool], Rule | None] = {}
+        self._masks: dict[tuple[int, tuple[Test, ...]], int] = {}
+        self._advanced: dict[tuple[Rule, int, int, int, bool], Rule | None] = {}
 
     def classes(self, states: Sequence[State], wanted: Callable[[Leaf], bool]) -> list[RequestClass]:
         """Every class with a wanted outcome.
@@ -121,7 +121,7 @@ class Divider:
                 (False, (before.allow, after.allow)),
             )
             for side in (0, 1)
-            for entry in pair[side] - pair[1 - side]  # type: ignore[operator]
+            for entry in pair[side] - pair[1 - side]
         ]
 
     def _blocks(
@@ -132,43 +132,40 @@ class Divider:
         Without those in which nothing is left of what has changed: both sets go on alike there.
         """
         atoms = self._parts[part].atoms
-        plain = sum(1 << at for at, atom in enumerate(atoms) if atom.is_plain)
+        plain = self._parts[part].plain
         blocks = [plain] if plain else []
         several = [1 << at for at, atom in enumerate(atoms) if not atom.is_plain]
         if changed is not None:
-            blocks = self._split(part, blocks, ((side, [rule]) for side, _, rule in changed))
+            blocks = self._split(part, blocks, ([rule] for _, _, rule in changed))
             blocks = [block for block in blocks if self._matters(part, block, changed)]
             several = [block for block in several if self._matters(part, block, changed)]
-        return self._split(part, blocks, enumerate(rules)) + several
+        return self._split(part, blocks, rules) + several
 
-    def _split(self, part: int, blocks: list[int], rules: Iterable[tuple[int, Iterable[Rule]]]) -> list[int]:
-        for side, live in rules:
+    def _split(self, part: int, blocks: list[int], rules: Iterable[Iterable[Rule]]) -> list[int]:
+        for live in rules:
             for tests in {tests for rule in live for tests in tests_at(rule, part)}:
-                mask = self._mask(part, side, tests)
+                mask = self._mask(part, tests)
                 blocks = [half for block in blocks for half in (block & mask, block & ~mask) if half]
         return blocks
 
     def _matters(self, part: int, block: int, changed: list[tuple[int, bool, Rule]]) -> bool:
-        atom = self._parts[part].atoms[_lowest(block)]
-        return any(
-            self._advance(rule, part, atom.readings[side], wide=wide) is not None for side, wide, rule in changed
-        )
+        at = _lowest(block)
+        return any(self._advance(rule, part, at, side, wide=wide) is not None for side, wide, rule in changed)
 
-    def _mask(self, part: int, side: int, tests: tuple[Test, ...]) -> int:
-        key = (part, side, tests)
+    def _mask(self, part: int, tests: tuple[Test, ...]) -> int:
+        key = (part, tests)
         if key not in self._masks:
-            atoms = self._parts[part].atoms
-            self._masks[key] = sum(1 << at for at, atom in enumerate(atoms) if holds(tests, atom.readings[side][0]))
+            self._masks[key] = self._parts[part].holding(tests)
         return self._masks[key]
 
     def _after(self, state: State | Outcome, side: int, part: int, block: int) -> State | Outcome:
         if isinstance(state, Outcome):
             return state
-        readings = self._parts[part].atoms[_lowest(block)].readings[side]
+        at = _lowest(block)
 
         def kept(entries: Iterable[Any], *, wide: bool) -> Iterator[Any]:
             for entry in entries:
-                rule = self._advance(entry[-1], part, readings, wide=wide)
+                rule = self._advance(entry[-1], part, at, side, wide=wide)
                 if rule is not None:
                     yield (*entry[:-1], rule)
 
@@ -180,11 +177,16 @@ class Divider:
             )
         )
 
-    def _advance(self, rule: Rule, part: int, readings: tuple[int, ...], *, wide: bool) -> Rule | None:
-        key = (rule, part, readings, wide)
-        if key not in self._advanced:
-            self._advanced[key] = advance(rule, part, readings, wide=wide) if rule else rule
-        return self._advanced[key]
+    def _advance(self, rule: Rule, part: int, at: int, side: int, *, wide: bool) -> Rule | None:
+        if not rule:
+            return rule
+        key = (rule, part, at, side, wide)
+        try:
+            return self._advanced[key]
+        except KeyError:
+            readings = self._parts[part].atoms[at].readings[side]
+            self._advanced[key] = left = advance(rule, part, readings, wide=wide)
+            return left
 
     def _count(self, steps: int) -> None:
         self._steps += steps

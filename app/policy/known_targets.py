@@ -1,7 +1,7 @@
 """The targets that a question about "everywhere" goes through: what the documents and the inventory know.
 
 Waypoints are the registered ones and those that policies name, each with the services of its namespace and without
-one; a service in a namespace without a waypoint is looked at behind every registered waypoint, or else behind one of the
+one; a service in a namespace without a waypoint is looked at behind every known waypoint, or else behind one of the
 usual name. Registered proxies of other kinds are as they are registered. Where policies attach by namespace or label, a
 sidecar and ztunnel stand for every workload with such labels.
 """
@@ -62,7 +62,8 @@ def known_targets(views: Sequence[PolicyView]) -> list[Target]:
 
 def _targets(views: Sequence[PolicyView]) -> Iterator[Target]:
     waypoints = _waypoints(views)
-    yield from (waypoint(namespace, gateway) for namespace, gateway in waypoints)
+    for_services = {(point.namespace, point.gateway) for point in _points(views) if point.require_service}
+    yield from (waypoint(*one) for one in waypoints if one not in for_services)
     for service in _services(views):
         for namespace, gateway in _before(waypoints, service.namespace):
             yield waypoint(namespace, gateway, service)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.errors import AppError, ErrorCode
 
 
-class Chars(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Chars:
     """A set of characters: those that are named, or all but those."""
 
     named: frozenset[str]

@@ -6,10 +6,11 @@ have a loader of their own, which does the same in slices of milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.errors import AppError, ErrorCode, FieldError
 from app.limits import PolicyLimits
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.compile import compile_policy
@@ -108,6 +109,25 @@ class PolicyView:
     def with_services(self, services: ServiceIndex) -> PolicyView:
         """The same policies over other services."""
         return replace(self, services=services)
+
+
+def view_of_documents(values: Iterable[Any], over: PolicyView | None, limits: PolicyLimits) -> PolicyView:
+    """The view of a set of documents (JSON values), or of another view after they were applied to it.
+
+    Raises:
+        AppError: `INVALID` when a document cannot be honoured or is there twice.
+    """
+    documents: dict[str, Any] = {}
+    for index, value in enumerate(values):
+        try:
+            key = parse_document(value, limits).key
+        except AppError as error:
+            errors = tuple(FieldError(f"/{index}{one.pointer}", one.message) for one in error.errors)
+            raise AppError(error.code, f"document {index}: {error.detail}", errors=errors) from None
+        if key in documents:
+            raise AppError(ErrorCode.INVALID, f"document {index}: {key} is there twice")
+        documents[key] = value
+    return (over or PolicyView.empty(limits)).changed(documents, {}, limits)
 
 
 def _is_policy(key: str) -> bool:

@@ -20,6 +20,8 @@ from app.policy.decision import Decision, Reason
 from app.policy.document import PROVIDER
 from app.policy.enforcement_point import TARGET_UNKNOWN
 from app.policy.explain import Explanation, explain
+from app.policy.identity_matchers import SCHEME
+from app.policy.mesh import MeshConfig
 from app.policy.policy_view import PolicyView
 from app.policy.provider import provider_key
 from app.policy.request import Request
@@ -41,6 +43,8 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
         if member not in _MEMBERS:
             raise _invalid(f"/{member}", f"unknown member; known are {', '.join(sorted(_MEMBERS))}")
     request, rejected = read_request(question.get("request"), view.mesh)
+    if is_account(request.principal):
+        request.principal = full_identity(request.principal, view.mesh)
     target = _target(question, request, view)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
     if quarantine is not None:  # before any policy, wherever the request goes
@@ -63,6 +67,18 @@ def _answers(request: Any, view: PolicyView) -> dict[str, bool]:
     """The answers that the question gives for providers; whom no document describes nobody can ask."""
     known = view.values.of(PROVIDER)
     return {name: allows for name, allows in read_answers(request).items() if provider_key(name) in known}
+
+
+def is_account(caller: str) -> bool:
+    """Whether a caller is written `<namespace>/<service account>`."""
+    parts = caller.split("/")
+    return len(parts) == 2 and all(parts)
+
+
+def full_identity(caller: str, mesh: MeshConfig) -> str:
+    """The SPIFFE ID of a caller written `<namespace>/<service account>`, in the trust domain of the mesh."""
+    namespace, _, account = caller.partition("/")
+    return f"{SCHEME}{mesh.trust_domain}/ns/{namespace}/sa/{account}"
 
 
 def _before_policies(decision: Decision) -> Explanation:

@@ -8,18 +8,20 @@ the very function that decides for waypoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.policy.atom_patterns import METHOD, PATH, Part
-from app.policy.decision import Decision
+from app.policy.decision import Decision, Reason
 from app.policy.divide import Leaf, RequestClass
+from app.policy.document import PROVIDER
 from app.policy.evaluate import decide
 from app.policy.paths import normalize
 from app.policy.policy_view import PolicyView
+from app.policy.provider import provider_key
 from app.policy.question import target_to_json
 from app.policy.request import Request
 from app.policy.request_space import RequestSpace
@@ -81,7 +83,7 @@ def difference(
         if _same_policies(views, place.target) and not _different_quarantines(views, now):
             continue
         space = RequestSpace(views, place.target, place.protocol, given=_given(place, given), now=now)
-        wanted = _named_otherwise(space) if reasons else _decided_otherwise
+        wanted = _named_otherwise(views, space) if reasons else _decided_otherwise(views)
         differences.extend(
             {**place.to_json(), **_differing(views, space, one, now)} for one in space.classes(wanted, ranked=reasons)
         )
@@ -104,16 +106,29 @@ def _every(_: Leaf) -> bool:
     return True
 
 
-def _decided_otherwise(leaf: Leaf) -> bool:
-    before, after = leaf
-    return before.allowed is not after.allowed or before.providers != after.providers
-
-
-def _named_otherwise(space: RequestSpace) -> Any:
+def _decided_otherwise(views: tuple[PolicyView, PolicyView]) -> Callable[[Leaf], bool]:
     def wanted(leaf: Leaf) -> bool:
-        return _decided_otherwise(leaf) or _by(space, 0, leaf[0]) != _by(space, 1, leaf[1])
+        before, after = map(_as_asked, views, leaf)
+        return before.allowed is not after.allowed or before.providers != after.providers
 
     return wanted
+
+
+def _named_otherwise(views: tuple[PolicyView, PolicyView], space: RequestSpace) -> Callable[[Leaf], bool]:
+    decided_otherwise = _decided_otherwise(views)
+
+    def wanted(leaf: Leaf) -> bool:
+        return decided_otherwise(leaf) or _by(space, 0, leaf[0]) != _by(space, 1, leaf[1])
+
+    return wanted
+
+
+def _as_asked(view: PolicyView, outcome: Outcome) -> Outcome:
+    """The outcome; a denial where a provider is to be asked that no document describes, for it gives no answer."""
+    known = view.values.of(PROVIDER)
+    if all(provider_key(name) in known for name in outcome.providers):
+        return outcome
+    return outcome._replace(allowed=False, reason=Reason.PROVIDER_DENIED, providers=())
 
 
 def _by(space: RequestSpace, side: int, outcome: Outcome) -> tuple[str, tuple[str, str]]:
@@ -127,12 +142,12 @@ def _given(place: Place, given: Mapping[Part, Any]) -> dict[Part, Any]:
 
 
 def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:
-    (outcome,) = one.outcomes
+    outcome = _as_asked(view, one.outcomes[0])
     request = space.witness(one)
     decision = _decided(view, space.target, request, outcome, dict.fromkeys(outcome.providers, True), now)
     return {
         "verdict": _verdict(outcome),
-        **_side(space, 0, outcome, decision),
+        **_side(outcome, decision),
         "when": {name: found.to_json() for name, found in space.describe(one).items()},
         "words": {name: found.text for name, found in space.describe(one).items()},
         "witness": request_to_json(request, view),
@@ -143,12 +158,13 @@ def _differing(
     views: tuple[PolicyView, PolicyView], space: RequestSpace, one: RequestClass, now: datetime
 ) -> dict[str, Any]:
     request = space.witness(one)
-    answers = _telling_answers(*one.outcomes)
+    outcomes = list(map(_as_asked, views, one.outcomes))
+    answers = _telling_answers(*outcomes)
     before, after = (
-        _side(space, side, outcome, _decided(view, space.target, request, outcome, answers, now))
-        for side, (view, outcome) in enumerate(zip(views, one.outcomes, strict=True))
+        _side(outcome, _decided(view, space.target, request, outcome, answers, now))
+        for view, outcome in zip(views, outcomes, strict=True)
     )
-    verdicts = [_verdict(outcome) for outcome in one.outcomes]
+    verdicts = [_verdict(outcome) for outcome in outcomes]
     witness = request_to_json(request, views[1])
     if answers:
         witness["provider_decisions"] = {name: "allow" if yes else "deny" for name, yes in answers.items()}
@@ -177,7 +193,9 @@ def _decided(
     """What the request of a class is really answered; compared, so that a class never says something else."""
     expected = outcome.allowed and all(answers[name] for name in outcome.providers)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
-    decision = decide(view.table, target, request, answers) if quarantine is None else quarantine.decision
+    known = view.values.of(PROVIDER)
+    given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
+    decision = decide(view.table, target, request, given) if quarantine is None else quarantine.decision
     if decision.allowed is not expected:
         raise AppError(
             ErrorCode.INTERNAL,
@@ -187,12 +205,11 @@ def _decided(
     return decision
 
 
-def _side(space: RequestSpace, side: int, outcome: Outcome, decision: Decision) -> dict[str, Any]:
-    policy, rule = space.rule(side, outcome.rank)
+def _side(outcome: Outcome, decision: Decision) -> dict[str, Any]:
     return {
         "reason": decision.reason.value,
-        "policy": policy or decision.policy,
-        "rule": rule or decision.rule,
+        "policy": decision.policy,
+        "rule": decision.rule,
         "providers": list(outcome.providers),
     }
 

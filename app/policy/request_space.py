@@ -212,7 +212,9 @@ class RequestSpace:
     def _state(self, side: int, *, ranked: bool) -> State:
         view = self._views[side]
         chain = view.table.attached(self.target).chain(self.protocol)
-        deny, custom, allow = set(), set(), set()
+        deny: set[tuple[int, Rule]] = set()
+        allow: set[tuple[int, Rule]] = set()
+        custom: set[tuple[str, int, Rule]] = set()
         for number, entry in enumerate(self._entries[side]):
             rank = number if ranked else 0
             rule = self._rule(entry)
@@ -343,23 +345,17 @@ def _refuse_twins(parts: Iterable[Part], *, hardened: bool) -> None:
 
 def _value(part: Part, request: Request) -> Any:
     """What a request has for a part, as an atom's value."""
-    match part.kind:
-        case "identity":
-            return request.principal
-        case "remote.ip":
-            return request.remote_ip or request.source_ip
-        case "header":
-            return next(iter(request.headers.get(part.name, ())), None)
-        case "token":
-            claims = request.claims
-            return None if claims is None else (claims.get("iss"), claims.get("sub"))
-        case "claim":
-            return _items_of_claim(part, request)
-        case "metadata":
-            filter_name, name = metadata_name(part)
-            return ((request.dynamic_metadata or {}).get(filter_name) or {}).get(name)
-        case _:
-            return getattr(request, part.kind.replace(".", "_"))
+    reader = _READERS.get(part.kind)
+    return getattr(request, part.kind.replace(".", "_")) if reader is None else reader(part, request)
+
+
+def _token(_: Part, request: Request) -> tuple[Any, Any] | None:
+    return None if request.claims is None else (request.claims.get("iss"), request.claims.get("sub"))
+
+
+def _metadata(part: Part, request: Request) -> Any:
+    filter_name, name = metadata_name(part)
+    return ((request.dynamic_metadata or {}).get(filter_name) or {}).get(name)
 
 
 def _items_of_claim(part: Part, request: Request) -> list[str]:
@@ -369,3 +365,13 @@ def _items_of_claim(part: Part, request: Request) -> list[str]:
     if isinstance(found, list):
         return [item for item in found if isinstance(item, str)]
     return [found] if isinstance(found, str) else []
+
+
+_READERS: Mapping[str, Callable[[Part, Request], Any]] = {
+    "identity": lambda _, request: request.principal,
+    "remote.ip": lambda _, request: request.remote_ip or request.source_ip,
+    "header": lambda part, request: next(iter(request.headers.get(part.name, ())), None),
+    "token": _token,
+    "claim": _items_of_claim,
+    "metadata": _metadata,
+}

@@ -26,6 +26,7 @@ from app.rest import (
     policies,
     projection,
     quarantines,
+    questions,
     revisions,
     tokens,
     trust,
@@ -39,7 +40,7 @@ from app.rest.schemas import REQUEST_MODELS, Problem
 from app.rest.services import RestServices
 from app.serving.bounded import AsgiApp
 
-_IMPORT_PATHS = ("/v1/apply", "/v1/inventory", "/v1/lint")
+_IMPORT_PATHS = ("/v1/apply", "/v1/diff", "/v1/inventory", "/v1/lint")
 
 
 def create_app(services: RestServices) -> AsgiApp:
@@ -84,6 +85,7 @@ def create_routes(services: RestServices | None) -> FastAPI:
         quarantines,
         opa,
         operations,
+        questions,
         authorities,
         converge,
         trust,

@@ -54,15 +54,16 @@ async def read_one_document(request: Request, limits: Limits) -> Any:
     return documents[0]
 
 
-async def read_json(request: Request, limits: Limits) -> Any:
+async def read_json(request: Request, limits: Limits, *, is_import: bool = False) -> Any:
     """One JSON value.
 
     Raises:
         AppError: `UNSUPPORTED_MEDIA_TYPE`, `TOO_LARGE`, `MALFORMED`, `INVALID`.
     """
     _is_json(request, yaml_too=False)
-    data = await _read(request, limits.http.max_body_bytes)
-    return await _parsed(parse_json, data, TextBounds.of(limits.policy, max_bytes=limits.http.max_body_bytes))
+    max_bytes = limits.http.max_import_bytes if is_import else limits.http.max_body_bytes
+    data = await _read(request, max_bytes)
+    return await _parsed(parse_json, data, TextBounds.of(limits.policy, max_bytes=max_bytes))
 
 
 async def read_model(request: Request, limits: Limits, model: type[M]) -> M:

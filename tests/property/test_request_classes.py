@@ -18,8 +18,9 @@ from app.policy.request import Request
 from app.policy.request_space import RequestSpace
 from app.policy.target import PointKind, Target
 from tests.support.policies import LIMITS, SIDECAR, document, policy
+from tests.support.providers import provider
 
-_SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 _VALUES: dict[str, list[str]] = {
@@ -66,12 +67,13 @@ def _lists(values: list[str]) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True)
 
 
-def _clause(*names: str) -> st.SearchStrategy[dict[str, Any]]:
-    every = {}
-    for name in names:
-        every[name] = _lists(_VALUES[name])
-        every[f"not{name[0].upper()}{name[1:]}"] = _lists(_VALUES[name])
-    return st.fixed_dictionaries({}, optional=every).filter(lambda found: 0 < len(found) <= 3)
+@st.composite
+def _clause(draw: st.DrawFn, *names: str) -> dict[str, Any]:
+    found = {}
+    for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        written = draw(st.sampled_from([name, f"not{name[0].upper()}{name[1:]}"]))
+        found[written] = draw(_lists(_VALUES[name]))
+    return found
 
 
 _SOURCES = _clause(*list(_VALUES)[:7])
@@ -81,8 +83,8 @@ _OPERATIONS = _clause(*list(_VALUES)[7:])
 @st.composite
 def _condition(draw: st.DrawFn) -> dict[str, Any]:
     key = draw(st.sampled_from(sorted(_CONDITIONS)))
-    lists = {"values": _lists(_CONDITIONS[key]), "notValues": _lists(_CONDITIONS[key])}
-    return {"key": key, **draw(st.fixed_dictionaries({}, optional=lists).filter(bool))}
+    written = draw(st.sampled_from([("values",), ("notValues",), ("values", "notValues")]))
+    return {"key": key, **{name: draw(_lists(_CONDITIONS[key])) for name in written}}
 
 
 _RULES = st.fixed_dictionaries(
@@ -161,7 +163,8 @@ _MESHES = st.sampled_from(
 
 def view_of(policies: list[dict[str, Any]], mesh: dict[str, Any]) -> PolicyView:
     """The view of policies in a mesh."""
-    values = [*policies, {"apiVersion": "gatehouse.dev/v1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": mesh}]
+    document_of_mesh = {"apiVersion": "gatehouse.dev/v1", "kind": "Mesh", "metadata": {"name": "mesh"}, "spec": mesh}
+    values = [*policies, document_of_mesh, provider("p"), provider("q")]
     return PolicyView.empty(LIMITS).changed({document(value).key: value for value in values}, {}, LIMITS)
 
 

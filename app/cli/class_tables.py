@@ -1,0 +1,105 @@
+"""Tables of classes of requests: who can, what can, and what differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.cli.text import print_facts, print_table, say
+
+_CALLER = "caller"
+
+
+def print_reach(answer: dict[str, Any]) -> None:
+    """A table for each place; places that answer alike are put together."""
+    alike: dict[str, tuple[list[str], list[tuple[str, ...]]]] = {}
+    for place in answer["places"]:
+        rows: list[tuple[str, ...]] = [
+            (
+                _verdict(one),
+                one["words"].get(_CALLER, "any"),
+                _conditions(one["words"]),
+                _by(one),
+            )
+            for one in place["classes"]
+        ]
+        alike.setdefault(repr(rows), ([], rows))[0].append(_place(place))
+    for number, (places, rows) in enumerate(alike.values()):
+        if number:
+            print()
+        for place in places:
+            say(place)
+        print_table(("VERDICT", "CALLER", "REQUESTS", "BY"), rows)
+    if not alike:
+        say("no target is known: name one with --to, --at or --point")
+    _print_scope(answer)
+
+
+def print_differences(answer: dict[str, Any]) -> None:
+    """One line a class, with a request of it."""
+    differences = answer["differences"]
+    if not differences:
+        say(f"no request is decided otherwise at {answer['targets']} places")
+    else:
+        print_table(
+            ("CHANGE", "WHERE", "CALLER", "REQUESTS", "BEFORE", "AFTER", "FOR EXAMPLE"),
+            [
+                (
+                    one["change"],
+                    _place(one),
+                    one["words"].get(_CALLER, "any"),
+                    _conditions(one["words"]),
+                    _by(one["before"]),
+                    _by(one["after"]),
+                    _example(one["witness"]),
+                )
+                for one in differences
+            ],
+        )
+    _print_scope(answer)
+
+
+def without_words(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer as programs read it: conditions as lists only."""
+
+    def plain(one: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in one.items() if name != "words"}
+
+    if "differences" in answer:
+        return {**answer, "differences": list(map(plain, answer["differences"]))}
+    places = [{**place, "classes": list(map(plain, place["classes"]))} for place in answer["places"]]
+    return {**answer, "places": places}
+
+
+def _print_scope(answer: dict[str, Any]) -> None:
+    print()
+    facts: dict[str, Any] = {name: answer[name] for name in ("revision", "before", "after") if name in answer}
+    print_facts(
+        {name: "given documents" if number is None else number for name, number in facts.items()}
+        | {"about": answer["scope"]}
+    )
+
+
+def _verdict(one: dict[str, Any]) -> str:
+    return f"allow if {' and '.join(one['providers'])} does" if one["verdict"] == "conditional" else one["verdict"]
+
+
+def _place(place: dict[str, Any]) -> str:
+    target = place["target"]
+    services = ", ".join(f"{one['namespace']}/{one['name']}" for one in target["services"])
+    labels = ",".join(f"{name}={value}" for name, value in target["labels"].items())
+    proxy = f"{target['kind']} {target['namespace']}" + (f"/{target['gatewayName']}" if target["gatewayName"] else "")
+    return " ".join(filter(None, (services and f"{services} at", proxy, labels, place["protocol"])))
+
+
+def _conditions(words: dict[str, str]) -> str:
+    return "; ".join(f"{name} {text}" for name, text in words.items() if name != _CALLER) or "any"
+
+
+def _by(side: dict[str, Any]) -> str:
+    return str(side["rule"] or side["policy"] or side["reason"])
+
+
+def _example(witness: dict[str, Any]) -> str:
+    line = " ".join(filter(None, (witness.get("method", "TCP"), witness.get("path", ""))))
+    caller = witness.get("source_principal", "").removeprefix("spiffe://")
+    return f"{line} from {caller or 'nobody'}"

@@ -1,0 +1,120 @@
+"""`gatehouse policy who-can`, `what-can`, `diff` and the flags of `explain`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: readers
+  namespace: shop
+spec:
+  targetRefs:
+    - kind: Service
+      group: ""
+      name: orders
+  rules:
+    - from:
+        - source:
+            principals: [cluster.local/ns/shop/sa/web]
+      to:
+        - operation:
+            methods: [{methods}]
+            paths: ["/orders*"]
+"""
+
+
+@pytest.fixture(name="file")
+def _file(tmp_path: Path):
+    def write(methods: str = "GET", name: str = "policy.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(POLICY.format(methods=methods), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_who_can_live_and_over_files_agree(run, live, file):
+    """The same classes from the server and from the file, for people and for programs."""
+    path = file()
+    run("policy", "apply", path)
+    question = ["policy", "who-can", "GET", "/orders", "--to", "shop/orders"]
+    online, offline = run(*question, "-o", "json"), run(*question, "-o", "json", "-f", path)
+    table = run(*question)
+
+    assert (0, 0, 0) == (online.code, offline.code, table.code), online.err + offline.err
+    assert json.loads(online.out)["places"] == json.loads(offline.out)["places"]
+    assert "words" not in online.out
+    assert "allow     cluster.local/ns/shop/sa/web" in table.out
+    assert "deny      any but cluster.local/ns/shop/sa/web" in table.out
+
+
+def test_what_can(run, file):
+    """Target by target, with the rule."""
+    allowed = run("policy", "what-can", "shop/web", "-f", file())
+    nobody = run("policy", "what-can", "", "--to", "shop/orders", "-f", file(), "-o", "json")
+
+    assert "path /orders*; method GET  " in allowed.out
+    assert "ns[shop]-policy[readers]-rule[0]" in allowed.out
+    assert {"deny"} == {one["verdict"] for one in json.loads(nobody.out)["places"][0]["classes"]}
+
+
+def test_diff_of_files(run, file):
+    """Exit 0 without differences, 3 with, and a request for each."""
+    before, after = file(), file("GET, PUT", "after.yaml")
+    same, other = run("policy", "diff", before, before), run("policy", "diff", before, after)
+    limited = run("policy", "diff", before, after, "--method", "GET")
+
+    assert (0, 3, 0) == (same.code, other.code, limited.code), other.err
+    assert "no request is decided otherwise" in same.out
+    assert "deny->allow" in other.out
+    assert "PUT /orders from cluster.local/ns/shop/sa/web" in other.out
+
+
+def test_diff_with_the_server(run, live, file):
+    """Revisions, the live set, and files as a whole set or as what would be applied."""
+    before, after = file(), file("PUT", "after.yaml")
+    run("policy", "apply", before)
+    run("policy", "apply", after)
+    revisions = run("policy", "diff", "1", "live", "-o", "json")
+    applied = run("policy", "diff", "live", before, "--apply", "-o", "json")
+    same = run("policy", "diff", "live", after)
+
+    assert (3, 3, 0) == (revisions.code, applied.code, same.code), revisions.err + applied.err
+    assert {"allow->deny", "deny->allow"} == {one["change"] for one in json.loads(revisions.out)["differences"]}
+    assert json.loads(applied.out)["after"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("diff", "live", "yesterday"),
+        ("diff", "1", "2", "--apply"),
+        ("who-can", "GET", "orders", "--to", "shop/orders", "-f", "{file}"),
+        ("who-can", "--to", "a/b/c", "-f", "{file}"),
+        ("what-can", "web", "-f", "{file}"),
+        ("explain", "--to", "shop/orders", "--claim", "x", "-f", "{file}"),
+        ("explain", "--to", "shop/orders", "--provider", "p=perhaps", "-f", "{file}"),
+    ],
+)
+def test_arguments_that_cannot_be_read_are_refused(run, file, arguments):
+    """With a sentence and exit code 2."""
+    path = file()
+    result = run("policy", *(argument.format(file=path) for argument in arguments))
+
+    assert (2, True) == (result.code, result.err.startswith("error: "))
+
+
+def test_explain_takes_a_caller_in_short_and_a_connection(run, file):
+    """`--from ns/sa`; with --tcp the rule with HTTP fields is gone."""
+    flags = ("policy", "explain", "--from", "shop/web", "--to", "shop/orders:80", "-f", file(), "-o", "json")
+    http = run(*flags, "--path", "/orders")
+    tcp = run(*flags, "--tcp", "--source-ip", "10.0.0.1")
+
+    assert json.loads(http.out)["decision"]["allowed"]
+    assert "NO_RULE_MATCHED" == json.loads(tcp.out)["decision"]["reason"]

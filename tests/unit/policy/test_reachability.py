@@ -1,0 +1,206 @@
+"""Who can, what can and what differs, in small sets whose answers are plain to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.errors import AppError, ErrorCode
+from app.limits import PolicyLimits
+from app.policy.broad_question import answer_diff, answer_reach
+from app.policy.cases import read_request
+from app.policy.evaluate import decide
+from app.policy.policy_view import PolicyView, view_of_documents
+from tests.support.policies import LIMITS, WAYPOINT, policy, source, to, when
+from tests.support.providers import provider
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+ORDERS = [{"group": "", "kind": "Service", "name": "orders"}]
+WEB = "cluster.local/ns/shop/sa/web"
+
+
+def for_orders(*rules: dict[str, Any], **members: Any) -> dict[str, Any]:
+    """A policy of the service orders."""
+    return policy(*rules, targetRefs=ORDERS, **members)
+
+
+def view(*documents: dict[str, Any], limits: PolicyLimits = LIMITS) -> PolicyView:
+    return view_of_documents(documents, None, limits)
+
+
+def rows(answer: dict[str, Any]) -> set[tuple[str, tuple[tuple[str, str], ...], str]]:
+    """Verdict, conditions in words, and policy of each class, at every place."""
+    return {
+        (one["verdict"], tuple(sorted(one["words"].items())), one["policy"])
+        for place in answer["places"]
+        for one in place["classes"]
+    }
+
+
+READERS = for_orders({**source(principals=[WEB]), **to(methods=["GET"], paths=["/orders*"])}, name="readers")
+ASKED = {"request": {"method": "GET", "path": "/orders"}, "service": "shop/orders"}
+
+
+def test_who_can_names_every_class_of_callers() -> None:
+    """Allowed by its rule, allowed under a condition, and all the others."""
+    ops = for_orders({**source(namespaces=["ops"]), **when("request.headers[x-ticket]", "T-*")}, name="ops")
+
+    assert {
+        ("allow", (("caller", WEB),), "shop/readers"),
+        ("allow", (("caller", "namespace ops"), ("request.headers[x-ticket]", "T-*")), "shop/ops"),
+        ("deny", (("caller", "namespace ops"), ("request.headers[x-ticket]", "any but T-*")), ""),
+        ("deny", (("caller", f"any but {WEB}, namespace ops"),), ""),
+    } == rows(answer_reach(ASKED, view(READERS, ops), now=NOW))
+
+
+def test_who_can_tells_any_authenticated_caller_from_nobody() -> None:
+    """The presence of an identity is a class of its own."""
+    answer = answer_reach(ASKED, view(for_orders(source(principals=["*"]))), now=NOW)
+
+    assert {
+        ("allow", (("caller", "*"),), "shop/p"),
+        ("deny", (("caller", "unauthenticated"),), ""),
+    } == rows(answer)
+
+
+def test_what_can_goes_through_every_target() -> None:
+    """Each service with policies, and the waypoint without one; where nothing is said, everything may pass."""
+    answer = answer_reach({"request": {"source_principal": "shop/web"}}, view(READERS), now=NOW)
+
+    assert 1 == len(answer["places"])
+    assert {
+        ("allow", (("method", "GET"), ("path", "/orders*")), "shop/readers"),
+        ("deny", (("method", "any but GET"), ("path", "/orders*")), ""),
+        ("deny", (("path", "any but /orders*"),), ""),
+    } == rows(answer)
+
+
+def test_a_provider_makes_a_class_conditional() -> None:
+    """What a CUSTOM policy matches passes only when its provider says so; one without a document never does."""
+    custom = for_orders(to(paths=["/admin*"]), action="CUSTOM", name="ask", provider={"name": "opa"})
+    question = {"request": {}, "service": "shop/orders"}
+
+    found = answer_reach(question, view(custom, provider("opa")), now=NOW)["places"][0]["classes"]
+    unknown = answer_reach(question, view(custom), now=NOW)["places"][0]["classes"]
+
+    assert ["allow", "deny"] == [one["verdict"] for one in unknown]
+    assert [("allow", [], "any but /admin*"), ("conditional", ["opa"], "/admin*")] == [
+        (one["verdict"], one["providers"], one["words"]["path"]) for one in found
+    ]
+
+
+def test_a_quarantine_is_denied_before_any_policy() -> None:
+    """Who is in quarantine can nothing, while it holds."""
+    quarantine = {
+        "apiVersion": "gatehouse.dev/v1",
+        "kind": "Quarantine",
+        "metadata": {"name": "q"},
+        "spec": {"identity": f"spiffe://{WEB}", "reason": "a leak", "until": "2031-01-01T00:00:00Z"},
+    }
+
+    during = rows(answer_reach(ASKED, view(READERS, quarantine), now=NOW))
+    after = rows(answer_reach(ASKED, view(READERS, quarantine), now=NOW.replace(year=2032)))
+
+    assert ("deny", "Quarantine/q") in {(verdict, by) for verdict, _, by in during}
+    assert not any(verdict == "allow" for verdict, _, _ in during)
+    assert ("allow", (("caller", WEB),), "shop/readers") in after
+
+
+def test_a_host_with_a_port_is_a_class_of_its_own() -> None:
+    """Under hardened matching `a.com:80` has two readings; a rule that writes it out still gets its class."""
+    question = {"request": {}, "service": "shop/orders"}
+
+    found = rows(answer_reach(question, view(for_orders(to(hosts=["a.com:80"]))), now=NOW))
+
+    assert ("allow", (("host", "a.com:80"),), "shop/p") in found
+
+
+def test_diff_of_equal_sets_is_empty() -> None:
+    """Also where the rules are written in another way."""
+    split = for_orders(
+        {**source(principals=[WEB]), **to(methods=["GET"], paths=["/orders"])},
+        {**source(principals=[WEB]), **to(methods=["GET"], paths=["/orders*"])},
+        name="readers",
+    )
+
+    assert [] == answer_diff({}, view(READERS), view(split), now=NOW)["differences"]
+
+
+def test_diff_names_each_class_with_a_witness_that_differs() -> None:
+    """One class for what is now denied, one for what is now allowed."""
+    after = for_orders({**source(principals=[WEB]), **to(methods=["GET", "PUT"], paths=["/orders"])}, name="readers")
+    views = (view(READERS), view(after))
+
+    found = answer_diff({}, *views, now=NOW)["differences"]
+
+    assert {
+        ("allow->deny", "/orders* (not /orders)", "GET"),
+        ("deny->allow", "/orders", "PUT"),
+    } == {(one["change"], one["words"]["path"], one["words"]["method"]) for one in found}
+    for one in found:
+        request, _ = read_request(one["witness"], views[0].mesh)
+        before, then = (decide(each.table, WAYPOINT, request) for each in views)
+        assert one["change"] == "->".join("allow" if each.allowed else "deny" for each in (before, then))
+
+
+def test_reasons_are_compared_only_when_asked() -> None:
+    """Another rule with the same verdict is a difference with `reasons`."""
+    renamed = {**READERS, "metadata": {"name": "other", "namespace": "shop"}}
+    views = (view(READERS), view(renamed))
+
+    assert [] == answer_diff({}, *views, now=NOW)["differences"]
+    assert ["allow->allow"] == [one["change"] for one in answer_diff({"reasons": True}, *views, now=NOW)["differences"]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "question"),
+    [
+        ("max_question_steps", {}),
+        ("max_question_classes", {}),
+        ("max_atoms", {}),
+        ("max_atom_states", {}),
+        ("max_question_targets", {}),
+    ],
+)
+def test_over_a_limit_there_is_no_partial_answer(limit: str, question: dict[str, Any]) -> None:
+    """The error names the limit and what to do."""
+    policies = [for_orders(to(paths=[f"/{name}*"], methods=["GET"]), name=name) for name in "abc"]
+    policies.append(
+        policy(to(methods=["GET"]), targetRefs=[{"kind": "Service", "group": "", "name": "other"}], name="z")
+    )
+    tight = view(*policies, limits=replace(LIMITS, **{limit: 1}))
+
+    with pytest.raises(AppError, match=limit) as caught:
+        answer_reach(question, tight, now=NOW)
+    assert ErrorCode.TOO_LARGE is caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ([], "a question is an object"),
+        ({"what": 1}, "unknown member"),
+        ({"target": {}, "enforcementPoint": "a/b"}, "either"),
+        ({"service": "orders"}, "<namespace>/<name>"),
+        ({"enforcementPoint": "shop/none"}, "no such enforcement point"),
+        ({"request": {"source_principal": "web"}}, "SPIFFE ID"),
+        ({"request": {"path": "orders"}}, "slash"),
+        ({"request": {"headers": {"x": ["a", "b"]}}}, "one value"),
+        ({"request": {"method": "GET, POST"}, "service": "shop/orders"}, "denied before any policy"),
+    ],
+)
+def test_what_is_no_question_is_refused(question: Any, message: str) -> None:
+    """With a sentence that says what is wanted."""
+    with pytest.raises(AppError, match=message):
+        answer_reach(question, view(READERS), now=NOW)
+
+
+def test_headers_that_servers_confuse_cannot_be_divided() -> None:
+    """Said plainly instead of answered wrongly."""
+    twins = [for_orders(when(f"request.headers[{name}]", "a"), name=name.replace("_", "")) for name in ("x-a", "x_a")]
+
+    with pytest.raises(AppError, match="may take for one another"):
+        answer_reach({"service": "shop/orders"}, view(*twins), now=NOW)
