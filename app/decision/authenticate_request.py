@@ -69,12 +69,11 @@ class RequestAuthenticator:
         self._verifier = verifier
         self._limits = limits
         self._wanted: dict[str, None] = {}
-        self.refused = 0
 
     def authenticate(self, tokens: TargetTokens, request: Request, now: float) -> Authenticated:
         """Who the end user is, at a target with these rules."""
         if _is_preflight(request):
-            return _without_token(tokens)
+            return _without_token(_owned_headers(tokens, request))
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
         for believed in tokens.issuers:
             found = find_tokens(believed.rule, request)
@@ -82,13 +81,13 @@ class RequestAuthenticator:
                 continue
             outcome = self._verify_all(believed, found, now)
             if isinstance(outcome, VerifiedToken):
-                return _accepted(tokens, believed.rule, found, outcome, self._limits.max_output_header_bytes)
+                owned = _owned_headers(tokens, request)
+                return _accepted(owned, believed.rule, found, outcome, self._limits.max_output_header_bytes)
             # The rule of the token's own issuer knows what is wrong with it.
             if refusal is None or refusal[0].other_issuer:
                 refusal = outcome, believed
         if refusal is None:
-            return _without_token(tokens)
-        self.refused += 1
+            return _without_token(_owned_headers(tokens, request))
         return Authenticated(denial=_denial(*refusal), effects=UNAUTHORIZED)
 
     def take_hints(self) -> list[str]:
@@ -135,17 +134,27 @@ def _is_preflight(request: Request) -> bool:
     )
 
 
-def _without_token(tokens: TargetTokens) -> Authenticated:
+def _owned_headers(tokens: TargetTokens, request: Request) -> tuple[str, ...]:
+    """The headers that only a token may set, and how the client spells them with underscores.
+
+    Services behind CGI or WSGI read `x_user` and `x-user` as the same header.
+    """
     if not tokens.output_headers:
-        return ANYBODY
-    return Authenticated(effects=Effects(headers_to_remove=tokens.output_headers))
+        return ()
+    plain = {header.replace("_", "-") for header in tokens.output_headers}
+    spelled = [name for name in request.headers if "_" in name and name.replace("_", "-") in plain]
+    return tuple(dict.fromkeys((*tokens.output_headers, *spelled)))
+
+
+def _without_token(owned: tuple[str, ...]) -> Authenticated:
+    return Authenticated(effects=Effects(headers_to_remove=owned)) if owned else ANYBODY
 
 
 def _accepted(
-    tokens: TargetTokens, rule: JwtRule, found: Sequence[FoundToken], token: VerifiedToken, max_bytes: int
+    owned: tuple[str, ...], rule: JwtRule, found: Sequence[FoundToken], token: VerifiedToken, max_bytes: int
 ) -> Authenticated:
     headers = dict(_output_headers(rule, token, max_bytes)) if rule.output_headers else {}
-    remove = [header for header in tokens.output_headers if header not in headers]
+    remove = [header for header in owned if header not in headers]
     parameters: list[str] = []
     if rule.forward is False:
         remove.extend(place.header for place in found if place.header)

@@ -6,7 +6,9 @@ host, instance metadata never (`app.fetch`). The same holds for where a discover
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -33,6 +35,7 @@ class HttpTokenKeyFetcher:
         self._limits = limits
         self._private_hosts = private_hosts
         self._resolve = resolve
+        self._clients: OrderedDict[tuple[str, float], HttpClient] = OrderedDict()
 
     async def fetch(self, source: KeySource, *, timeout_seconds: float) -> tuple[Mapping[str, Any], ...]:
         """See `TokenKeyFetcher.fetch`."""
@@ -57,17 +60,10 @@ class HttpTokenKeyFetcher:
         return uri
 
     async def _get(self, url: str, bounds: FetchLimits) -> bytes:
-        host = (urlsplit(url).hostname or "").lower()
+        host = _host_of(url)
         allowed = host in self._private_hosts
         try:
-            client = HttpClient(
-                url,
-                bounds,
-                allow_private=allowed,
-                allow_loopback=allowed,
-                ca_file=self._private_hosts.get(host),
-                resolve=self._resolve,
-            )
+            client = await self._client(url, host, bounds)
             answer = await client.get(headers={"accept": "application/json"})
         except AppError as error:
             advice = "" if allowed else "; a private host must be named in tokens.key_hosts"
@@ -75,6 +71,33 @@ class HttpTokenKeyFetcher:
         if answer.status != HTTPStatus.OK:
             raise _unavailable(f"{url}: status {answer.status}")
         return answer.body
+
+    async def _client(self, url: str, host: str, bounds: FetchLimits) -> HttpClient:
+        """A client for the URL, kept: reading the roots of the web takes tens of milliseconds, so it is done aside."""
+        key = (url, bounds.timeout_seconds)
+        known = self._clients.get(key)
+        if known is None:
+            allowed = host in self._private_hosts
+            known = await asyncio.to_thread(
+                HttpClient,
+                url,
+                bounds,
+                allow_private=allowed,
+                allow_loopback=allowed,
+                ca_file=self._private_hosts.get(host),
+                resolve=self._resolve,
+            )
+            self._clients[key] = known
+            if len(self._clients) > 2 * self._limits.max_sources:  # of each place discovery and keys
+                self._clients.popitem(last=False)
+        return known
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        raise _unavailable("what the discovery document names is not a URL") from None
 
 
 def _unavailable(reason: str) -> AppError:

@@ -113,6 +113,10 @@ async def test_tokens_are_verified_at_the_waypoint_and_a_rotation_is_noticed_by_
             assert (401, "TOKEN_INVALID") == (status, reason)
             assert 'Bearer error="invalid_token"' == response.headers["www-authenticate"]
 
+        [keys] = (await mesh.gatehouse.status())["tokenKeys"]
+        assert (1, "") == (keys["keys"], keys["error"])
+        assert keys["place"] in (await mesh.gatehouse.command("status")).output
+
         published["keys"] = NEW.jwks.encode()
         rotated = NEW.token(exp=now + 3600)
         assert 401 == (await mesh.with_token(rotated))[0]

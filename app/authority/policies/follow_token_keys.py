@@ -251,6 +251,8 @@ class TokenKeys:
             self._saved_at[source_id] = found.had_at
         except AppError as error:
             _log.warning("token_keys_not_saved", place=found.source.place, reason=error.detail)
+        except Exception:  # noqa: BLE001 - keys serve from memory; nothing else must end because of this
+            _log.exception("token_keys_save_crashed", place=found.source.place)
 
 
 def _sources_in(key: str, value: Any) -> tuple[tuple[KeySource, float], ...]:

@@ -253,6 +253,14 @@ class TestUpstream:
         assert ("x-org", "x-admin", "x-level") == effects.headers_to_remove
         assert self.HEADERS == _ask(serving, {"x-user": ("root",)}).effects.headers_to_remove
 
+    async def test_case_086_underscores_do_not_bring_a_forged_header_through(self) -> None:
+        """Many services read `X_User` and `X-User` as one; both are gone, with a token and without."""
+        serving = await worker(LOCAL_WAYPOINT, authentication("users", self.RULE))
+        forged = {"x_user": ("root",), "x_other": ("kept",)}
+        assert (*self.HEADERS, "x_user") == _ask(serving, forged).effects.headers_to_remove
+        effects = _ask(serving, bearer(USERS.token()) | forged).effects
+        assert ("alice", True) == (dict(effects.headers)["x-user"], "x_user" in effects.headers_to_remove)
+
     @pytest.mark.parametrize("value", ["a\r\nx-role: admin", "a\x00", "\ud800", ["a"], {"a": 1}, None, "x" * 9_000])
     async def test_a_claim_that_is_no_header_value_is_left_out(self, value: Any) -> None:
         """Line breaks, lone surrogates, lists, and what is too long; the client's header goes all the same."""

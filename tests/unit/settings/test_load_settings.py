@@ -172,6 +172,8 @@ BROKEN_FILES = {
     "silent for less than a heartbeat": ("limits: {process: {heartbeat_timeout_seconds: 0.6}}", "twice heartbeat"),
     "issuer without keys": ("tokens: {issuers: [{name: k, issuer: 'https://k'}]}", "exactly one of jwks_file and jwks"),
     "bad node account": ("tokens: {trusted_node_accounts: [ztunnel]}", "must be NAMESPACE/SERVICE-ACCOUNT"),
+    "key host with a scheme": ("tokens: {key_hosts: [{host: 'https://keycloak'}]}", "without scheme and port"),
+    "any key host": ("tokens: {key_hosts: [{host: '*'}]}", "without scheme and port"),
     "decision role without a link": ("role: decision", "link.url: "),
     "decision role over plain http": ("role: decision\nlink: {url: 'http://gatehouse:8081'}", "must start with https"),
     "decision role without a token": ("role: decision\nlink: {url: 'https://gatehouse:8081'}", "link.token_file: "),

@@ -8,7 +8,17 @@ from app.authority.link_ports import EVERYTHING, Scope
 from app.authority.policies.publish_snapshot import SnapshotPublisher
 from app.errors import AppError, ErrorCode
 from app.policy.snapshot import Manifest, bucket_of, parse_part
-from tests.support.snapshots import FixedTrust, MemorySource, mesh, parts_of, policy, publisher, signing_key, verifier
+from tests.support.snapshots import (
+    FixedTokenKeys,
+    FixedTrust,
+    MemorySource,
+    mesh,
+    parts_of,
+    policy,
+    publisher,
+    signing_key,
+    verifier,
+)
 
 
 async def _items(published: SnapshotPublisher, scope: Scope = EVERYTHING) -> set[str]:
@@ -49,6 +59,29 @@ async def test_nothing_is_published_when_nothing_changed() -> None:
     before = await published.current()
     assert not await published.refresh()
     assert before is await published.current()
+
+
+async def test_keys_of_token_issuers_are_parts_of_their_own_and_a_rotation_is_one_of_them() -> None:
+    """For every scope; the snapshot number stays, the ETag is another, and nothing else is sent again."""
+    source, keys = MemorySource(), FixedTokenKeys()
+    source.put(*[policy(f"p{i}") for i in range(50)])
+    published = publisher(source, token_keys=keys)
+    await published.refresh()
+    bare = await published.current()
+    keys.keys = {f"{number:064x}": {"keys": [{"kty": "EC", "kid": str(number)}]} for number in range(20)}
+    assert await published.refresh()
+    before = await published.current()
+    assert (bare.manifest.number, False) == (before.manifest.number, bare.etag == before.etag)
+    assert set(keys.keys) <= await _items(published, Scope(frozenset({"elsewhere"})))
+    assert not await published.refresh()
+
+    keys.keys["7".rjust(64, "0")] = {"keys": [{"kty": "EC", "kid": "rotated"}]}
+    assert await published.refresh()
+    after = await published.current()
+    assert 1 == len(set(after.manifest.parts) - set(before.manifest.parts))
+    keys.keys.clear()
+    await published.refresh()
+    assert set(bare.manifest.parts) == set((await published.current()).manifest.parts)
 
 
 async def test_a_change_replaces_one_part_and_leaves_the_others() -> None:
