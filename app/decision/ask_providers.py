@@ -76,14 +76,16 @@ class ProviderDesk:
         """
         answers: dict[str, ProviderAnswer] = {}
         questions: dict[str, ProviderQuestion] = {}
+        now = asyncio.get_running_loop().time()
         for name, provider in needed.providers.items():
             if provider is None:
                 answers[name] = self._denied(name, ProviderOutcome.UNKNOWN, _UNKNOWN_HINT)
             elif not provider.allow_partial_body and is_partial(needed.attributes):
                 answers[name] = self._denied(name, ProviderOutcome.PARTIAL_BODY, _PARTIAL_HINT)
             else:
+                until = min(deadline, now + provider.timeout)
                 questions[name] = ProviderQuestion(
-                    provider, needed.attributes, needed.principal, deadline, needed.claims, needed.snapshot
+                    provider, needed.attributes, needed.principal, until, needed.claims, needed.snapshot
                 )
         if len(self._open) + len(questions) > self._limits.max_provider_questions:
             return None
@@ -109,11 +111,9 @@ class ProviderDesk:
                 task.cancel()
 
     async def _ask(self, name: str, question: ProviderQuestion) -> ProviderAnswer:
-        loop = asyncio.get_running_loop()
-        deadline = min(question.deadline, loop.time() + question.provider.timeout)
         try:
-            async with asyncio.timeout_at(deadline):
-                answer = await self._provider.ask(replace(question, deadline=deadline))
+            async with asyncio.timeout_at(question.deadline):
+                answer = await self._provider.ask(question)
         except TimeoutError:
             return self._late(name)
         except Exception as error:  # noqa: BLE001 - an exception would be an error to Envoy, and may fail open

@@ -253,7 +253,10 @@ class CheckService:
                 self.counters.refused_effects += 1
                 decision = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
                 return replace(answer, decision=decision, effects=NO_EFFECTS)
-            return replace(answer, effects=replace(effects, query_to_remove=removed_spellings(effects, path)))
+            if effects.query_to_set or effects.query_to_remove:
+                effects = replace(effects, query_to_remove=removed_spellings(effects, path))
+                answer = replace(answer, effects=effects)
+            return answer
         sent = sendable(effects, self._effect_limits)
         if sent != effects:
             self.counters.refused_effects += 1

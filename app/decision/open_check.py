@@ -59,7 +59,9 @@ class OpenCheck:
             if effects is None:
                 decision = _CONTRADICTION
         answer = _decided(self.state, self.target, self.request, self.identity, decision, allowed)
-        return self.user.seen_by_upstream(replace(answer, effects=effects) if effects else answer)
+        if effects is not None and effects is not NO_EFFECTS:
+            answer = replace(answer, effects=effects)
+        return self.user.seen_by_upstream(answer)
 
     def answer(self, decision: Decision) -> CheckAnswer:
         """The answer with a decision that no policy made."""

@@ -20,6 +20,7 @@ async def echo_service(**response_headers: str) -> AsyncIterator[str]:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 first, *lines = head.rstrip("\r\n").split("\r\n")
                 headers = [[name.lower(), value.strip()] for name, _, value in (line.partition(":") for line in lines)]
+                await reader.readexactly(int(dict(headers).get("content-length", "0")))
                 body = json.dumps({"target": first.split(" ")[1], "headers": headers})
                 writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{extra}\r\n{body}".encode())
                 await writer.drain()

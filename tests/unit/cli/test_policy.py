@@ -213,6 +213,33 @@ def test_explain_says_why_it_is_denied(run, file):
     assert "readers" in denied.out
 
 
+def test_explain_says_who_would_be_asked(run, tmp_path):
+    """A provider's answer is given by a flag; without one it has not said yes."""
+    documents = tmp_path / "custom.yaml"
+    documents.write_text(
+        """\
+apiVersion: gatehouse.dev/v1
+kind: Provider
+metadata: {name: opa}
+spec: {rego: {engine: embedded}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}
+""",
+        encoding="utf-8",
+    )
+    flags = ["policy", "explain", "--at", "sidecar", "shop/orders-1", "-f", str(documents)]
+    silent, allowing = run(*flags), run(*flags, "--provider", "opa=allow")
+    wrong, formless = run(*flags, "--provider", "opa=maybe"), run(*flags, "--provider", "opa")
+
+    assert "opa (no answer given: --provider)" in silent.out, silent.err
+    assert ("deny", "allow") == (silent.out.split()[1], allowing.out.split()[1])
+    assert "opa (allow)" in allowing.out
+    assert (2, 2) == (wrong.code, formless.code)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
