@@ -18,6 +18,7 @@ from app.demo.waypoint import Credentials, ExtAuthz, HboneClient, Tunnel, Waypoi
 from app.limits import CheckLimits, RegoLimits
 from app.policy.provider import RegoEngine
 from app.rego.rego_providers import EmbeddedProvider, OpaProvider
+from tests.support.administration import mesh
 from tests.support.check_servers import check_listener
 from tests.support.decisions import FRONTEND, LOCAL_WAYPOINT, ORDERS_IP, WAYPOINT, Worker, at_waypoint, worker
 from tests.support.echo_service import echo_service
@@ -106,6 +107,7 @@ async def _serving(engine: str, folder: Path) -> AsyncIterator[Worker]:
         stack.push_async_callback(server.close)
         providers = Providers({RegoEngine.EMBEDDED: embedded, RegoEngine.OPA: server})
         documents = [
+            mesh(enableMultipleCustomProviders=True),
             LOCAL_WAYPOINT,
             module_document("boolean", BOOLEAN, KEYS),
             module_document("object", OBJECT),
@@ -156,7 +158,7 @@ async def test_policies_of_opa_envoy_run_unchanged(engine: str, pki: dict[str, C
 
         read = await http.get("/people/7", headers={**bearer, "x-user": "root", "x-internal": "1"})
         assert (200, "yes") == (read.status_code, read.headers["x-checked"])
-        reached = {name: value for name, value in read.json()["headers"]}
+        reached = dict(read.json()["headers"])
         assert ("ann", "reader,clerk", None) == (reached["x-user"], reached["x-roles"], reached.get("x-internal"))
 
         written = await http.put("/people/7", headers=bearer)
