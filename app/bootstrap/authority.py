@@ -49,7 +49,7 @@ from app.bootstrap.numbering import Numbering
 from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
-from app.bootstrap.rego import rego_checker
+from app.bootstrap.rego_checker import rego_checker
 from app.bootstrap.root_key import ROOT_KEY_COMMANDS, root_key_command
 from app.bootstrap.token_keys import build_token_keys
 from app.errors import AppError, ErrorCode

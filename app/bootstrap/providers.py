@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from app.bootstrap.rego_engines import rego_engines
 from app.decision.ports import PolicyProvider, ProviderAnswer, ProviderQuestion
 from app.decision.state import DecisionState
 from app.policy.provider import RegoEngine
@@ -45,6 +46,11 @@ class Providers:
 
 
 @asynccontextmanager
-async def open_providers(_settings: Settings) -> AsyncIterator[Providers]:
-    """The providers of a worker, with their engines running while the context is open."""
-    yield Providers({})
+async def open_providers(settings: Settings) -> AsyncIterator[Providers]:
+    """The providers of a worker, with their engines running while the context is open.
+
+    Raises:
+        AppError: `INVALID` when a file that the settings name cannot be read.
+    """
+    async with rego_engines(settings) as engines:
+        yield Providers(engines)

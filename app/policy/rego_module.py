@@ -28,11 +28,14 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PACKAGE = re.compile(r"package[ \t]+([^\s#;]+)[ \t]*(?:#.*)?")
 _MAX_SEGMENTS = 16
 _DEFAULTS = RegoLimits()
-# What rego-cpp declares and does not implement: a call is undefined there, where OPA has an answer.
+# What rego-cpp 1.5 cannot do: such a call is undefined there, where OPA has an answer.
 _ONLY_IN_OPA = re.compile(
     r"\b(?:http\.send|graphql\.\w+|json\.(?:match|verify)_schema|net\.\w+|providers\.aws\.sign_req|rego\.metadata\.\w+"
-    r"|rego\.parse_module|strings\.render_template|crypto\.x509\.parse_and_verify_certificates_with_options)\s*\("
+    r"|rego\.parse_module|strings\.render_template|crypto\.x509\.parse_and_verify_certificates_with_options"
+    r"|time\.parse_rfc3339_ns)\s*\(|[\"`]\(\?(?=[imsU-])"
 )
+# What it answers otherwise than OPA: it compares numbers by their digits, and leaves `+` in a query alone.
+_OTHERWISE = re.compile(r"(?<![\w.])(?:max|min|sort|semver\.compare|urlquery\.encode|urlquery\.decode)\s*\(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +122,28 @@ def rego_module_from_document(document: Document) -> RegoModule:
 def rego_module_doubts(module: RegoModule) -> Iterator[Finding]:
     """What a module does that not every engine can."""
     for line, name in only_in_opa(module.rego):
-        yield warning("/spec/rego", f"line {line}: {name} exists in OPA only; embedded, every request is denied there")
+        yield warning(
+            "/spec/rego", f"line {line}: {name} exists in OPA only; embedded, a request that needs it is denied"
+        )
+    for line, name in otherwise_in_opa(module.rego):
+        yield warning(
+            "/spec/rego", f"line {line}: {name} is not what it is in OPA; the embedded engine refuses the module"
+        )
 
 
 def only_in_opa(text: str) -> list[tuple[int, str]]:
-    """Calls (line, name) of functions that the embedded engine does not have; possibly one that a comment names."""
-    return [
-        (text.count("\n", 0, match.start()) + 1, match[0].rstrip("( \t\r\n")) for match in _ONLY_IN_OPA.finditer(text)
-    ]
+    """Calls (line, name) of what the embedded engine does not have; possibly one that a comment names."""
+    return _mentions(_ONLY_IN_OPA, text)
+
+
+def otherwise_in_opa(text: str) -> list[tuple[int, str]]:
+    """Calls (line, name) of functions that answer otherwise in the embedded engine; possibly one in a comment."""
+    return _mentions(_OTHERWISE, text)
+
+
+def _mentions(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
+    found = [(text.count("\n", 0, match.start()) + 1, match[0].rstrip("( \t\r\n")) for match in pattern.finditer(text)]
+    return [(line, "a flag in a regular expression" if "?" in name else name) for line, name in found]
 
 
 def rule_path(text: str) -> tuple[str, ...]:

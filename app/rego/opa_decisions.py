@@ -68,7 +68,9 @@ class OpaDecisions:
 
     async def evaluate(self, path: tuple[str, ...], input_json: bytes, *, deadline: float) -> RuleValue:
         """As `RuleEngine`."""
-        target = "/v1/data/" + "/".join(rule_path("/".join(path)))
+        if rule_path("/".join(path)) != path:
+            raise AppError(ErrorCode.INVALID, "a segment of the path of a rule is an identifier")
+        target = f"/v1/data/{'/'.join(path)}"
         if self._waiting >= self._limits.max_waiting:
             raise AppError(ErrorCode.OVERLOADED, "more questions wait for OPA than rego.max_waiting")
         self._waiting += 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from regopy import Interpreter, LogLevel, RegoError
 
-from app.policy.rego_module import only_in_opa
+from app.policy.rego_module import only_in_opa, otherwise_in_opa
 
 _AT = re.compile(r"\(error \d+:[^|\n]*\|(\d+)\|")
 _MESSAGE = re.compile(r"\(errormsg (\d+):")
@@ -47,8 +47,13 @@ class RuleSet:
         """Read modules (file, text) and data.
 
         Raises:
-            RuleError: when one cannot be parsed.
+            RuleError: when one cannot be parsed, or calls what is another function here than in OPA.
         """
+        for file, text in modules:
+            for line, name in otherwise_in_opa(text):
+                raise RuleError(
+                    f"{file}, line {line}: {name} is not what it is in OPA; ask an OPA server, or write it anew"
+                )
         self._interpreter = _interpreter()
         # A call of what is not implemented is undefined, and `not` makes true of that: there, errors stay errors.
         self._interpreter.strict_built_in_errors = any(only_in_opa(text) for _, text in modules)

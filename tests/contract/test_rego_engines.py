@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,19 +11,15 @@ from typing import Any
 
 import pytest
 
+from app.decision.ports import ProviderAnswer
 from app.errors import AppError
 from app.policy.effects import Effects
-from app.policy.rego_input import CallerFacts
-from app.policy.rego_result import RegoVerdict
-from app.rego.embedded import EmbeddedEngine
-from app.rego.opa_address import OpaAddress
-from app.rego.opa_administration import OpaAdministration
-from app.rego.opa_decisions import OpaDecisions
-from app.rego.provider import decide_by_rule
+from app.rego.decide_by_rule import decide_by_rule
 from app.rego.rule_engine import UNDEFINED_RULE, RuleEngine, RuleValue
 from tests.support.opa import needs_opa, run_opa
 from tests.support.opa_stand_in import UNDEFINED, OpaStandIn, serve
-from tests.support.rego import LIMITS, module, modules, needs_regopy, request_attributes, request_input
+from tests.support.rego import LIMITS, module, needs_regopy, question, request_attributes, request_input
+from tests.support.rego_engines import REAL_ENGINES, decisions, push, real_engine
 
 SHOP = module(
     "authz",
@@ -97,49 +94,28 @@ TWINS = {
 )
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RuleEngine]:
     """An engine that holds MODULES."""
-    socket_path = str(tmp_path / "opa.sock")
+    address = f"unix://{tmp_path}/opa.sock"
     match request.param:
-        case "embedded":
-            held = modules(*MODULES)
-            embedded = EmbeddedEngine(lambda: held, LIMITS)
-            yield embedded
-            await embedded.close()
         case "stand-in":
             async with serve(OpaStandIn(TWINS)) as stand_in:
                 url = f"http://127.0.0.1:{stand_in.port}"
-                await _push(url)
-                async for each in _decisions(url):
-                    yield each
-                assert MODULES[0].rego == stand_in.policies["gatehouse/shop/authz.rego"]
+                await push(url, MODULES)
+                async with decisions(url) as asked:
+                    yield asked
+                assert SHOP.rego == stand_in.policies["gatehouse/shop/authz.rego"]
         case "stand-in over a socket":
-            async with serve(OpaStandIn(TWINS), socket_path=socket_path):
-                async for each in _decisions(f"unix://{socket_path}"):
-                    yield each
-        case "opa":
-            async with run_opa(tmp_path) as url:
-                await _push(url)
-                async for each in _decisions(url):
-                    yield each
-        case _:
+            async with serve(OpaStandIn(TWINS), socket_path=f"{tmp_path}/opa.sock"), decisions(address) as asked:
+                yield asked
+        case "opa over a socket":
             for each in MODULES:
                 (tmp_path / f"{each.name}.rego").write_text(each.rego)
             (tmp_path / "data.json").write_text(json.dumps({"shop": {"lib": LIB.data}}))
             files = ("authz.rego", "lib.rego", "data.json")
-            async with run_opa(tmp_path, *files, address=f"unix://{socket_path}") as url:
-                async for each in _decisions(url):
-                    yield each
-
-
-async def _push(url: str) -> None:
-    async with OpaAdministration(OpaAddress.parse(url), LIMITS) as administration:
-        await administration.push(MODULES)
-        assert await administration.is_healthy()
-
-
-async def _decisions(url: str) -> AsyncIterator[OpaDecisions]:
-    decisions = OpaDecisions(OpaAddress.parse(url), LIMITS)
-    yield decisions
-    await decisions.close()
+            async with run_opa(tmp_path, *files, address=address) as url, decisions(url) as asked:
+                yield asked
+        case name:
+            async with real_engine(name, MODULES, tmp_path) as real:
+                yield real
 
 
 async def _evaluate(engine: RuleEngine, rule: str, *args: Any, **kwargs: Any) -> RuleValue:
@@ -181,59 +157,53 @@ async def test_hostile_text_reaches_the_policy_unchanged(engine: RuleEngine) -> 
         assert RuleValue(True, text) == await _evaluate(engine, "header", headers={"x-any": text})
 
 
-async def test_a_verdict_carries_what_shall_happen(engine: RuleEngine) -> None:
+async def test_an_answer_carries_what_shall_happen(engine: RuleEngine) -> None:
     """From the attributes of a request to what its answer does."""
 
-    async def decide(path: str) -> RegoVerdict:
-        caller = CallerFacts(principal="mesh/ns/shop/sa/cart", identity="authenticated")
-        attributes, deadline = request_attributes(path=path), time.monotonic() + 10
-        rule = ("shop", "authz", "answer")
-        return await decide_by_rule(engine, rule, attributes, caller, deadline=deadline, limits=LIMITS)
+    async def decide(path: str) -> ProviderAnswer:
+        attributes = request_attributes(path=path)
+        return await decide_by_rule(
+            engine,
+            question("shop/authz/answer", attributes=attributes, principal="spiffe://mesh/ns/shop/sa/cart"),
+            LIMITS,
+        )
 
-    assert RegoVerdict(True, Effects(headers=(("x-user", "mesh/ns/shop/sa/cart"),))) == await decide("/public/x")
-    assert RegoVerdict(False, Effects(status=418, body="short and stout")) == await decide("/x")
-    assert not (await decide("/%")).allowed
+    assert ProviderAnswer(True, Effects(headers=(("x-user", "spiffe://mesh/ns/shop/sa/cart"),))) == await decide(
+        "/public/x"
+    )
+    assert ProviderAnswer(False, Effects(status=418, body="short and stout")) == await decide("/x")
+    assert ProviderAnswer(False, hint="shop/authz/answer: the path has a % that begins no escape") == await decide("/%")
 
 
 async def test_an_undefined_rule_denies(engine: RuleEngine) -> None:
     """opa-envoy-plugin makes an error of it, which fails open where the proxy does; here it denies and says why."""
-    attributes, deadline = request_attributes(), time.monotonic() + 10
-    rule = ("shop", "authz", "named")
-    verdict = await decide_by_rule(engine, rule, attributes, CallerFacts(), deadline=deadline, limits=LIMITS)
+    answer = await decide_by_rule(engine, question("shop/authz/named"), LIMITS)
 
     assert (
-        RegoVerdict(False, hint="shop/authz/named: the rule is undefined for this request; give it a default")
-        == verdict
+        ProviderAnswer(False, hint="shop/authz/named: the rule is undefined for this request; give it a default")
+        == answer
     )
+
+
+@pytest.mark.parametrize("rule", ["allow", "system/authz/allow", "shop/../x"])
+async def test_cve_2025_46569_a_rule_that_is_none_is_not_asked_for(engine: RuleEngine, rule: str) -> None:
+    """Nothing that is no path of identifiers reaches an engine."""
+    answer = await decide_by_rule(engine, question(rule), LIMITS)
+
+    assert (False, True) == (answer.allowed, answer.hint.startswith(f"{rule}: "))
 
 
 async def test_many_questions_at_once_each_get_their_own_answer(engine: RuleEngine) -> None:
     """Answers are not swapped under concurrency."""
-    import asyncio
-
     texts = [f"value-{index}" for index in range(40)]
     values = await asyncio.gather(*(_evaluate(engine, "header", headers={"x-any": text}) for text in texts))
 
     assert texts == [value.value for value in values]
 
 
-@needs_opa
-async def test_rules_that_contradict_each_other_are_an_error_in_opa(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", REAL_ENGINES)
+async def test_rules_that_contradict_each_other_are_an_error(name: str, tmp_path: Path) -> None:
     """Not whichever came last."""
-    async with run_opa(tmp_path) as url:
-        await _push(url)
-        async for decisions in _decisions(url):
-            with pytest.raises(AppError, match="500"):
-                await _evaluate(decisions, "clash", path="/clash")
-
-
-@needs_regopy
-async def test_rules_that_contradict_each_other_are_an_error_embedded() -> None:
-    """Not whichever came last."""
-    held = modules(*MODULES)
-    embedded = EmbeddedEngine(lambda: held, LIMITS)
-    try:
-        with pytest.raises(AppError, match="contradict"):
-            await _evaluate(embedded, "clash", path="/clash")
-    finally:
-        await embedded.close()
+    async with real_engine(name, MODULES, tmp_path) as real:
+        with pytest.raises(AppError, match=r"contradict|500"):
+            await _evaluate(real, "clash", path="/clash")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from typing import Any
 
 import pytest
 
+from app.decision.attributes import CheckAttributes
+from app.decision.ports import ProviderQuestion
 from app.limits import PolicyLimits, RegoLimits
 from app.policy.document import parse_document
+from app.policy.provider import Provider, RegoEngine, RegoSpec
 from app.policy.rego_input import CallerFacts, input_document, input_json
 from app.policy.rego_module import RegoModule, rego_module_from_document
 
@@ -60,3 +64,24 @@ def request_input(*args: Any, principal: str = "", **kwargs: Any) -> bytes:
     """The input document of a request as JSON."""
     document = input_document(request_attributes(*args, **kwargs), CallerFacts(principal=principal), LIMITS)
     return input_json(document, LIMITS)
+
+
+def question(
+    rule: str = "shop/authz/allow",
+    *,
+    attributes: dict[str, Any] | None = None,
+    principal: str = "",
+    claims: dict[str, Any] | None = None,
+    within_seconds: float = 10,
+    **rego: Any,
+) -> ProviderQuestion:
+    """What a worker asks about one Check; must be called in a running loop."""
+    document = request_attributes() if attributes is None else attributes
+    spec = RegoSpec(engine=rego.pop("engine", RegoEngine.EMBEDDED), path=rule, **rego)
+    return ProviderQuestion(
+        provider=Provider(name="authz", rego=spec),
+        attributes=CheckAttributes(document=lambda: document),
+        principal=principal,
+        deadline=asyncio.get_running_loop().time() + within_seconds,
+        claims=claims,
+    )

@@ -10,7 +10,7 @@ from app.errors import AppError
 from app.limits import PolicyLimits, RegoLimits
 from app.policy.document import parse_document
 from app.policy.document_values import read_value
-from app.policy.rego_module import RegoModule, data_documents, only_in_opa, roots, rule_path
+from app.policy.rego_module import RegoModule, data_documents, only_in_opa, otherwise_in_opa, roots, rule_path
 from app.policy.validate import Severity, validate
 
 GOOD = "# Orders.\n\npackage shop.authz # the shop\n\ndefault allow := false\n"
@@ -86,13 +86,27 @@ def test_cve_2025_46569_a_path_that_leads_elsewhere_is_refused(text: str) -> Non
 
 def test_functions_of_opa_alone_are_a_warning_with_their_line() -> None:
     """Embedded they are undefined, and `not` would make true of that."""
-    text = GOOD + 'allow if not net.cidr_contains("10.0.0.0/8", input.ip)\nx := http.send ({})\n'
+    text = (
+        GOOD
+        + 'allow if not net.cidr_contains("10.0.0.0/8", input.ip)\nx := http.send ({})\nr if regex.match("(?i)a", x)\n'
+    )
     found = validate(_document({"rego": text}), PolicyLimits())
 
-    assert [(6, "net.cidr_contains"), (7, "http.send")] == only_in_opa(text)
-    assert [Severity.WARNING, Severity.WARNING] == [finding.severity for finding in found]
+    expected = [(6, "net.cidr_contains"), (7, "http.send"), (8, "a flag in a regular expression")]
+    assert expected == only_in_opa(text)
+    assert [Severity.WARNING] * 3 == [finding.severity for finding in found]
     assert found[0].message.startswith("line 6: net.cidr_contains")
-    assert [] == only_in_opa("x := internet.of(things)\ny := io.jwt.decode(t)\n")
+    assert [] == only_in_opa("x := internet.of(things)\ny := io.jwt.decode(t)\nz := regex.match(`(?:a|b)`, y)\n")
+
+
+def test_functions_that_differ_are_a_warning_with_their_line() -> None:
+    """rego-cpp says that the largest of 50 and 1000 is 50."""
+    text = GOOD + "limit := max([50, 1000])\nmaximal(x) := x\ny := lib.max(3)\nz := urlquery.decode(input.q)\n"
+
+    assert [(6, "max"), (9, "urlquery.decode")] == otherwise_in_opa(text)
+    assert ["line 6", "line 9"] == [
+        finding.message[:6] for finding in validate(_document({"rego": text}), PolicyLimits())
+    ]
 
 
 def test_data_stands_at_the_package_and_clashes_are_refused() -> None:

@@ -52,6 +52,16 @@ def test_an_unlisted_skip_fails_and_is_named(copy: Path) -> None:
     assert "tests.a::test_b" in done.stderr
 
 
+def test_a_skip_that_is_a_matter_of_the_machine_passes_either_way(copy: Path) -> None:
+    """What needs a program that not every machine can have; everything else is no matter of the machine."""
+    with (copy / "tests" / "skips-allowed.txt").open("a") as allowed:
+        allowed.write("? tests.a::test_*  # where there is a go\n")
+
+    assert [0, 0] == [_skips(copy, outcome).returncode for outcome in ("", "<skipped/>")]
+    (copy / "tests" / "skips-allowed.txt").write_text("? tests.b::*\n")
+    assert 1 == _skips(copy, "<skipped/>").returncode
+
+
 def test_a_listed_skip_passes_and_must_leave_the_list_when_it_runs(copy: Path) -> None:
     """The list can only shrink."""
     with (copy / "tests" / "skips-allowed.txt").open("a") as allowed:
