@@ -68,7 +68,13 @@ def _identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 
 @asynccontextmanager
 async def _behind(
-    identities: Identities, folder: Path, check_port: int, *, waypoint: bool = False, **cluster: Any
+    identities: Identities,
+    folder: Path,
+    check_port: int,
+    *,
+    waypoint: bool = False,
+    let_through: tuple[str, ...] = (),
+    **cluster: Any,
 ) -> AsyncIterator[HboneClient]:
     """Clients before an Envoy that asks over HTTP."""
     options = WaypointOptions(credentials=identities.waypoint)
@@ -80,6 +86,7 @@ async def _behind(
     ]
     found = next(one for one in authz if one["name"] == "envoy.filters.http.ext_authz")
     found["typed_config"]["http_service"]["authorization_request"]["headers_to_add"][0]["value"] = f"URI=%{operator}%"
+    found["typed_config"]["allowed_headers"]["patterns"] += [{"exact": name} for name in let_through]
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Envoy("proxy", config, folder))
         where = f"127.0.0.1:{proxy.ports[CONNECT_TERMINATE if waypoint else INBOUND]}"
@@ -165,6 +172,23 @@ async def test_operators_say_who_and_where_and_a_client_cannot(tmp_path: Path, i
             assert (403, "RBAC: access denied") == (denied.status_code, denied.text)
             assert "x-gatehouse-reason" not in denied.headers
         assert 403 == (await http.get(client.url("frontend") + "/internal", headers=forged)).status_code
+
+
+async def test_a_client_without_a_certificate_cannot_name_itself_where_its_header_is_let_through(
+    tmp_path: Path, identities: Identities
+) -> None:
+    """`allowed_headers` with the identity's header is a mistake that the word before the identity makes harmless."""
+    serving = await worker(SIDECAR, SIDECAR_READERS)
+    async with (
+        http_listener(serving, **NAMED_HEADERS) as listener,
+        _behind(identities, tmp_path, listener.port, let_through=(CLIENT,)) as client,
+        _http() as http,
+    ):
+        forged = {CLIENT: f"URI={FRONTEND}"}
+        assert 200 == (await http.get(client.url("frontend") + "/orders", headers=forged)).status_code
+        for who in ("reports", "nameless"):
+            assert 403 == (await http.get(client.url(who) + "/orders", headers=forged)).status_code, who
+    assert 2 == serving.service.counters.denied[Reason.NO_RULE_MATCHED]
 
 
 async def test_case_091_without_a_name_in_the_settings_the_same_header_is_nobodys(

@@ -1,9 +1,10 @@
-"""Port 9193 of a whole Gatehouse, asked by the real Envoy with certificates that Gatehouse issued to both ends."""
+"""Ports 9193 and 9192 of a whole Gatehouse, asked with certificates that Gatehouse issued to both ends."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from app.demo import shop
 from app.demo.certificates import get_certificates
 from app.demo.narrator import Narrator
 from app.demo.service import GatehouseService
-from app.demo.waypoint import ExtAuthz, HboneClient, Tunnel, Waypoint, WaypointOptions
+from app.demo.waypoint import Credentials, ExtAuthz, HboneClient, Tunnel, Waypoint, WaypointOptions
 from tests.support.decisions import READERS
 from tests.support.snapshots import mesh, point
 
@@ -30,10 +31,23 @@ async def _ask(http: httpx2.AsyncClient, client: HboneClient, who: str, waypoint
     return response.status_code, (row["decision"] or {}).get("reason")
 
 
+async def _ask_over_http(gatehouse: GatehouseService, caller: Credentials, who: str) -> int:
+    """As a proxy that asks on 9192 about a request to the service, with its certificate."""
+    tls = ssl.create_default_context(cafile=str(caller.trust_bundle))
+    tls.check_hostname = False  # the worker's certificate has a SPIFFE ID and no name
+    tls.load_cert_chain(caller.certificate, caller.private_key)
+    url = f"https://{gatehouse.address('check_http')}/envoy/orders"
+    async with httpx2.AsyncClient(verify=tls, trust_env=False, timeout=20.0) as http:
+        asked = await http.get(url, headers={"host": shop.SERVICE_HOST, "x-client": f"URI={who}"})
+    return asked.status_code
+
+
 async def test_a_waypoint_asks_over_mutual_tls(tmp_path: Path) -> None:
     """By its registered SPIFFE ID it gets decisions; a workload with a certificate of the same mesh gets none."""
-    registered = point("waypoint", gateway="waypoint", caller={"spiffeId": shop.identity(shop.WAYPOINT)})
-    async with GatehouseService(tmp_path / "gatehouse", workers=1) as gatehouse:
+    caller = {"spiffeId": shop.identity(shop.WAYPOINT)}
+    registered = point("waypoint", gateway="waypoint", serviceFromHost=True, caller=caller)
+    over_http = {"check": {"http": {"mutual_tls": True, "identity_header": "x-client"}}}
+    async with GatehouseService(tmp_path / "gatehouse", workers=1, settings=over_http) as gatehouse:
         await gatehouse.command("inventory", "apply", str(shop.INVENTORY_FILE))
         await gatehouse.apply([mesh(trustDomain="cluster.local"), registered, READERS])
         await gatehouse.wait_until_served()
@@ -63,3 +77,6 @@ async def test_a_waypoint_asks_over_mutual_tls(tmp_path: Path) -> None:
                 assert (200, "ALLOW_RULE") == await _ask(http, client, "frontend-waypoint", waypoint)
                 assert (403, "NO_RULE_MATCHED") == await _ask(http, client, "reports-waypoint", waypoint)
                 assert (403, "CALLER_UNKNOWN") == await _ask(http, client, "frontend-pretender", pretender)
+        assert 403 == await _ask_over_http(gatehouse, identities[shop.WAYPOINT], shop.identity("reports"))
+        assert 200 == await _ask_over_http(gatehouse, identities[shop.WAYPOINT], shop.identity("frontend"))
+        assert 403 == await _ask_over_http(gatehouse, identities["frontend"], shop.identity("frontend"))
