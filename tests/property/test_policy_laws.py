@@ -12,11 +12,12 @@ from app.policy.evaluate import decide, required_providers
 from app.policy.explain import explain
 from app.policy.hardened import path_readings
 from app.policy.mesh import MeshConfig, PathNormalization
-from app.policy.paths import cut, normalize
+from app.policy.paths import CONTROL, cut, normalize
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
 from app.policy.shadow import Outlook, decide_shadow
 from app.policy.target import PointKind, Target
+from tests.support import istio_reference
 from tests.support.policies import HARDENED, ISTIO, SIDECAR, WAYPOINT, compiled, policy
 
 _SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -329,3 +330,34 @@ def test_deciding_is_total(request: Request) -> None:
 
     for target in (SIDECAR, WAYPOINT, Target(PointKind.ZTUNNEL, "shop")):
         assert decide(table, target, request).reason is not Reason.INTERNAL
+
+
+_WELL_FORMED = _REQUESTS.filter(lambda request: request.protocol == "tcp" or _is_well_formed(request))
+
+
+def _is_well_formed(request: Request) -> bool:
+    return bool(request.method) and request.path.startswith("/") and not CONTROL.search(request.path)
+
+
+@given(
+    _policies(),
+    _WELL_FORMED,
+    _ANSWERS,
+    _TARGETS,
+    st.sampled_from(
+        [
+            ISTIO,
+            MeshConfig(
+                hardened=False, trust_domain="td", trust_domain_aliases=("old",), multiple_custom_providers=True
+            ),
+        ]
+    ),
+)
+@settings(_SETTINGS, max_examples=100)
+def test_exact_matching_is_what_a_naive_reading_of_istio_says(
+    values: list[dict[str, Any]], request: Request, answers: dict[str, bool], target: Target, mesh: MeshConfig
+) -> None:
+    """Indexes, residuals and compiled forms come to what regular expressions over every policy come to."""
+    expected = istio_reference.is_allowed(values, mesh, target, request, answers)
+
+    assert expected is decide(_table(values, mesh), target, request, answers).allowed

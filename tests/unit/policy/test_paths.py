@@ -80,3 +80,16 @@ def test_query_and_fragment_are_cut(path: str, expected: str) -> None:
 def test_dot_segments(path: str, expected: str) -> None:
     """RFC 3986 §5.2.4; an empty segment counts."""
     assert expected == remove_dot_segments(path)
+
+
+@pytest.mark.parametrize("mode", [PathNormalization.BASE, PathNormalization.DECODE_AND_MERGE_SLASHES])
+@pytest.mark.parametrize("form", ["%{:02x}", "%{:02X}"])
+def test_which_encoded_bytes_are_decoded(mode: PathNormalization, form: str) -> None:
+    """Unreserved characters in every mode that normalises, slashes in one; all other bytes stay as they are."""
+    unreserved = b"-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for byte in range(1, 256):
+        encoded = form.format(byte)
+        expected = chr(byte) if byte in unreserved else encoded
+        if byte in b"/\\" and mode is PathNormalization.DECODE_AND_MERGE_SLASHES:
+            expected = "/"
+        assert f"/admin{expected}" == normalize(f"/admin{encoded}", mode)
