@@ -30,6 +30,7 @@ def check_http_server(
         method_header=http.method_header,
         uri_header=http.uri_header,
         host_header=http.host_header,
+        upstream_headers=frozenset(http.upstream_headers),
     )
     transport = Transport.LOCAL if certificates is None else Transport.MUTUAL_TLS
     return HttpServer(

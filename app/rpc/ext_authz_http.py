@@ -8,6 +8,7 @@ too many connections) it refuses itself, see docs/operations.md.
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
@@ -30,6 +31,7 @@ _log = structlog.get_logger(__name__)
 # would have taken away.
 LISTENERS = {Dialect.ENVOY: "http", Dialect.NGINX: "nginx"}
 
+_LOG_EVERY = 10.0  # seconds
 _INTERNAL = CheckAnswer(Decision(False, Reason.INTERNAL))
 
 
@@ -46,6 +48,7 @@ class ExtAuthzHttp:
         self._numbers = count(1)
         self._local = {dialect: Peer(name, transport) for dialect, name in LISTENERS.items()}
         self._transport = transport
+        self._logged_at = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; its body is read and not looked at, so that the connection can go on."""
@@ -64,17 +67,24 @@ class ExtAuthzHttp:
                 scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits
             )
             answer = await self._service.decide(attributes, self._peer(scope, dialect))
-            problem = carried_problem(answer.effects, dialect) if answer.decision.allowed else ""
+            problem = carried_problem(answer.effects, dialect, self._dialects) if answer.decision.allowed else ""
             if problem:
                 refused = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
                 answer = replace(answer, decision=refused, effects=NO_EFFECTS)
-                self._service.counters.refused_effects += 1
-                _log.warning("check_effects_refused", problem=problem, decision_id=decision_id)
+                self._note_refused_effects(problem)
             return write_answer(answer, dialect, decision_id)
         except Exception:  # noqa: BLE001 - a 500 would be an error to Envoy, and may fail open
             self._service.counters.errors += 1
             _log.exception("check_not_answered")
             return write_answer(_INTERNAL, dialect, decision_id)
+
+    def _note_refused_effects(self, problem: str) -> None:
+        counters = self._service.counters
+        counters.refused_effects += 1
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_EVERY:  # the client of an Envoy would see a reason, so the log has it
+            self._logged_at = now
+            _log.warning("check_effects_refused", problem=problem, refused=counters.refused_effects)
 
     def _peer(self, scope: Scope, dialect: Dialect) -> Peer:
         if self._transport is not Transport.MUTUAL_TLS:

@@ -57,6 +57,7 @@ class HttpDialects:
     method_header: str = "x-original-method"  # these three are nginx's
     uri_header: str = "x-original-uri"
     host_header: str = "x-original-host"
+    upstream_headers: frozenset[str] = frozenset()  # that the proxy takes from our answer in place of the client's
 
     def find(self, target: str) -> tuple[Dialect, str] | None:
         """The dialect of a request target, and what follows the prefix."""
@@ -216,12 +217,20 @@ def _address(headers: Headers, name: str) -> tuple[str, int]:
     return address, number
 
 
-def carried_problem(effects: Effects, dialect: Dialect) -> str:
-    """What of an allowing answer this dialect has no words for; empty when it can say everything."""
+def carried_problem(effects: Effects, dialect: Dialect, dialects: HttpDialects) -> str:
+    """What of an allowing answer would get lost on the way; empty when nothing does.
+
+    Then the service would go by what the client wrote. Envoy takes over what its `allowed_upstream_headers` name and
+    nginx what it is told to set, and neither says so; a header that nginx sets is also gone where there is no value.
+    """
     if effects.query_to_set or effects.query_to_remove:
         return "the answer changes query parameters, for which ext_authz over HTTP has no words"
-    if dialect is Dialect.NGINX and effects.headers_to_remove:
-        return "the answer removes headers, for which auth_request has no words: clear them in the proxy"
+    names = {name for name, _ in effects.headers}
+    if dialect is Dialect.NGINX:
+        names.update(effects.headers_to_remove)
+    lost = sorted(names - dialects.upstream_headers)
+    if lost:
+        return f"the answer changes the header {lost[0]}: let the proxy take it over and name it in upstream_headers"
     return ""
 
 

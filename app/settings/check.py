@@ -28,6 +28,7 @@ class CheckHttpSettings(_Section):
     method_header: str = "x-original-method"  # nginx's
     uri_header: str = "x-original-uri"
     host_header: str = "x-original-host"
+    upstream_headers: tuple[str, ...] = ()  # that the proxy takes from an answer in place of what its client sent
 
     @field_validator(
         "identity_header", "source_header", "destination_header", "method_header", "uri_header", "host_header"
@@ -37,6 +38,13 @@ class CheckHttpSettings(_Section):
         if not _HEADER_NAME.fullmatch(value):
             raise ValueError(f"must be the name of a header, not {value!r}")
         return value.lower()
+
+    @field_validator("upstream_headers")
+    @classmethod
+    def _must_be_header_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name and _HEADER_NAME.fullmatch(name) for name in value):
+            raise ValueError(f"must be names of headers, not {value!r}")
+        return tuple(name.lower() for name in value)
 
     @field_validator("envoy_prefix", "nginx_prefix")
     @classmethod

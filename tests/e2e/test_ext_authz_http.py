@@ -265,6 +265,12 @@ class _Scripted:
             case "/set":
                 effects = Effects(headers=(("x-user", "ann"),), headers_to_remove=("cookie",))
                 return CheckAnswer(allow.decision, effects=effects)
+            case "/user":
+                return CheckAnswer(allow.decision, effects=Effects(headers=(("x-user", "ann"),)))
+            case "/nobody":
+                return CheckAnswer(allow.decision, effects=Effects(headers_to_remove=("x-user",)))
+            case "/other":
+                return CheckAnswer(allow.decision, effects=Effects(headers=(("x-other", "ann"),)))
             case "/query":
                 return CheckAnswer(allow.decision, effects=Effects(query_to_set=(("a", "b"),)))
             case "/login":
@@ -300,7 +306,11 @@ async def test_what_an_answer_does_is_done_by_envoy(tmp_path: Path, identities: 
             passed.headers["x-seen-user"],
             passed.headers.get("x-seen-cookie"),
         )
-        assert 403 == (await http.get(url + "/query")).status_code
+        nobody = await http.get(url + "/nobody", headers={"x-user": "root"})
+        assert (200, None) == (nobody.status_code, nobody.headers.get("x-seen-user"))
+        # Neither has words for it: the service would see what the client wrote.
+        for path in ("/query", "/other"):
+            assert 403 == (await http.get(url + path, headers={"x-other": "root"})).status_code, path
         login = await http.get(url + "/login")
         assert (302, "/in", "go") == (login.status_code, login.headers["location"], login.text)
         assert ["a=1", "b=2"] == login.headers.get_list("set-cookie")
@@ -364,5 +374,8 @@ async def test_what_an_answer_does_is_done_by_nginx(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{port}"
         token = await http.get(url + "/token")
         assert (401, "Bearer") == (token.status_code, token.headers["www-authenticate"])
-        for path in ("/login", "/else", "/query", "/set"):
+        for path, user in (("/user", "ann"), ("/nobody", None)):
+            passed = await http.get(url + path, headers={"x-user": "root"})
+            assert (200, user) == (passed.status_code, passed.headers.get("x-seen-user"))
+        for path in ("/login", "/else", "/query", "/set", "/other"):
             assert 403 == (await http.get(url + path)).status_code, path

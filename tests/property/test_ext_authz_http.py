@@ -12,7 +12,12 @@ from app.policy.decision import Decision, Reason
 from app.policy.effects import Effects, effects_problem, sendable
 from app.rpc.ext_authz_http_codec import Dialect, HttpDialects, carried_problem, read_check, write_answer
 
-_DIALECTS = HttpDialects(identity_header="x-id", source_header="x-from", destination_header="x-to")
+_DIALECTS = HttpDialects(
+    identity_header="x-id",
+    source_header="x-from",
+    destination_header="x-to",
+    upstream_headers=frozenset({"x-user", "set-cookie"}),
+)
 _TARGETS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=60)
 _NAMES = st.sampled_from([b"host", b"x-id", b"x-from", b"x-to", b"x-original-uri", b"x-original-host", b"X-Role"])
 _HEADERS = st.lists(st.tuples(_NAMES, st.binary(max_size=24)), max_size=10)
@@ -46,7 +51,7 @@ def test_every_answer_can_be_sent_and_says_what_was_decided(
     allowed: bool, reason: Reason, effects: Effects, dialect: Dialect, policy: str
 ) -> None:
     """200 exactly where the request may pass, no 5xx anywhere; h11 takes the response as it is."""
-    if allowed and (effects_problem(effects, _LIMITS) or carried_problem(effects, dialect)):
+    if allowed and (effects_problem(effects, _LIMITS) or carried_problem(effects, dialect, _DIALECTS)):
         return  # denied before it comes here
     fine = effects if allowed else sendable(effects, _LIMITS)
     decision = Decision(allowed, reason, policy=policy, hint=policy)

@@ -22,6 +22,7 @@ NAMED_HEADERS = {
     "identity_header": "x-gatehouse-client",
     "source_header": "x-gatehouse-source",
     "destination_header": "x-gatehouse-destination",
+    "upstream_headers": ("x-user",),
 }
 _FOLDERS = """
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;

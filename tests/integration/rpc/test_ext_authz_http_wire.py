@@ -283,7 +283,7 @@ async def test_a_custom_policy_asks_its_provider_over_http_as_well() -> None:
 
     custom = policy("ask", action="CUSTOM", provider={"name": "opa"}, rules=[{}])
     serving = await worker(GATEWAY, OPEN, provider("opa"), custom, providers=FakeProviders({"opa": by_path}))
-    async with http_listener(serving, limits=LIMITS) as listener:
+    async with http_listener(serving, limits=LIMITS, upstream_headers=("x-user",)) as listener:
         allowed = await _ask(listener.port, _get("/envoy/in", "x-user: forged\r\n"))
         denied = await _ask(listener.port, _get("/envoy/out"))
     assert (200, "alice") == (allowed.status, allowed.headers.get("x-user"))

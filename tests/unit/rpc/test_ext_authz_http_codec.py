@@ -229,10 +229,16 @@ def test_an_allowing_answer_says_what_to_set_and_to_remove() -> None:
     assert len(response.headers) == len({name for name, _ in response.headers})
 
 
-def test_what_a_dialect_cannot_say_is_a_problem() -> None:
-    """Query parameters in both, removing headers in nginx."""
-    query, removal = Effects(query_to_set=(("a", "b"),)), Effects(headers_to_remove=("cookie",))
-    assert carried_problem(query, Dialect.ENVOY)
-    assert carried_problem(Effects(query_to_remove=("a",)), Dialect.NGINX)
-    assert "" == carried_problem(removal, Dialect.ENVOY)
-    assert carried_problem(removal, Dialect.NGINX)
+def test_what_would_get_lost_on_the_way_is_a_problem() -> None:
+    """Query parameters in both dialects, removing headers in nginx, and headers that the proxy does not take over."""
+    takes = HttpDialects(upstream_headers=frozenset({"x-user"}))
+    removal, setting = Effects(headers_to_remove=("cookie",)), Effects(headers=(("x-user", "ann"),))
+    for dialect in Dialect:
+        assert "query" in carried_problem(Effects(query_to_set=(("a", "b"),)), dialect, takes)
+        assert "query" in carried_problem(Effects(query_to_remove=("a",)), dialect, takes)
+        assert "" == carried_problem(setting, dialect, takes)
+        assert "" == carried_problem(Effects(response_headers=(("x-group", "a"),)), dialect, takes)
+        assert "x-user" in carried_problem(setting, dialect, BOTH)
+    assert "" == carried_problem(removal, Dialect.ENVOY, takes)
+    assert "cookie" in carried_problem(removal, Dialect.NGINX, takes)
+    assert "" == carried_problem(Effects(headers_to_remove=("x-user",)), Dialect.NGINX, takes)
