@@ -15,9 +15,9 @@ from app.policy.request import Request
 from app.policy.request_authentication import JwtRule, TokenHeader
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoundToken:
-    """A token and where it stood; exactly one of the places is set, none for a cookie."""
+    """A token and where it stood; exactly one of the places is set, none for a cookie. Not frozen, for the time."""
 
     text: str
     header: str = ""

@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -34,8 +34,7 @@ _LATEST_SECONDS = 253_402_300_799  # the end of the year 9999
 class _Signed:
     """What one signature vouches for; `expires` and `starts` are seconds since 1970, None where not said."""
 
-    claims: Mapping[str, Any]
-    payload: str = field(repr=False)
+    token: VerifiedToken
     issuer: object
     audiences: frozenset[str]
     expires: float | None
@@ -76,7 +75,7 @@ class EndUserTokenVerifier:
             assert remembered is not None
             self._check(signed, rule, now, forget=remembered)
             self._verified.move_to_end(remembered)
-            return VerifiedToken(signed.claims, signed.payload)
+            return signed.token
         header, signed = self._read(token)
         # Before the signature: whoever sends what is not for this rule costs no cryptography.
         self._check(signed, rule, now)
@@ -86,7 +85,7 @@ class EndUserTokenVerifier:
         self._verified[remembered] = signed
         if len(self._verified) > self._limits.cache_entries:
             self._verified.popitem(last=False)
-        return VerifiedToken(signed.claims, signed.payload)
+        return signed.token
 
     def _read(self, token: str) -> tuple[Mapping[str, Any], _Signed]:
         """Header and payload, strictly; nobody has vouched for them yet."""
@@ -98,8 +97,7 @@ class EndUserTokenVerifier:
         if "crit" in header or "b64" in header:
             raise _RefusedError("the token's header has extensions that are not known here")
         return header, _Signed(
-            claims,
-            payload,
+            VerifiedToken(claims, payload),
             claims.get("iss"),
             _audiences(claims.get("aud")),
             _seconds(claims, "exp"),

@@ -169,5 +169,5 @@ def test_a_token_that_does_not_verify_is_refused_before_any_policy() -> None:
     """An expired token is answered 401 where no token at all would pass."""
     case = _case(policies=[], request={"path": "/", "method": "GET", "jwt_state": "expired"})
 
-    assert "deny" == run_case(case).got
+    assert ("deny", "TOKEN_INVALID") == (run_case(case).got, run_case(case).reason)
     assert "allow" == run_case({**case, "request": {**case["request"], "jwt_state": "none"}}).got
