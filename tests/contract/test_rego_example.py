@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from app.authority.policies.prepare_documents import prepare
-from app.decision.ports import ProviderAnswer
 from app.limits import Limits, PolicyLimits
 from app.policy.document import parse_document
 from app.policy.rego_module import RegoModule, rego_module_from_document
-from app.rego.decide_by_rule import decide_by_rule
+from app.rego.rego_cases import read_rego_cases, run_rego_case
 from tests.support.opa import needs_opa, opa_command
-from tests.support.rego import LIMITS, question, request_attributes
+from tests.support.rego import LIMITS
 from tests.support.rego_engines import REAL_ENGINES, real_engine
 
 FOLDER = Path(__file__).parents[2] / "policies" / "rego"
 DOCUMENTS = list(yaml.safe_load_all((FOLDER / "refunds.yaml").read_text()))
-CASES = yaml.safe_load((FOLDER / "refunds-cases.yaml").read_text())
 
 
 def _module() -> RegoModule:
@@ -37,30 +34,22 @@ def test_the_document_holds_the_module_as_it_is_tested() -> None:
 @pytest.mark.parametrize("engine_name", REAL_ENGINES)
 async def test_every_case_of_the_example(engine_name: str, tmp_path: Path) -> None:
     """On the embedded engine and on OPA alike."""
+    cases = read_rego_cases(yaml.safe_load((FOLDER.parent / "cases" / "rego" / "refunds.yaml").read_text()))
     async with real_engine(engine_name, [_module()], tmp_path) as engine:
-        for case in CASES["cases"]:
-            asked = _question(case["request"])
-            answer = await decide_by_rule(engine, asked, LIMITS)
-            assert case["expected"] == _described(answer, case["expected"]), case["name"]
+        for case in cases:
+            result = await run_rego_case(engine, case, LIMITS)
+            assert case.expected == result.got, case.name
+    assert len(cases) >= 10
 
 
-def _question(request: dict[str, Any]) -> Any:
-    headers = {"content-type": "application/json", "content-length": str(len(request["body"]))}
-    attributes = request_attributes("POST", request["path"], headers, request["body"])
-    claims = {"roles": request["roles"]} if "roles" in request else None
-    return question(CASES["rule"], attributes=attributes, principal=request["principal"], claims=claims)
+@pytest.mark.parametrize("engine_name", REAL_ENGINES)
+async def test_a_case_that_does_not_hold_fails(engine_name: str, tmp_path: Path) -> None:
+    """And says what came instead."""
+    value = {"rule": "shop/refunds/decision", "cases": [{"name": "x", "request": {}, "expected": {"allowed": True}}]}
+    async with real_engine(engine_name, [_module()], tmp_path) as engine:
+        result = await run_rego_case(engine, read_rego_cases(value)[0], LIMITS)
 
-
-def _described(answer: ProviderAnswer, expected: dict[str, Any]) -> dict[str, Any]:
-    """As much of an answer as the case speaks of."""
-    effects = answer.effects
-    found = {
-        "allowed": answer.allowed,
-        "status": effects.status,
-        "body": effects.body,
-        "headers": dict(effects.headers),
-    }
-    return {key: found[key] for key in expected}
+    assert (False, {"allowed": False}) == (result.passed, result.got)
 
 
 @needs_opa
