@@ -182,7 +182,7 @@ class PolicyLimits:
     max_page_items: int = 1_000
     max_page_bytes: int = 16_777_216  # documents of one page; it ends after the one that passes this
     max_reason_chars: int = 1_024
-    max_lint_comparisons: int = 300_000  # of two rules, while looking for shadowed ones
+    max_lint_comparisons: int = 500_000  # of two rules of a few values, while looking for shadowed ones
     max_lint_findings: int = 1_000
     # Questions about all requests (who-can, what-can, diff); over a bound is an error, never a part of the answer.
     max_atom_states: int = 200_000  # walked to tell the values of one field apart

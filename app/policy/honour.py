@@ -13,7 +13,7 @@ _REMOTE = (
     "X-Forwarded-For, else the direct peer's address is compared"
 )
 _NEVER_RECEIVED = {
-    "connection.sni": "Envoy does not send the server name to ext_authz",
+    "connection.sni": "Envoy sends the server name only with include_tls_session, which Istio cannot set",
     "remoteIpBlocks": _REMOTE,
     "remote.ip": _REMOTE,
 }

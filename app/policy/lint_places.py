@@ -100,7 +100,8 @@ def waypoint_bypasses(policies: Sequence[CompiledPolicy], around: Surroundings) 
             told.add(place)
             message = (
                 f"whoever reaches the pods of {ref.name} without the waypoint meets no policy: add an ALLOW policy "
-                f"without targetRefs in {policy.namespace} that admits the waypoint's service account only"
+                f"without targetRefs in {policy.namespace} that admits the waypoint's service account only "
+                "(`gatehouse policy project` writes it)"
             )
             yield SetFinding.about(policy.key, warning(ref.pointer, message, Code.WAYPOINT_BYPASS))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from app.policy.authorization_policy import Action, FieldTest
 from app.policy.compile import CompiledPolicy
@@ -19,6 +20,21 @@ from app.policy.paths import normalize
 _HOST = re.compile(r"[A-Za-z0-9._-]*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]*\]?(?::[0-9]{0,5})?")
 _STRINGS = {"methods", "paths", "hosts"}
 _PRINCIPALS = ("principals", "source.principal")
+# What a clause and a condition can both ask about.
+_ASKED_TWICE = {
+    "ports": "port",
+    "destination.port": "port",
+    "ipBlocks": "peer",
+    "source.ip": "peer",
+    "remoteIpBlocks": "client",
+    "remote.ip": "client",
+    "destination.ip": "destination",
+}
+# Conditions that a clause may contradict; of many, the first are looked at.
+_MAY_CONTRADICT = frozenset(
+    {*_ASKED_TWICE, "source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain"}
+)
+_MOST_BESIDE = 8
 
 
 def never_matches(policy: CompiledPolicy, _around: Surroundings) -> Iterator[Finding]:
@@ -27,17 +43,13 @@ def never_matches(policy: CompiledPolicy, _around: Surroundings) -> Iterator[Fin
     For HTTP requests: on TCP, and at ztunnel, a DENY rule loses what it asks about HTTP, its contradictions too.
     """
     for rule in policy.spec.rules:
-        identities = [field for field in rule.conditions if _is_identity(field, policy.context)]
-        reasons = []
+        reasons = [_contradiction(rule.conditions, policy)]
+        beside = [field for field in rule.conditions if field.name in _MAY_CONTRADICT][:_MOST_BESIDE]
         for part in (rule.sources, rule.operations):
-            beside = identities if part is rule.sources else []
             found = [_contradiction((*clause, *beside), policy) for clause in part]
             if found and all(found):
                 reasons.append(found[0])
-        reasons.extend(_contradiction((field,), policy) for field in rule.conditions)
-        if not rule.sources and len(identities) > 1:
-            reasons.append(_contradiction(identities, policy))
-        first = next((reason for reason in reasons if reason), "")
+        first = next(filter(None, reasons), "")
         if first:
             yield warning(rule.pointer, f"the rule can never match an HTTP request: {first}", Code.NEVER_MATCHES)
 
@@ -49,6 +61,10 @@ def _contradiction(clause: Sequence[FieldTest], policy: CompiledPolicy) -> str:
             return f"no request has {field.name} {', '.join(field.values[:3])}"
         if field.values and field.not_values and _all_excluded(field, policy.context):
             return f"every value of {field.name} is excluded again"
+    twice = [field for field in clause if field.values and field.name in _ASKED_TWICE][:_MOST_BESIDE]
+    apart = next((pair for pair in combinations(twice, 2) if _are_apart(*pair)), None)
+    if apart is not None:
+        return f"{apart[0].name} and {apart[1].name} have no value in common"
     principals = next((field for field in clause if field.name in _PRINCIPALS and _only_exact(field.values)), None)
     if principals is None:
         return ""
@@ -62,6 +78,16 @@ def _contradiction(clause: Sequence[FieldTest], policy: CompiledPolicy) -> str:
     if any(all(test.matches(candidate) is not test.negated for test in tests) for candidate in candidates):
         return ""
     return "what it asks about the peer's identity contradicts the principals that it names"
+
+
+def _are_apart(first: FieldTest, second: FieldTest) -> bool:
+    """Whether two fields ask about the same port or address, and no value satisfies both."""
+    kind = _ASKED_TWICE[first.name]
+    if kind != _ASKED_TWICE[second.name]:
+        return False
+    if kind == "port":
+        return {*map(parse_port, first.values)}.isdisjoint(map(parse_port, second.values))
+    return not any(_block_in(a, b) or _block_in(b, a) for a in first.values for b in second.values)
 
 
 def _is_identity(field: FieldTest, context: PolicyContext) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from app.policy.attachment import policy_keys
-from app.policy.authorization_policy import Action, RuleSpec
+from app.policy.authorization_policy import OPERATION_FIELDS, Action, FieldTest, RuleSpec
 from app.policy.compile import CompiledPolicy
 from app.policy.document import AUTHORIZATION_POLICY
 from app.policy.finding import SetFinding, warning
@@ -16,18 +17,24 @@ from app.policy.lint_places import Surroundings
 from app.policy.mode import Mode
 from app.policy.ownership import Effect
 
-_ANCHORS = ("principals", "namespaces", "serviceAccounts", "paths", "hosts", "methods")
+_VALUES_A_COMPARISON = 16  # pairs of values that count as one comparison of rules
+# The most telling first.
+_ANCHORS = ("paths", "hosts", "principals", "serviceAccounts", "namespaces", "methods")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ranked:
-    """One rule, its place in the order in which rules are walked, and the attach keys of its policy."""
+    """One rule, its place in the order in which rules are walked, and the attach keys of its policy.
+
+    `weight` is how many values it has: what a comparison costs.
+    """
 
     rank: int
     index: int
     policy: CompiledPolicy
     rule: RuleSpec
     keys: frozenset[str]
+    weight: int
 
 
 def shadowed_rules(policies: Sequence[CompiledPolicy], around: Surroundings) -> Iterator[SetFinding]:
@@ -38,7 +45,7 @@ def shadowed_rules(policies: Sequence[CompiledPolicy], around: Surroundings) -> 
         index = _Index(group, root)
         for narrow in group:
             for wide in index.candidates(narrow):
-                left -= 1
+                left -= 1 + narrow.weight * wide.weight // _VALUES_A_COMPARISON
                 if left < 0:
                     message = "there are too many rules to compare all of them; lint fewer documents at a time"
                     yield SetFinding.about(f"{AUTHORIZATION_POLICY}//", warning("", message, Code.INCOMPLETE))
@@ -76,8 +83,13 @@ def _groups(policies: Iterable[CompiledPolicy]) -> Iterator[list[_Ranked]]:
             members = groups.setdefault((policy.action, policy.spec.provider or ""), [])
             keys = frozenset(policy_keys(policy.namespace, policy.spec))
             for index, rule in enumerate(policy.spec.rules):
-                members.append(_Ranked(len(members), index, policy, rule, keys))
+                members.append(_Ranked(len(members), index, policy, rule, keys, _weight(rule)))
     yield from groups.values()
+
+
+def _weight(rule: RuleSpec) -> int:
+    fields = chain(rule.conditions, *rule.sources, *rule.operations)
+    return sum(len(field.values) + len(field.not_values) for field in fields)
 
 
 class _Index:
@@ -119,17 +131,23 @@ def _places(ranked: _Ranked) -> list[str]:
 
 def _anchors(ranked: _Ranked) -> list[tuple[str, str]]:
     """Values of which every included rule has one as its first: of one field that each entry has, all whole."""
-    for clauses in (ranked.rule.sources, ranked.rule.operations):
-        for name in _ANCHORS if clauses else ():
-            values: list[str] = []
-            for clause in clauses:
-                field = next((field for field in clause if field.name == name and field.values), None)
-                if field is None or any("*" in value for value in field.values):
-                    break
-                values.extend(field.values)
-            else:
-                return [_anchor(name, value, ranked) for value in dict.fromkeys(values)]
+    for name in _ANCHORS:
+        clauses = ranked.rule.operations if name in OPERATION_FIELDS else ranked.rule.sources
+        values = _whole_values(name, clauses)
+        if values:
+            return [_anchor(name, value, ranked) for value in dict.fromkeys(values)]
     return []
+
+
+def _whole_values(name: str, clauses: Sequence[Sequence[FieldTest]]) -> list[str]:
+    """The values of a field in all entries, empty when one entry lacks it or one value has a star."""
+    found: list[str] = []
+    for clause in clauses:
+        field = next((field for field in clause if field.name == name and field.values), None)
+        if field is None or any("*" in value for value in field.values):
+            return []
+        found.extend(field.values)
+    return found
 
 
 def _given(ranked: _Ranked) -> Iterator[tuple[str, str]]:

@@ -136,7 +136,7 @@ def test_inclusion_of_single_values_is_sound(name: str) -> None:
     """Each value of a field against each other, and against its exclusion."""
     for wide in _VALUES[name]:
         for narrow in _VALUES[name]:
-            for mesh in _MESHES:
+            for mesh in _MESHES[1:]:
                 _check_inclusion(_rule(name, [wide], []), _rule(name, [narrow], []), mesh)
             _check_inclusion(_rule(name, [], [wide]), _rule(name, [], [narrow]), HARDENED)
 

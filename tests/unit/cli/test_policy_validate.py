@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,15 @@ def test_files_are_looked_at_as_one_set(run, write):
         "pointer": "/spec/rules/0",
         "code": "SHADOWED",
     } == {key: value for key, value in shadowed.items() if key != "message"}
+
+
+def test_what_ships_is_in_order(run):
+    """The starter policies and the demo's have no errors."""
+    root = Path(__file__).parents[3]
+    starters = sorted(map(str, (root / "policies").glob("*.yaml")))
+
+    assert 0 == run("policy", "validate", *starters).code
+    assert 0 == run("policy", "validate", str(root / "app" / "demo" / "shop" / "policies.yaml")).code
 
 
 def test_a_document_that_is_given_twice_is_an_error(run, write):

@@ -70,6 +70,9 @@ def test_a_set_that_is_in_order_has_no_findings() -> None:
         (source(serviceAccounts=["shop/*"]), "ALLOW"),
         (when("request.headers[x]", "a", not_values=("a*",)), "DENY"),
         (when("destination.port", "80", not_values=("80",)), "ALLOW"),
+        ({**to(ports=["80"]), **when("destination.port", "81")}, "DENY"),
+        ({**source(ipBlocks=["10.0.0.0/8"]), **when("source.ip", "192.0.2.0/24")}, "ALLOW"),
+        ({"when": [*when("destination.ip", "10.0.0.1")["when"], *when("destination.ip", "10.0.0.2")["when"]]}, "ALLOW"),
     ],
 )
 def test_a_rule_that_can_never_match(rule: dict[str, Any], action: str) -> None:
@@ -85,6 +88,9 @@ def test_a_rule_that_can_never_match(rule: dict[str, Any], action: str) -> None:
         to(methods=["GET"], notMethods=["G"]),
         to(paths=["/a/*"], notPaths=["/a/b*"]),
         to(ports=["80", "82"], notPorts=["80"]),
+        {**to(ports=["80", "81"]), **when("destination.port", "81")},
+        {**source(ipBlocks=["10.0.0.0/8"]), **when("source.ip", "10.1.2.3")},
+        {**source(ipBlocks=["10.0.0.0/8"]), **when("remote.ip", "192.0.2.0/24")},
         source(ipBlocks=["10.0.0.0/8"], notIpBlocks=["10.1.0.0/16"]),
         source(principals=[_WEB, "cluster.local/ns/bank/sa/x"], namespaces=["bank"]),
         source(principals=["*"], namespaces=["bank"]),
