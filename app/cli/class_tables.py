@@ -35,25 +35,20 @@ def print_reach(answer: dict[str, Any]) -> None:
 
 
 def print_differences(answer: dict[str, Any]) -> None:
-    """One line a class, with a request of it."""
+    """Each class with a request of it."""
     differences = answer["differences"]
     if not differences:
         say(f"no request is decided otherwise at {answer['targets']} places")
-    else:
-        print_table(
-            ("CHANGE", "WHERE", "CALLER", "REQUESTS", "BEFORE", "AFTER", "FOR EXAMPLE"),
-            [
-                (
-                    one["change"],
-                    _place(one),
-                    one["words"].get(_CALLER, "any"),
-                    _conditions(one["words"]),
-                    _by(one["before"]),
-                    _by(one["after"]),
-                    _example(one["witness"]),
-                )
-                for one in differences
-            ],
+    for one in differences:
+        say(f"{one['change']} for {_place(one)}")
+        print_facts(
+            {
+                "  caller": one["words"].get(_CALLER, "any"),
+                "  requests": _conditions(one["words"]),
+                "  before": _by(one["before"]),
+                "  after": _by(one["after"]),
+                "  for example": _example(one["witness"]),
+            }
         )
     _print_scope(answer)
 

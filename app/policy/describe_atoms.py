@@ -30,21 +30,34 @@ class AtomSet:
 
 def describe(atoms: Atoms, block: int) -> AtomSet:
     """A set of atoms (as bits) in words; always exact."""
-    covers = _covers(atoms)
+    universe = atoms.every & ~_implied(atoms, block)
+    block &= universe
+    covers = _covers(atoms, universe)
     inside, left = _cover(covers, block)
-    outside, left_out = _cover(covers, atoms.every & ~block)
+    outside, left_out = _cover(covers, universe & ~block)
     if not left and (left_out or len(inside) <= len(outside)):
         return AtomSet(tuple(inside))
     if not left_out:
         return AtomSet((), tuple(outside))
-    singles = [_single(atoms, at) for at in range(len(atoms.atoms)) if left >> at & 1]
-    others = [_single(atoms, at) for at in range(len(atoms.atoms)) if left_out >> at & 1]
+    singles = [_single(atoms, at, universe) for at in range(len(atoms.atoms)) if left >> at & 1]
+    others = [_single(atoms, at, universe) for at in range(len(atoms.atoms)) if left_out >> at & 1]
     if len(outside) + len(others) < len(inside) + len(singles):
         return AtomSet((), (*outside, *others))
     return AtomSet((*inside, *singles))
 
 
-def _covers(atoms: Atoms) -> list[tuple[str, int]]:
+def _implied(atoms: Atoms, block: int) -> int:
+    """Spellings with several readings that are in the set, or not, as plain ones like them are: not worth a word."""
+    plain = {atom.readings[0][0]: at for at, atom in enumerate(atoms.atoms) if atom.is_plain}
+    implied = 0
+    for at, atom in enumerate(atoms.atoms):
+        like = None if atom.is_plain else plain.get(atom.readings[0][0])
+        if like is not None and block >> at & 1 == block >> like & 1:
+            implied |= 1 << at
+    return implied
+
+
+def _covers(atoms: Atoms, universe: int) -> list[tuple[str, int]]:
     """Each pattern with its atoms, and the absence of a value, the larger first."""
     covers = [(pattern.label, atoms.matching(number)) for number, pattern in enumerate(atoms.patterns)]
     for at, atom in enumerate(atoms.atoms):
@@ -52,7 +65,8 @@ def _covers(atoms: Atoms) -> list[tuple[str, int]]:
             covers.append((_absent(atoms.part), 1 << at))
         elif not atom.is_plain:
             covers.append((str(atom.value), 1 << at))
-    return sorted(covers, key=lambda cover: (-cover[1].bit_count(), cover[0]))
+    known = [(label, members & universe) for label, members in covers]
+    return sorted(known, key=lambda cover: (-cover[1].bit_count(), cover[0]))
 
 
 def _cover(covers: list[tuple[str, int]], block: int) -> tuple[list[str], int]:
@@ -65,7 +79,7 @@ def _cover(covers: list[tuple[str, int]], block: int) -> tuple[list[str], int]:
     return labels, left
 
 
-def _single(atoms: Atoms, at: int) -> str:
+def _single(atoms: Atoms, at: int, universe: int) -> str:
     """One atom by the patterns that match it, and those that could but do not."""
     bits = atoms.atoms[at].readings[0][0]
     matched = [number for number in range(len(atoms.patterns)) if bits >> number & 1]
@@ -87,6 +101,11 @@ def _single(atoms: Atoms, at: int) -> str:
     ]
     if not matched:
         return "any other"
+    unlike += [
+        str(atom.value)
+        for number, atom in enumerate(atoms.atoms)
+        if not atom.is_plain and atoms.atoms[at].is_plain and atom.readings[0][0] == bits and universe >> number & 1
+    ]
     return f"{words} (not {', '.join(unlike)})" if unlike else words
 
 
