@@ -191,6 +191,8 @@ class PolicyLimits:
     max_question_classes: int = 5_000  # of one answer
     max_question_targets: int = 10_000
     max_waiting_questions: int = 4  # behind the one that is being answered
+    max_grant_seconds: int = 30 * 86_400  # of a grant, from notBefore to expiresAt
+    max_break_glass_seconds: int = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,11 @@ SHADOW_VERDICTS = Counter(
     "Checks at targets where policies are tried out: what the whole set would decide with them, and which one differs.",
     ["verdict", "policy"],
 )
+GRANT_DECISIONS = Counter(
+    "gatehouse_grant_decisions",
+    "Checks that passed by a grant alone, by the reason for which they would have been denied.",
+    ["lifted", "grant"],
+)
 CHECK_SECONDS = Counter("gatehouse_check_seconds", "Seconds of wall time spent in answering checks.")
 # By worker, because a gauge without labels would also exist, as zero, in processes that are none.
 SNAPSHOT_SERVED = Gauge(
