@@ -292,8 +292,8 @@ async def test_a_live_look_that_comes_late_brings_nothing_back(api: KubeApi, tmp
         assert seen is not None
         api.delete("shop/cart-1")
         await api.until(lambda: not runs(watch))
-        assert watch._table is not None
-        watch._table.merge(seen.pods, seen.version)
+        assert watch._watch.table is not None
+        watch._watch.table.merge(seen.pods, seen.version)
 
         assert not runs(watch)
 
@@ -407,7 +407,7 @@ async def test_the_loop_gets_its_turn_while_a_page_is_read(api: KubeApi, tmp_pat
         data = await client.get(PODS, {"limit": "500"}, max_bytes=10_000_000)
         client.get = lambda *_, **__: asyncio.sleep(0, data)  # type: ignore[assignment,method-assign,return-value]
         before = turns
-        await watch._list()
+        await watch._watch._list()
         gone = turns - before
     counter.cancel()
 
