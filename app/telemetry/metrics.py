@@ -235,6 +235,31 @@ HTTP_REFUSALS = Counter(
     "gatehouse_http_refusals", "What HTTP listeners ended by themselves: too slow, too many, too large.", ["reason"]
 )
 
+SERVICES_KNOWN = Gauge(
+    "gatehouse_services",
+    "Services that their source knows (inventory.services.source).",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+SERVICES_AGE = Gauge(
+    "gatehouse_services_age_seconds",
+    "Seconds since the source of services was last heard.",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+SERVICES_FRESH = Gauge(
+    "gatehouse_services_fresh",
+    "1 while the source of services is not too old and what it knows is stored.",
+    ["source"],
+    multiprocess_mode="livemin",
+)
+SERVICES_LEFT_OUT = Gauge(
+    "gatehouse_services_left_out",
+    "Services and service entries of the cluster that make no sense and were left out.",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+
 # Decisions.
 CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
 PROVIDER_QUESTIONS = Counter(
