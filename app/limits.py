@@ -153,6 +153,10 @@ class KubernetesLimits:
     watch_seconds: float = 300.0  # then a watch is opened anew, as the API server's load balancing wants it
     stall_seconds: float = 90.0  # no event and no bookmark (one a minute): the connection is dead
     pods_max_age_seconds: float = 300.0  # since the last event, bookmark or list; older placement gives no rights
+    max_services: int = 100_000  # of a cluster, of each kind
+    services_max_age_seconds: float = 300.0  # likewise; older services stay in force, and an alarm says so
+    services_gather_seconds: float = 0.5  # from a change to its being stored, so that many are one
+    services_settle_seconds: float = 120.0  # behind what another replica stored for so long: versions went back
     watch_retry_min_seconds: float = 0.5
     watch_retry_max_seconds: float = 30.0
     lookup_pause_seconds: float = 1.0  # between two live looks at the pods of one node
@@ -191,6 +195,8 @@ class PolicyLimits:
     max_question_classes: int = 5_000  # of one answer
     max_question_targets: int = 10_000
     max_waiting_questions: int = 4  # behind the one that is being answered
+    max_grant_seconds: int = 30 * 86_400  # of a grant, from notBefore to expiresAt
+    max_break_glass_seconds: int = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,13 @@ from app.authority.authenticate_administrator import AdministratorAuthenticator
 from app.authority.page_keys import PageKeys
 from app.authority.placement.clusters import Clusters
 from app.authority.placement.lease_inventory import lease_inventory
-from app.authority.placement.put_inventory import InventoryWrite, delete_inventory_item, put_inventory
+from app.authority.placement.put_inventory import (
+    API,
+    InventoryWrite,
+    check_owner_of_services,
+    delete_inventory_item,
+    put_inventory,
+)
 from app.authority.policies import read_policies
 from app.authority.policies.apply_batch import apply_batch
 from app.authority.policies.broad_questions import BroadQuestions
@@ -66,8 +72,12 @@ class Administration:
         clusters: Clusters | None = None,
         on_quarantine: Callable[[], Awaitable[None]] | None = None,
         rego: RegoChecker | None = None,
+        services_from: str = API,
     ) -> None:
-        """`on_quarantine` is awaited after every change of quarantines, before the change is acknowledged."""
+        """`on_quarantine` is awaited after every change of quarantines, before the change is acknowledged.
+
+        `services_from` is who keeps the services of the inventory; where that is not the API, it writes none.
+        """
         self._store = store
         self._clock = clock
         self._limits = limits
@@ -75,6 +85,7 @@ class Administration:
         self._clusters = clusters or Clusters()
         self._on_quarantine = on_quarantine
         self._rego = rego
+        self._services_from = services_from
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
         self.linter = Linter(store, self._explainer, limits)
@@ -331,6 +342,7 @@ class Administration:
             replace_all=True,
             expected_generation=expected_generation,
             lease=lease,
+            services_from=self._services_from,
         )
         return await put_inventory(self._store, self._limits, act, write)
 
@@ -351,7 +363,9 @@ class Administration:
         """
         act = self._act("inventory.apply", actor, reason, dry_run)
         names = self._cluster_names(cluster)
-        write = InventoryWrite(value=value, clusters=names, replace_all=False, lease=lease)
+        write = InventoryWrite(
+            value=value, clusters=names, replace_all=False, lease=lease, services_from=self._services_from
+        )
         return await put_inventory(self._store, self._limits, act, write)
 
     async def lease_inventory(
@@ -374,6 +388,8 @@ class Administration:
         Raises:
             AppError: `NOT_FOUND`.
         """
+        if kind == "service":
+            check_owner_of_services(self._services_from)
         act = self._act("inventory.delete", actor, reason, False)
         stored = self._cluster_names(cluster).default
         if stored and kind != "service":

@@ -132,6 +132,18 @@ class InventoryRows(Protocol):
         """All services."""
         ...
 
+    def services_generation(self) -> int:
+        """The number of the last change of services."""
+        ...
+
+    def seen_version(self, registry: str) -> int:
+        """Up to which resourceVersion a source knew the services of a registry when it stored them; 0 for never."""
+        ...
+
+    def put_seen_version(self, registry: str, version: int) -> None:
+        """Say so. Needs the lock."""
+        ...
+
     def leases(self) -> dict[str, datetime]:
         """Until when each cluster's inventory is leased; see `app.authority.ports.InventoryStore.read_leases`."""
         ...

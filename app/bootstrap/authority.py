@@ -51,6 +51,7 @@ from app.bootstrap.placement import Placement, open_placement
 from app.bootstrap.readiness import Readiness
 from app.bootstrap.rego_checker import rego_checker
 from app.bootstrap.root_key import ROOT_KEY_COMMANDS, root_key_command
+from app.bootstrap.services import keep_services
 from app.bootstrap.token_keys import build_token_keys
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
@@ -197,6 +198,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         ledger = await open_ledger(settings, foundation.database, clock, stack)
         foundation.authorities.authorities.wait_for(ledger.has_unrecorded)
         placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
+        placement.services_kept = keep_services(settings, foundation.database, placement, clock)
         core = _build_core(settings, foundation, placement, ledger, clock)
         await core.issued_certificates.view.refresh()
         await core.known_authorities.refresh()
@@ -308,6 +310,7 @@ def _build_core(
         clusters=rules.clusters,
         on_quarantine=quarantines.refresh,
         rego=rego_checker(settings),
+        services_from=settings.inventory.services.source,
     )
     issued_certificates = build_certificates(
         settings,
@@ -347,6 +350,7 @@ def _build_core(
             ),
             converge=converge,
             placements=placements,
+            services_kept=placement.services_kept,
             workers=registry,
             trust=authorities,
             authorities=parts.administration,

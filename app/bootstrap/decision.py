@@ -109,6 +109,7 @@ class DecisionProcess(Service):
     _checks: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECKS))
     _providers: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.PROVIDER_QUESTIONS))
     _shadow: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.SHADOW_VERDICTS))
+    _grants: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.GRANT_DECISIONS))
     _seconds: metrics.Tally = field(default_factory=lambda: metrics.Tally(metrics.CHECK_SECONDS))
 
     def report(self, *, loop_lag_seconds: float) -> Report:
@@ -145,7 +146,8 @@ class DecisionProcess(Service):
         totals |= {("deny", reason.value): float(count) for reason, count in counters.denied.items() if count}
         self._checks.flush(totals)
         self._providers.flush({(word.value, name): float(n) for (word, name), n in counters.providers.items()})
-        self._shadow.flush({(outlook.value, name): float(count) for (outlook, name), count in counters.shadow.items()})
+        self._shadow.flush({key: float(count) for key, count in counters.shadow.items()})
+        self._grants.flush({key: float(count) for key, count in counters.grants.items()})
         self._seconds.flush({(): counters.seconds})
         metrics.SNAPSHOT_AGE.labels(self.name).set(self.holder.age_seconds())
         metrics.SNAPSHOT_SERVED.labels(self.name).set(self.holder.state.number if self.holder.state is not None else -1)

@@ -8,6 +8,7 @@ from app.authority.placement.inventory_view import StoredPlacement
 from app.kube.access import ApiServer, ApiServerAccess
 from app.kube.pod_watch import PodWatch
 from app.kube.published_keys import PublishedKeys
+from app.kube.service_watch import ServiceWatch
 from app.kube.token_review import TokenReviewer
 from app.limits import Limits
 from app.settings.clusters import KubernetesSettings, ServedCluster
@@ -48,6 +49,10 @@ class ClusterServer:
             issuer=cluster.issuer,
             audiences=cluster.audiences,
         )
+
+    def service_watch(self) -> ServiceWatch:
+        """Its services and service entries."""
+        return ServiceWatch(self._api, self._limits.kubernetes, cluster=self._cluster.name)
 
     def watch(self, stored: StoredPlacement) -> PodWatch:
         """Its pods; bans of its nodes are those of the stored inventory."""

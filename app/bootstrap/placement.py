@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.authority.placement.clusters import Clusters
 from app.authority.placement.inventory_view import InventoryView
+from app.authority.placement.keep_services import KeepServices
 from app.authority.placement.placements import Placements, PlacementSource
 from app.authority.ports import ClusterTokens, InventoryStore, TokenAuthenticator, TokenCaller
 from app.errors import AppError, ErrorCode
@@ -57,6 +58,8 @@ class Placement:
     placements: Placements
     authenticator: TokenAuthenticator
     work: list[_Work] = field(default_factory=list)
+    local_server: ClusterServer | None = None  # of the local cluster, where one is configured
+    services_kept: KeepServices | None = None  # who keeps the services, where they are not pushed
 
 
 async def open_placement(
@@ -87,6 +90,7 @@ async def open_placement(
         cluster: view.source(clusters.stored(cluster) or LOCAL_CLUSTER) for cluster in clusters
     }
     placement = Placement(view, Placements(sources, clusters), MeasuredTokens(issuers, clusters), [view.run])
+    placement.local_server = servers.get(clusters.id)
     if settings.inventory.file is not None:
         local = ServedCluster(name=clusters.id, inventory="file", inventory_file=settings.inventory.file)
         _add_source(placement, sources, local, settings, None)

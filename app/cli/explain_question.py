@@ -150,6 +150,22 @@ def print_answer(answer: dict[str, Any]) -> None:
                 for rule in answer["rules"]
             ],
         )
+    if answer.get("grants"):
+        print()
+        print_table(
+            ("GRANT", "STATE", "FROM", "UNTIL", "MATCHED", "FIRST FAILED"),
+            [
+                (
+                    one["grant"],
+                    one["state"],
+                    one["notBefore"],
+                    one["expiresAt"],
+                    one["matched"],
+                    _failure(one.get("failure")),
+                )
+                for one in answer["grants"]
+            ],
+        )
     nearest = answer.get("nearestMiss")
     if nearest:
         print()

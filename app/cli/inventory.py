@@ -76,11 +76,18 @@ def renew(
 def sources(*, output: Output = Format.TABLE, context: ContextName = "") -> None:
     """Show where the placement of each cluster comes from, and how old it is."""
     with connect(context) as api:
-        found = api.get("/v1/inventory/sources")["items"]
+        answer = api.get("/v1/inventory/sources")
     if output is not Format.TABLE:
-        print_value(found, output)
+        print_value(answer["items"], output)
         return
-    print_sources(found)
+    print_sources(answer["items"])
+    services = answer.get("services", {"kind": "api"})
+    if services["kind"] != "api":
+        fresh = "fresh" if services["fresh"] else "not fresh"
+        print()
+        say(f"services: {services['services']} from {services['kind']}, {_seconds(services['ageSeconds'])}, {fresh}")
+        if services["problem"]:
+            say(f"services: {services['problem']}")
 
 
 def print_sources(items: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import audit, ca, cert, config, contexts, inventory, policy, quarantine, rego, status, token
+from app.cli import audit, ca, cert, config, contexts, grant, inventory, policy, quarantine, rego, status, token
 from app.cli.failures import ExitCode, report
 from app.errors import AppError
 
@@ -48,6 +48,7 @@ def _root(
 
 
 for _group in (policy, rego, inventory, token, ca, cert, quarantine, audit, config, contexts):
+for _group in (policy, grant, inventory, token, ca, cert, quarantine, audit, config, contexts):
     app.add_typer(_group.app)
 app.command("status")(status.status)
 for _name in _RUNNERS:

@@ -41,6 +41,7 @@ _KINDS = {
     "quarantine": "Quarantine",
     "regomodule": "RegoModule",
     "rego": "RegoModule",
+    "grant": "Grant",
 }
 CLUSTER_SCOPED = frozenset({"Mesh", "Quarantine"})
 

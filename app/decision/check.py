@@ -20,6 +20,7 @@ from app.decision.ask_providers import ProviderDesk
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer, Transport
 from app.decision.authenticate_request import ANYBODY, Authenticated, NoVerifier, RequestAuthenticator
 from app.decision.counters import CheckCounters
+from app.decision.lift_by_grants import GrantDesk
 from app.decision.open_check import OpenCheck, decide_by_policies
 from app.decision.overload import LoopLag
 from app.decision.ports import PolicyProvider, ProviderAnswer
@@ -110,6 +111,7 @@ class CheckService:
         self._wall_clock = wall_clock
         self._logged_error_at = float("-inf")
         self.counters = counters if counters is not None else CheckCounters()
+        self._grants = GrantDesk(self.counters, wall_clock)
         self._desk = None if providers is None else ProviderDesk(providers, limits=limits, counters=self.counters)
 
     def check(self, attributes: CheckAttributes, peer: Peer) -> CheckAnswer:
@@ -207,7 +209,10 @@ class CheckService:
         user = ANYBODY if state.authentications is None else self._authenticate(state.authentications, target, request)
         if user.denial is not None:  # before any policy
             return CheckAnswer(user.denial, state.number, state.revision, word, user.effects)
-        return decide_by_policies(state, target, request, word, user, attributes, is_known=point is not None)
+        is_known = point is not None
+        return decide_by_policies(
+            state, target, request, word, user, attributes, is_known=is_known, grants=self._grants
+        )
 
     def _authenticate(self, authentications: AuthenticationIndex, target: Target, request: Request) -> Authenticated:
         """The end user, where tokens are verified; what is known of it stands in the request afterwards."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from app.policy.decision import Decision, Reason
-from app.policy.shadow import Outlook, ShadowVerdict
+from app.policy.shadow import ShadowVerdict
 
 # Upper bounds of the latency histogram, in seconds; the last bucket has none.
 LATENCY_BOUNDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
@@ -34,6 +34,7 @@ class CheckCounters:
         "allowed",
         "denied",
         "errors",
+        "grants",
         "latency",
         "providers",
         "refused_effects",
@@ -53,7 +54,8 @@ class CheckCounters:
         self.errors = 0  # decisions that failed inside and were denied
         self.refused_effects = 0  # answers that asked for what HTTP does not allow, or for too much of it
         # By outlook and policy; the latter is empty where none makes a difference.
-        self.shadow: dict[tuple[Outlook, str], int] = {}
+        self.shadow: dict[tuple[str, str], int] = {}
+        self.grants: dict[tuple[str, str], int] = {}  # by the reason that was lifted, and by grant
 
         # By outcome and provider.
         self.providers: dict[tuple[ProviderOutcome, str], int] = {}
@@ -67,7 +69,11 @@ class CheckCounters:
 
     def add_shadow(self, verdict: ShadowVerdict) -> None:
         """Count one shadow verdict."""
-        count_named(self.shadow, (verdict.outlook, verdict.policy), (verdict.outlook, ""))
+        count_named(self.shadow, (verdict.outlook.value, verdict.policy), (verdict.outlook.value, ""))
+
+    def add_grant(self, name: str, lifted: Reason) -> None:
+        """Count one request that passed by a grant, and what it would have been denied for."""
+        count_named(self.grants, (lifted.value, name), (lifted.value, ""))
 
     def add_provider(self, name: str, outcome: ProviderOutcome) -> None:
         """Count what came of asking a provider."""
@@ -85,11 +91,12 @@ class CheckCounters:
             "refusedEffects": self.refused_effects,
             "shadow": _nested(self.shadow),
             "providers": _nested(self.providers),
+            "grants": _nested(self.grants),
         }
 
 
 K = TypeVar("K")
-E = TypeVar("E", bound=StrEnum)
+W = TypeVar("W", bound=str)
 
 
 def count_named(counts: dict[K, int], key: K, instead: K) -> None:
@@ -99,8 +106,8 @@ def count_named(counts: dict[K, int], key: K, instead: K) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def _nested(counts: Mapping[tuple[E, str], int]) -> dict[str, dict[str, int]]:
+def _nested(counts: Mapping[tuple[W, str], int]) -> dict[str, dict[str, int]]:
     nested: dict[str, dict[str, int]] = {}
     for (word, name), count in counts.items():
-        nested.setdefault(word.value, {})[name] = count
+        nested.setdefault(str(word), {})[name] = count
     return nested

@@ -25,6 +25,7 @@ from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.document import (
     AUTHORIZATION_POLICY,
     ENFORCEMENT_POINT,
+    GRANT,
     MESH,
     MESH_KEY,
     QUARANTINE,
@@ -33,6 +34,7 @@ from app.policy.document import (
     parse_document,
 )
 from app.policy.document_values import NO_VALUES, DocumentValues, read_value
+from app.policy.grant_index import GrantIndex
 from app.policy.mesh import MeshConfig, mesh_from_document
 from app.policy.quarantine import NO_QUARANTINES, NOTHING_REVOKED, QuarantineIndex, RevokedCertificates
 from app.policy.rule_table import RuleTable
@@ -218,6 +220,7 @@ class SnapshotLoader:
             loaded_at=self._monotonic(),
             quarantines=quarantines if len(quarantines) else None,
             authentications=self._authentications(change, values, mesh),
+            grants=self._grants(mesh, values, before),
             values=values,
         )
         return state, compiled
@@ -266,6 +269,14 @@ class SnapshotLoader:
             table = table.replaced(chunk, removed)
             await self._breathe()
         return table, compiled
+
+    def _grants(self, mesh: MeshConfig, values: DocumentValues, before: DecisionState | None) -> GrantIndex | None:
+        """The grants of the next state, None without any; rules are compiled when a request first asks for them."""
+        grants = values.of(GRANT)
+        if not grants:
+            return None
+        old = before.grants if before is not None else None
+        return (old or GrantIndex.empty(mesh, self._limits)).replaced(grants, mesh)
 
     async def _service_index(self, change: _Change, before: DecisionState | None) -> ServiceIndex:
         index = before.services if before is not None else ServiceIndex.empty()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from app.decision.ask_providers import Needed, without_context
 from app.decision.attributes import CheckAnswer, CheckAttributes
 from app.decision.authenticate_request import Authenticated
+from app.decision.lift_by_grants import GrantDesk
 from app.decision.ports import ProviderAnswer
 from app.decision.state import DecisionState
 from app.policy.combine_effects import combine_effects
@@ -39,11 +40,13 @@ class OpenCheck:
     identity: str  # how the sender was known
     user: Authenticated
     needed: Needed
+    grants: GrantDesk
 
     def settle(self, answers: Mapping[str, ProviderAnswer]) -> CheckAnswer:
-        """The answer, given what the providers said; without an answer a provider has denied. Pure.
+        """The answer, given what the providers said; without an answer a provider has denied.
 
         A denial by providers has the effects of the first of them by name; where all allow, they have all of theirs.
+        Who passes by a grant instead has none of them.
         """
         allowed = {name: answer.allowed is True for name, answer in answers.items()}
         decision = decide(self.state.table, self.target, self.request, allowed)
@@ -58,8 +61,8 @@ class OpenCheck:
             effects = combine_effects(answers[name].effects for name in sorted(answers))
             if effects is None:
                 decision = _CONTRADICTION
-        answer = _decided(self.state, self.target, self.request, self.identity, decision, allowed)
-        if effects is not None and effects is not NO_EFFECTS:
+        answer = _decided(self.state, self.target, self.request, self.identity, decision, allowed, self.grants)
+        if effects is not None and effects is not NO_EFFECTS and answer.decision.reason is not Reason.GRANT:
             answer = replace(answer, effects=effects)
         return self.user.seen_by_upstream(answer)
 
@@ -77,8 +80,9 @@ def decide_by_policies(
     attributes: CheckAttributes,
     *,
     is_known: bool,
+    grants: GrantDesk,
 ) -> CheckAnswer | OpenCheck:
-    """What the policies of the target decide, or what is open until providers are asked.
+    """What the policies and grants of the target decide, or what is open until providers are asked.
 
     What the proxy says of route and filters is handed to providers only when it `is_known`: registered.
     """
@@ -90,8 +94,8 @@ def decide_by_policies(
             providers = {name: known.get(provider_key(name)) for name in names}
             shown = attributes if is_known else without_context(attributes)
             needed = Needed(providers, shown, request.principal, request.claims, state.number)
-            return OpenCheck(state, target, request, identity, user, needed)
-    return user.seen_by_upstream(_decided(state, target, request, identity, decision, _NO_ANSWERS))
+            return OpenCheck(state, target, request, identity, user, needed, grants)
+    return user.seen_by_upstream(_decided(state, target, request, identity, decision, _NO_ANSWERS, grants))
 
 
 def _decided(
@@ -101,7 +105,14 @@ def _decided(
     identity: str,
     decision: Decision,
     answers: Mapping[str, bool],
+    desk: GrantDesk,
 ) -> CheckAnswer:
-    """The answer, with what the whole set would decide where policies are tried out."""
-    shadow = decide_shadow(state.table, target, request, decision, answers) if state.table.tried else None
+    """The answer after grants were asked, with what the whole set would decide where policies are tried out."""
+    grants = None
+    if state.grants is not None and (not decision.allowed or state.table.tried):
+        grants = desk.now(state.grants)
+        decision = desk.lift(grants, target, request, decision)
+    shadow = None
+    if state.table.tried:
+        shadow = decide_shadow(state.table, target, request, decision, answers, grants=grants)
     return CheckAnswer(decision, state.number, state.revision, identity, shadow=shadow)

@@ -11,6 +11,7 @@ from enum import Enum
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.document_values import NO_VALUES, DocumentValues
 from app.policy.enforcement_point import EnforcementPoint
+from app.policy.grant_index import GrantIndex
 from app.policy.mesh import MeshConfig
 from app.policy.quarantine import QuarantineIndex
 from app.policy.rule_table import RuleTable
@@ -77,6 +78,7 @@ class DecisionState:
     loaded_at: float
     quarantines: QuarantineIndex | None = None  # None when nobody is in quarantine: one test on the hot path
     authentications: AuthenticationIndex | None = None  # None when no RequestAuthentication is there
+    grants: GrantIndex | None = None  # None when there are none, likewise
     values: DocumentValues = NO_VALUES
     targets: dict[tuple[int, str, int], Target | Further | None] = field(default_factory=dict, compare=False)
 

@@ -19,7 +19,8 @@ from app.ca.impersonation import NodeCaller
 from app.errors import AppError, ErrorCode
 from app.kube.access import ApiServer
 from app.kube.failures import NOT_FOUND, ApiServerError
-from app.kube.pod_json import Pod, PodPage, read_pod
+from app.kube.object_page import ObjectPage
+from app.kube.pod_json import Pod, read_pod
 from app.limits import KubernetesLimits
 from app.telemetry import metrics
 
@@ -104,8 +105,9 @@ class LiveLook:
         query = {"fieldSelector": f"spec.nodeName={node}", "limit": str(self._limits.page_pods)}
         token = ""
         while True:
-            page = PodPage(await self._api.get("/api/v1/pods", query | ({"continue": token} if token else {})))
-            pods.extend(pod for pod in page.pods() if pod.workload.node == node)
+            data = await self._api.get("/api/v1/pods", query | ({"continue": token} if token else {}))
+            page = ObjectPage(data, read_pod, word="pods")
+            pods.extend(pod for pod in page.items() if pod.workload.node == node)
             token = page.next_token
             if not token:
                 return Seen(tuple(pods), page.version)

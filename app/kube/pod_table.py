@@ -11,11 +11,8 @@ from collections.abc import Iterable
 from app.ca.impersonation import PlacementIndex
 from app.identity.inventory import Workload
 from app.kube.failures import ApiServerError
+from app.kube.list_watch import WentBackError
 from app.kube.pod_json import Pod
-
-
-class WentBackError(ApiServerError):
-    """A resourceVersion was older than one that was seen before: what is known is not what the cluster has."""
 
 
 class PodTable:
@@ -27,6 +24,9 @@ class PodTable:
         self._max_pods = max_pods
         # Pods that a live look found newer than the events so far: events up to that version must not undo it.
         self._ahead: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def add(self, pod: Pod) -> None:
         """A pod of the list from which the table is made."""

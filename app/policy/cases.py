@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
@@ -15,20 +16,23 @@ from app.limits import PolicyLimits
 from app.policy.case_fields import CaseFields
 from app.policy.compile import compile_policy
 from app.policy.decision import Decision, Reason
-from app.policy.document import AUTHORIZATION_POLICY, parse_document
+from app.policy.document import AUTHORIZATION_POLICY, GRANT, parse_document
 from app.policy.evaluate import decide
+from app.policy.grant import grant_from_document
+from app.policy.grant_index import GrantIndex, GrantsAt
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import normalize
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
 from app.policy.shadow import SAME, ShadowVerdict, decide_shadow
+from app.policy.spec_fields import read_moment
 from app.policy.target import PointKind, ServiceRef, Target
 
 _ANSWERS = ("allow", "deny")
 _PROTOCOLS = ("http", "grpc", "tcp")
 _REFUSED_TOKENS = ("expired", "untrusted_issuer", "invalid", "bad_signature")
 _TOKEN_STATES = ("valid", "none", *_REFUSED_TOKENS)
-_CASE_MEMBERS = ("name", "mesh", "workload", "policies", "request", "expected")
+_CASE_MEMBERS = ("name", "mesh", "workload", "policies", "request", "expected", "now")
 _MESH_MEMBERS = (
     "trust_domain",
     "trust_domain_aliases",
@@ -140,6 +144,7 @@ class Case:
     request: Request
     rejected: Decision | None  # decided before any policy: a token that does not verify, a path that Envoy refuses
     answers: Mapping[str, bool]
+    grants: GrantsAt | None = None  # None without any
 
 
 def run_cases(cases: Any, limits: PolicyLimits | None = None) -> CaseReport:
@@ -167,6 +172,8 @@ def run_case(case: Any, limits: PolicyLimits | None = None) -> CaseResult:
 def _run(value: Any, index: int, limits: PolicyLimits | None) -> CaseResult:
     case = read_case(value, index, limits)
     decision = case.rejected or decide(case.table, case.target, case.request, case.answers)
+    if case.grants is not None and not case.rejected:
+        decision = case.grants.lift(case.target, case.request, decision)
     return CaseResult(
         name=case.name,
         expected=case.expected,
@@ -174,7 +181,9 @@ def _run(value: Any, index: int, limits: PolicyLimits | None) -> CaseResult:
         policy=decision.policy,
         rule=decision.rule,
         reason=decision.reason.value,
-        shadow=None if case.rejected else decide_shadow(case.table, case.target, case.request, decision, case.answers),
+        shadow=None
+        if case.rejected
+        else decide_shadow(case.table, case.target, case.request, decision, case.answers, grants=case.grants),
     )
 
 
@@ -195,13 +204,16 @@ def read_case(value: Any, index: int = 0, limits: PolicyLimits | None = None) ->
 def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
     expected = case.choice("expected", _ANSWERS)
     mesh = _mesh(case.object("mesh") or {})
-    policies = {}
+    policies, grants = {}, {}
     for index, item in enumerate(case.items("policies")):
         document = parse_document(item, limits)
+        if document.kind == GRANT:
+            grants[document.key] = grant_from_document(document)
+            continue
         if document.kind != AUTHORIZATION_POLICY:
             raise AppError(
                 ErrorCode.INVALID,
-                "a policy is an AuthorizationPolicy",
+                "a policy is an AuthorizationPolicy or a Grant",
                 errors=(FieldError(f"/policies/{index}/kind", f"{document.kind} is not one"),),
             )
         # Cases name several policies alike; each counts.
@@ -215,6 +227,7 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
         request=request,
         rejected=rejected,
         answers=read_answers(case.object("request")),
+        grants=GrantIndex.empty(mesh, limits).replaced(grants, mesh).at(_now(case)) if grants else None,
     )
 
 
@@ -226,6 +239,15 @@ def read_answers(request: Any) -> dict[str, bool]:
     """
     answers = CaseFields(request, "request", known=_REQUEST_MEMBERS).fields("provider_decisions")
     return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()}
+
+
+def _now(case: CaseFields) -> datetime:
+    """The moment for which a case asks its grants."""
+    errors: list[FieldError] = []
+    now = read_moment(case.text("now"), "/now", errors)
+    if now is None:
+        raise AppError(ErrorCode.INVALID, "a case with grants says when: `now`", errors=tuple(errors))
+    return now
 
 
 def _mesh(raw: Mapping[str, Any]) -> MeshConfig:

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     ALLOW_RULE = "ALLOW_RULE"  # an ALLOW rule matched
     NO_ALLOW_POLICY = "NO_ALLOW_POLICY"  # no ALLOW policy concerns the target: allowed
     DENY_RULE = "DENY_RULE"  # a DENY rule matched
+    GRANT = "GRANT"  # no policy allows it, and a grant that holds does
     NO_RULE_MATCHED = "NO_RULE_MATCHED"  # ALLOW policies concern the target, none matched
     PROVIDER_DENIED = "PROVIDER_DENIED"
     QUARANTINED = "QUARANTINED"  # the caller, its certificate or its node is in quarantine
@@ -33,9 +34,9 @@ class Decision:
     """Whether the request may pass, and which rule said so.
 
     `policy` reads `<namespace>/<name>` and `rule` is Istio's own id, `ns[NS]-policy[NAME]-rule[I]`; both are
-    empty when no rule decided. In quarantine `policy` reads `Quarantine/<name>`, for a bad token
-    `RequestAuthentication/<namespace>/<name>`. `hint` says what an operator can do
-    about it; it is never sent to the client.
+    empty when no rule decided. In quarantine `policy` reads `Quarantine/<name>`, with a grant
+    `Grant/<namespace>/<name>`, for a bad token `RequestAuthentication/<namespace>/<name>`. `hint` says what an operator
+    can do about it; it is never sent to the client.
     """
 
     allowed: bool

@@ -23,6 +23,7 @@ ENFORCEMENT_POINT = "EnforcementPoint"
 QUARANTINE = "Quarantine"
 PROVIDER = "Provider"
 REGO_MODULE = "RegoModule"
+GRANT = "Grant"
 
 ISTIO_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 GATEHOUSE_VERSION = "gatehouse.dev/v1"
@@ -35,6 +36,7 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     QUARANTINE: (GATEHOUSE_VERSION,),
     PROVIDER: (GATEHOUSE_VERSION,),
     REGO_MODULE: (GATEHOUSE_VERSION,),
+    GRANT: (GATEHOUSE_VERSION,),
 }
 KINDS = tuple(_VERSIONS)
 CLUSTER_SCOPED = frozenset({MESH, QUARANTINE, PROVIDER})

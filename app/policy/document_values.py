@@ -13,6 +13,7 @@ from typing import Any
 from app.errors import AppError, ErrorCode
 from app.policy.document import (
     ENFORCEMENT_POINT,
+    GRANT,
     MESH,
     PROVIDER,
     QUARANTINE,
@@ -21,6 +22,7 @@ from app.policy.document import (
     Document,
 )
 from app.policy.enforcement_point import from_document as point_from_document
+from app.policy.grant import grant_from_document
 from app.policy.mesh import mesh_from_document
 from app.policy.provider import provider_from_document
 from app.policy.quarantine import quarantine_from_document
@@ -34,6 +36,7 @@ READERS: Mapping[str, Callable[[Document], Any]] = {
     PROVIDER: provider_from_document,
     REQUEST_AUTHENTICATION: request_authentication_from_document,
     REGO_MODULE: rego_module_from_document,
+    GRANT: grant_from_document,
 }
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -16,6 +16,8 @@ from app.policy.compile import CompiledPolicy
 from app.policy.considered import Failure, Verdict, consider
 from app.policy.decision import Decision, Reason
 from app.policy.evaluate import NO_ALLOW_POLICY, NO_RULE_MATCHED, is_conflict, prepare, refusal, required_providers
+from app.policy.grant import GrantState
+from app.policy.grant_index import ConsideredGrant, GrantsAt
 from app.policy.hardened import Readings
 from app.policy.mode import Mode
 from app.policy.ownership import Effect
@@ -72,6 +74,7 @@ class Explanation:
 
     decision: Decision
     rules: tuple[ConsideredRule, ...] = ()
+    grants: tuple[ConsideredGrant, ...] = ()  # that attach to the target, also those that do not hold now
     nearest_miss: ConsideredRule | None = None
     path_readings: tuple[str, ...] = ()
     host_readings: tuple[str, ...] = ()
@@ -96,16 +99,24 @@ class Explanation:
         if self.asks:
             words = {True: "allow", False: "deny", None: None}
             members["asks"] = [{"provider": name, "answer": words[answer]} for name, answer in self.asks]
+        if self.grants:
+            members["grants"] = [one.to_json() for one in self.grants]
         return members if self.shadow is None else members | {"shadow": self.shadow.to_json()}
 
 
 def explain(
-    table: RuleTable, target: Target, request: Request, answers: Mapping[str, bool] = _NO_ANSWERS
+    table: RuleTable,
+    target: Target,
+    request: Request,
+    answers: Mapping[str, bool] = _NO_ANSWERS,
+    *,
+    grants: GrantsAt | None = None,
 ) -> Explanation:
-    """The decision for a request and how it came about; equal to what `decide` answers."""
+    """The decision for a request and how it came about; equal to what `decide` and then the grants answer."""
     chain, subject = prepare(table, target, request)
     if isinstance(subject, Decision):
-        return Explanation(decision=subject, shadow=decide_shadow(table, target, request, subject, answers))
+        shadow = decide_shadow(table, target, request, subject, answers, grants=grants)
+        return Explanation(decision=subject, shadow=shadow)
     attached = table.attached(target)
     place = attached.place(request.protocol)
     walked = [
@@ -115,15 +126,26 @@ def explain(
     enforced = [step for step in walked if step.policy.key in deciding]
     decision = _decision(table, chain, enforced, answers)
     considered = tuple(_considered(step, enforced=step in enforced) for step in walked)
+    granted = () if grants is None else grants.considered(target, request)
+    lifted = _lifted(decision, granted)
     return Explanation(
-        decision=decision,
+        decision=lifted,
         rules=considered,
-        nearest_miss=_nearest_miss(decision, considered),
+        grants=granted,
+        nearest_miss=_nearest_miss(lifted, considered),
         path_readings=_spellings(subject.paths),
         host_readings=_spellings(subject.hosts),
-        shadow=decide_shadow(table, target, request, decision, answers),
+        shadow=decide_shadow(table, target, request, lifted, answers, grants=grants),
         asks=tuple((name, answers.get(name)) for name in required_providers(table, target, request)),
     )
+
+
+def _lifted(decision: Decision, grants: tuple[ConsideredGrant, ...]) -> Decision:
+    """The decision after the grants were asked: the first by name that may lift it does."""
+    for one in grants:
+        if one.matched and one.state is GrantState.HOLDS and one.grant.may_lift(decision):
+            return one.grant.decision
+    return decision
 
 
 @dataclass(frozen=True, slots=True, eq=False)

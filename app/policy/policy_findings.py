@@ -37,7 +37,7 @@ def policy_findings(document: Document, limits: PolicyLimits) -> Iterator[Findin
     yield from _mode_findings(document, spec)
     yield from attachment_findings(document, spec)
     for rule in spec.rules:
-        yield from _rule_findings(rule, spec.action)
+        yield from rule_findings(rule, spec.action)
     yield from honour_warnings(spec)
 
 
@@ -142,7 +142,8 @@ def _ref_findings(ref: TargetRef) -> Iterator[Finding]:
         )
 
 
-def _rule_findings(rule: RuleSpec, action: Action) -> Iterator[Finding]:
+def rule_findings(rule: RuleSpec, action: Action) -> Iterator[Finding]:
+    """What is wrong or doubtful with one rule."""
     fields = [field for clause in (*rule.sources, *rule.operations) for field in clause]
     for field in (*fields, *rule.conditions):
         yield from _value_findings(field)

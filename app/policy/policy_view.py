@@ -17,6 +17,7 @@ from app.policy.compile import compile_policy
 from app.policy.document import (
     AUTHORIZATION_POLICY,
     ENFORCEMENT_POINT,
+    GRANT,
     MESH,
     MESH_KEY,
     QUARANTINE,
@@ -26,6 +27,7 @@ from app.policy.document import (
 )
 from app.policy.document_values import NO_VALUES, DocumentValues, read_value
 from app.policy.enforcement_point import EnforcementPoint
+from app.policy.grant_index import GrantIndex
 from app.policy.mesh import MeshConfig
 from app.policy.quarantine import NO_QUARANTINES, QuarantineIndex
 from app.policy.rule_table import RuleTable
@@ -43,12 +45,19 @@ class PolicyView:
     values: DocumentValues = NO_VALUES
     quarantines: QuarantineIndex = NO_QUARANTINES
     authentications: AuthenticationIndex | None = None  # without the keys; None when there is no RequestAuthentication
+    grants: GrantIndex
 
     @classmethod
     def empty(cls, limits: PolicyLimits) -> PolicyView:
         """A view of nothing, in a mesh with the default configuration."""
         mesh = MeshConfig()
-        return cls(documents={}, mesh=mesh, table=RuleTable.empty(mesh, limits), services=ServiceIndex.empty())
+        return cls(
+            documents={},
+            mesh=mesh,
+            table=RuleTable.empty(mesh, limits),
+            services=ServiceIndex.empty(),
+            grants=GrantIndex.empty(mesh, limits),
+        )
 
     def point(self, name: str) -> EnforcementPoint | None:
         """The enforcement point that is named `<namespace>/<name>`."""
@@ -104,6 +113,7 @@ class PolicyView:
             values=values,
             quarantines=quarantines,
             authentications=authentications,
+            grants=self.grants.replaced(values.of(GRANT), mesh),
         )
 
     def with_services(self, services: ServiceIndex) -> PolicyView:

@@ -130,10 +130,11 @@ class Program:
                 best = found
         return best
 
-    def matches(self, subject: Subject) -> Iterator[Residual]:
-        """Every rule that matches, as a wide rule, in order."""
+    def matches(self, subject: Subject, *, wide: bool = True) -> Iterator[Residual]:
+        """Every rule that matches, in order; with too many readings only a wide one does."""
         for residual in self.rules:
-            if _outcome(residual, subject, wide=True) is not Outcome.NO:
+            outcome = _outcome(residual, subject, wide=wide)
+            if outcome is Outcome.YES or (wide and outcome is Outcome.AMBIGUOUS):
                 yield residual
 
     def _buckets(self, subject: Subject) -> list[tuple[Residual, ...]]:

@@ -13,15 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.policy.decision import Decision, Reason
 from app.policy.document import QUARANTINE, Document
+from app.policy.spec_fields import read_moment, read_reason, unknown_fields
 
-MAX_REASON_CHARS = 1_024
 MAX_NAME_CHARS = 253  # of a node or a cluster
 MAX_SERIAL_DIGITS = 40  # 20 octets, RFC 5280 §4.1.2.2
 
@@ -95,11 +95,7 @@ def normal_serial(text: str) -> str | None:
 
 def _read(document: Document, errors: list[FieldError]) -> Quarantine:
     spec = document.spec
-    errors.extend(
-        FieldError(f"/spec/{key}", f"this field is not known; known are {', '.join(sorted(_FIELDS))}")
-        for key in spec
-        if key not in _FIELDS
-    )
+    errors.extend(unknown_fields(spec, _FIELDS))
     subjects = [key for key in ("identity", "serviceAccount", "node", "serial") if key in spec]
     if len(subjects) != 1:
         message = "name exactly one of identity, namespace with serviceAccount, node, and serial"
@@ -110,7 +106,7 @@ def _read(document: Document, errors: list[FieldError]) -> Quarantine:
         errors.append(FieldError("/spec/cluster", "a cluster only narrows a node"))
     return Quarantine(
         name=document.name,
-        reason=_reason(spec.get("reason"), errors),
+        reason=read_reason(spec.get("reason"), errors),
         identity=_identity(spec, errors),
         account=_account(spec, errors),
         node=_name(spec, "node", errors),
@@ -118,13 +114,6 @@ def _read(document: Document, errors: list[FieldError]) -> Quarantine:
         serial=_serial(spec, errors),
         until=_until(spec, errors),
     )
-
-
-def _reason(value: Any, errors: list[FieldError]) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_REASON_CHARS or not value.isprintable():
-        errors.append(FieldError("/spec/reason", f"say why, in one line of at most {MAX_REASON_CHARS} characters"))
-        return ""
-    return value
 
 
 def _identity(spec: Mapping[str, Any], errors: list[FieldError]) -> str:
@@ -171,16 +160,7 @@ def _serial(spec: Mapping[str, Any], errors: list[FieldError]) -> str:
 
 
 def _until(spec: Mapping[str, Any], errors: list[FieldError]) -> datetime | None:
-    if "until" not in spec:
-        return None
-    try:
-        parsed = datetime.fromisoformat(spec["until"])
-        if parsed.tzinfo is not None:
-            return parsed.astimezone(UTC)
-    except (ValueError, TypeError, OverflowError):
-        pass
-    errors.append(FieldError("/spec/until", "a time with its zone, such as 2030-01-31T12:00:00Z, is wanted"))
-    return None
+    return read_moment(spec["until"], "/spec/until", errors) if "until" in spec else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ _MEMBERS = {"request", *_PLACES}
 
 
 def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[str, Any]:
-    """The explanation as JSON, with the target that the question came to; `now` says which quarantines hold.
+    """The explanation as JSON, with the target that the question came to; `now` says which quarantines and grants hold.
 
     Raises:
         AppError: `INVALID` when it is not a question, `NOT_FOUND` for an enforcement point that is not registered.
@@ -58,7 +58,13 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
     if rejected is not None:
         explanation = _before_policies(rejected)
     else:
-        explanation = explain(view.table, target, user.as_decided(request), _answers(question["request"], view))
+        explanation = explain(
+            view.table,
+            target,
+            user.as_decided(request),
+            _answers(question["request"], view),
+            grants=view.grants.at(now),
+        )
     note = user.note(request, explanation.rules)
     return {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
 

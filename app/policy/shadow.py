@@ -15,6 +15,7 @@ from app.policy.attached import Attached
 from app.policy.authorization_policy import Action
 from app.policy.decision import Decision, Reason
 from app.policy.evaluate import decide, required_providers
+from app.policy.grant_index import GrantsAt
 from app.policy.mode import Mode
 from app.policy.request import Request
 from app.policy.rule_table import RuleTable
@@ -59,9 +60,12 @@ def decide_shadow(
     request: Request,
     decision: Decision,
     answers: Mapping[str, bool] = _NO_ANSWERS,
+    *,
+    grants: GrantsAt | None = None,
 ) -> ShadowVerdict | None:
     """What the proposed set would decide beside `decision`, None where no policy of the target is tried out.
 
+    Grants lift what the proposed set denies as they did for `decision`.
     A provider that gave no answer is not held to have denied: where the outcome hangs on it, it is not known.
     """
     attached = table.attached(target)
@@ -70,6 +74,8 @@ def decide_shadow(
     unasked = [name for name in required_providers(table, target, request, proposed=True) if name not in answers]
     # What is denied although all of them allow is denied whatever they say.
     proposed = decide(table, target, request, {**answers, **dict.fromkeys(unasked, True)}, proposed=True)
+    if grants is not None:
+        proposed = grants.lift(target, request, proposed)
     if proposed.reason is Reason.INTERNAL or (unasked and proposed.allowed):
         return UNKNOWN
     if proposed.allowed is decision.allowed:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, FieldError
 from app.limits import PolicyLimits
+from app.policy.authorization_policy import Action
 from app.policy.document import (
     AUTHORIZATION_POLICY,
     CLUSTER_SCOPED,
     ENFORCEMENT_POINT,
+    GRANT,
     MESH,
     PROVIDER,
     QUARANTINE,
@@ -27,9 +30,10 @@ from app.policy.document_values import read_value
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.finding import Finding, Severity, error, warning
 from app.policy.finding_codes import Code
+from app.policy.grant import Grant, grant_findings
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.ownership import effect_findings
-from app.policy.policy_findings import attachment_findings, policy_findings
+from app.policy.policy_findings import attachment_findings, policy_findings, rule_findings
 from app.policy.provider import Provider
 from app.policy.quarantine import Quarantine
 from app.policy.rego_module import RegoModule, rego_module_doubts
@@ -43,13 +47,16 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-def validate(document: Document, limits: PolicyLimits) -> list[Finding]:
-    """Everything that is wrong or doubtful with a document, errors first; errors keep it out."""
+def validate(document: Document, limits: PolicyLimits, now: datetime | None = None) -> list[Finding]:
+    """Everything that is wrong or doubtful with a document, errors first; errors keep it out.
+
+    With `now`, also what is over already.
+    """
     findings = [*_name_findings(document), *effect_findings(document)]
     if document.kind == AUTHORIZATION_POLICY:
         findings.extend(policy_findings(document, limits))
     else:
-        findings.extend(_kind_findings(document))
+        findings.extend(_kind_findings(document, limits, now))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity is Severity.WARNING)
 
 
@@ -69,7 +76,7 @@ def _name_findings(document: Document) -> Iterator[Finding]:
         yield error("/metadata/namespace", "a namespace is wanted: a-z, 0-9 and '-', at most 63 characters", Code.NAME)
 
 
-def _kind_findings(document: Document) -> Iterator[Finding]:
+def _kind_findings(document: Document, limits: PolicyLimits, now: datetime | None) -> Iterator[Finding]:
     try:
         value = read_value(document)
     except AppError as raised:
@@ -77,6 +84,8 @@ def _kind_findings(document: Document) -> Iterator[Finding]:
         if not raised.errors:
             yield error("/spec", raised.detail)
         return
+    if isinstance(value, Grant):
+        yield from grant_findings(value, limits, now)
     doubts = _DOUBTS.get(document.kind)
     if doubts is not None:
         yield from doubts(value, document)
@@ -143,6 +152,12 @@ def _rego_module_doubts(module: RegoModule, _document: Document) -> Iterator[Fin
     return rego_module_doubts(module)
 
 
+def _grant_doubts(grant: Grant, document: Document) -> Iterator[Finding]:
+    yield from attachment_findings(document, grant.spec)
+    for rule in grant.spec.rules:
+        yield from rule_findings(rule, Action.ALLOW)
+
+
 # What is doubtful about a value that could be read, by kind.
 _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     MESH: _mesh_doubts,
@@ -151,4 +166,5 @@ _DOUBTS: Mapping[str, Callable[[Any, Document], Iterator[Finding]]] = {
     PROVIDER: _provider_doubts,
     REQUEST_AUTHENTICATION: _authentication_doubts,
     REGO_MODULE: _rego_module_doubts,
+    GRANT: _grant_doubts,
 }

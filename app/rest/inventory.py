@@ -94,8 +94,12 @@ async def lease_inventory(services: Services, actor: CallingActor, push: Push, r
 
 @router.get("/sources", response_model=dict[str, Any])
 async def inventory_sources(services: Services) -> dict[str, Any]:
-    """Where the placement of each cluster comes from, how old it is, and what is wrong with it."""
-    return {"items": [{"cluster": name, **state.to_json()} for name, state in services.placements.describe().items()]}
+    """Where the placement of each cluster and the services come from, how old that is, and what is wrong with it."""
+    kept = services.services_kept
+    return {
+        "items": [{"cluster": name, **state.to_json()} for name, state in services.placements.describe().items()],
+        "services": {"kind": "api"} if kept is None else kept.describe().to_json(),
+    }
 
 
 @router.delete("/nodes/{name}", response_model=InventoryChangeShape)

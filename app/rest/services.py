@@ -19,6 +19,7 @@ from app.authority.certificates.mint_tokens import MintTokens
 from app.authority.certificates.read_certificates import ReadCertificates
 from app.authority.ledger.read_ledger import ReadLedger
 from app.authority.link_ports import TrustSource
+from app.authority.placement.keep_services import KeepServices
 from app.authority.placement.placements import Placements
 from app.authority.policies.follow_token_keys import TokenKeyStatus
 from app.authority.policies.opa_bundles import OpaBundles
@@ -61,6 +62,7 @@ class RestServices:
     peers: Callable[[], Sequence[PeerStatus]] = tuple
     token_keys: Callable[[], Sequence[TokenKeyStatus]] = tuple
     bundle_refresh_hint_seconds: int = 300
+    services_kept: KeepServices | None = None  # None where services are those that are pushed
     snapshot_public_key: str = ""  # what a worker on another host is configured with
 
 

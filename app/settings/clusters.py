@@ -83,10 +83,28 @@ class ServedCluster(Section):
         return self.issuer or DEFAULT_ISSUER
 
 
+class ServicesSettings(Section):
+    """Where the services of the inventory come from.
+
+    `api` is what is pushed, `kubernetes` a watch of the local cluster, `file` an inventory document in a file, which
+    may be the one that the placement comes from.
+    """
+
+    source: Literal["api", "kubernetes", "file"] = "api"
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.source == "file") != (self.file is not None):
+            raise ValueError("source: file and file belong together")
+        return self
+
+
 class InventorySettings(Section):
-    """Where the local cluster's placement comes from, when no entry of `clusters` says it."""
+    """Where the local cluster's placement comes from, when no entry of `clusters` says it; and its services."""
 
     file: Path | None = None
+    services: ServicesSettings = ServicesSettings()
 
 
 def contradicting_clusters(
@@ -106,6 +124,9 @@ def contradicting_clusters(
                 yield f"clusters.{index}: {name!r} is a name of cluster {owners[name]!r} already"
         if cluster.name == local.id and inventory.file is not None and cluster.inventory != "database":
             yield f"inventory.file: clusters.{index} says already where the inventory of {local.id!r} comes from"
+    watched = any(cluster.name == local.id and cluster.kubernetes is not None for cluster in served)
+    if inventory.services.source == "kubernetes" and not watched:
+        yield f"inventory.services.source: kubernetes needs the API server of {local.id!r}: name it under clusters"
     yield from _shown_to_strangers(local, served)
     for index, name in enumerate(issuers):
         if name and name not in owners:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,76 @@ from app.authority.placement.placements import SourceState
 from app.ca.impersonation import NodeCaller, PlacementIndex
 from app.errors import AppError, ErrorCode
 from app.identity.inventory_documents import parse_inventory
+from app.identity.inventory_fields import ParsedInventory
 from app.limits import Limits
 from app.serving.documents_text import TextBounds, parse_documents
 
 _log = structlog.get_logger(__name__)
 _Stamp = tuple[int, int, int, int]
+
+
+class InventoryFile:
+    """An inventory document in a file: read when it has changed, and what was wrong with it last."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._path = path
+        self._limits = limits
+        self._tried: _Stamp | None = None
+        self._good: _Stamp | None = None
+        self.problem = "it was not read yet"
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file that is there now is the last good one."""
+        return self._good is not None and self._tried == self._good
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When the last good one was written, None before there was one."""
+        return None if self._good is None else datetime.fromtimestamp(self._good[0] / 1e9, UTC)
+
+    def read(self) -> ParsedInventory | None:
+        """What the file says, None when it is the one that was tried last; to be called in a thread.
+
+        Raises:
+            AppError: when it cannot be read or understood; `problem` says it, too.
+        """
+        try:
+            return self._read()
+        except OSError as error:
+            self._fail(f"cannot be read: {error.strerror}")
+            raise AppError(ErrorCode.UNAVAILABLE, self.problem) from None
+        except AppError as error:
+            self._fail(error.detail)
+            raise
+
+    def _fail(self, problem: str) -> None:
+        if problem != self.problem:
+            _log.warning("inventory_file_failed", file=str(self._path), reason=problem, keeps=self._good is not None)
+        self.problem = problem
+
+    def _read(self) -> ParsedInventory | None:
+        status = self._path.stat()
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+        if stamp == self._tried:
+            return None
+        max_bytes = self._limits.http.max_import_bytes
+        with self._path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        self._tried = stamp
+        bounds = TextBounds.of(self._limits.policy, max_bytes=max_bytes)
+        documents = parse_documents(data, is_json=self._path.suffix == ".json", bounds=bounds)
+        value = documents[0] if len(documents) == 1 else {"apiVersion": "v1", "kind": "List", "items": documents}
+        limits = self._limits.administration
+        parsed = parse_inventory(value, max_items=limits.max_inventory_items, max_errors=limits.max_reported_errors)
+        self._good, self.problem = stamp, ""
+        _log.info(
+            "inventory_file_read",
+            file=str(self._path),
+            workloads=len(parsed.workloads),
+            services=len(parsed.services),
+        )
+        return parsed
 
 
 class FilePlacement:
@@ -40,14 +106,12 @@ class FilePlacement:
     ) -> None:
         self._path = path
         self._limits = limits
+        self._file = InventoryFile(path, limits)
         self._bans = bans
         self._monotonic = monotonic
         self._index: PlacementIndex | None = None
         self._banned_in_file: frozenset[str] = frozenset()
-        self._tried: _Stamp | None = None
-        self._good: _Stamp | None = None
         self._read_at = 0.0
-        self._problem = "it was not read yet"
         self._reading = asyncio.Lock()
 
     def index(self) -> PlacementIndex:
@@ -60,7 +124,7 @@ class FilePlacement:
             raise AppError(
                 ErrorCode.UNAVAILABLE,
                 "the inventory cannot be read at the moment; try again",
-                diagnosis=f"{self._path}: {self._problem}",
+                diagnosis=f"{self._path}: {self._file.problem}",
             )
         self._index.ban(self._banned_in_file | self._bans())
         return self._index
@@ -72,8 +136,8 @@ class FilePlacement:
 
     def describe(self) -> SourceState:
         """How it stands; its version is the time of the file's last change."""
-        changed = None if self._good is None else datetime.fromtimestamp(self._good[0] / 1e9, UTC)
-        usable, problem = self._index is not None, self._problem
+        changed = self._file.changed_at
+        usable, problem = self._index is not None, self._file.problem
         try:
             self.index()
         except AppError as error:
@@ -96,36 +160,13 @@ class FilePlacement:
     async def refresh(self) -> None:
         """Read the file unless it is the one that was tried last."""
         async with self._reading:
-            try:
+            with suppress(AppError):  # the file remembers why
                 await asyncio.to_thread(self._read)
-            except OSError as error:
-                self._fail(f"cannot be read: {error.strerror}")
-            except AppError as error:
-                self._fail(error.detail)
-
-    def _fail(self, problem: str) -> None:
-        if problem != self._problem:
-            _log.warning("inventory_file_failed", file=str(self._path), reason=problem, keeps=self._index is not None)
-        self._problem = problem
 
     def _read(self) -> None:
-        status = self._path.stat()
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
-        if stamp == self._tried:
-            if stamp == self._good:
-                self._read_at = self._monotonic()
-            return
-        max_bytes = self._limits.http.max_import_bytes
-        with self._path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-        self._tried = stamp
-        bounds = TextBounds.of(self._limits.policy, max_bytes=max_bytes)
-        documents = parse_documents(data, is_json=self._path.suffix == ".json", bounds=bounds)
-        value = documents[0] if len(documents) == 1 else {"apiVersion": "v1", "kind": "List", "items": documents}
-        limits = self._limits.administration
-        parsed = parse_inventory(value, max_items=limits.max_inventory_items, max_errors=limits.max_reported_errors)
-        banned = frozenset(node.name for node in parsed.nodes.values() if node.banned)
-        index = PlacementIndex.build(parsed.workloads.values())
-        self._index, self._banned_in_file, self._good = index, banned, stamp
-        self._read_at, self._problem = self._monotonic(), ""
-        _log.info("inventory_file_read", file=str(self._path), workloads=len(index), banned=len(banned))
+        parsed = self._file.read()
+        if parsed is not None:
+            self._banned_in_file = frozenset(node.name for node in parsed.nodes.values() if node.banned)
+            self._index = PlacementIndex.build(parsed.workloads.values())
+        if self._file.is_current:
+            self._read_at = self._monotonic()

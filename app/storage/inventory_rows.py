@@ -18,14 +18,16 @@ from app.identity.inventory_codec import (
     workload_from_json,
     workload_to_json,
 )
-from app.storage.counters import advance, assign, value_of
-from app.storage.tables import inventory_leases
+from app.storage.counters import advance, all_values, assign, value_of
+from app.storage.tables import counters, inventory_leases
 from app.storage.tables import nodes as node_table
 from app.storage.tables import services as service_table
 from app.storage.tables import workloads as workload_table
 from app.storage.upsert import chunks, upsert
 
 T = TypeVar("T")
+
+_MAX_VERSION = 2**63 - 1
 
 
 class SqlInventoryRows:
@@ -50,6 +52,18 @@ class SqlInventoryRows:
         """All services."""
         query = select(service_table).where(service_table.c.deleted.is_(False)).order_by(service_table.c.key)
         return {row.key: service_from_json(json.loads(row.content)) for row in self._connection.execute(query)}
+
+    def services_generation(self) -> int:
+        """The number of the last change of services."""
+        return value_of(self._connection, "services")
+
+    def seen_version(self, registry: str) -> int:
+        """Up to which resourceVersion a source knew the services of a registry when it stored them; 0 for never."""
+        return all_values(self._connection).get(_seen(registry), 0)
+
+    def put_seen_version(self, registry: str, version: int) -> None:
+        """Say so."""
+        upsert(self._connection, counters, [{"name": _seen(registry), "value": min(version, _MAX_VERSION)}])
 
     def leases(self) -> dict[str, datetime]:
         """Until when each cluster's inventory is leased."""
@@ -103,6 +117,10 @@ class SqlInventoryRows:
             table,
             [{"key": key, "content": _dump(encode(item))} for key, item in items.items() if item is not None],
         )
+
+
+def _seen(registry: str) -> str:
+    return f"seen/{registry}"
 
 
 def _dump(value: Any) -> str:

@@ -235,6 +235,31 @@ HTTP_REFUSALS = Counter(
     "gatehouse_http_refusals", "What HTTP listeners ended by themselves: too slow, too many, too large.", ["reason"]
 )
 
+SERVICES_KNOWN = Gauge(
+    "gatehouse_services",
+    "Services that their source knows (inventory.services.source).",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+SERVICES_AGE = Gauge(
+    "gatehouse_services_age_seconds",
+    "Seconds since the source of services was last heard.",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+SERVICES_FRESH = Gauge(
+    "gatehouse_services_fresh",
+    "1 while the source of services is not too old and what it knows is stored.",
+    ["source"],
+    multiprocess_mode="livemin",
+)
+SERVICES_LEFT_OUT = Gauge(
+    "gatehouse_services_left_out",
+    "Services and service entries of the cluster that make no sense and were left out.",
+    ["source"],
+    multiprocess_mode="livemax",
+)
+
 # Decisions.
 CHECKS = Counter("gatehouse_checks", "Checks answered, by effect and reason.", ["effect", "reason"])
 PROVIDER_QUESTIONS = Counter(
@@ -246,6 +271,11 @@ SHADOW_VERDICTS = Counter(
     "gatehouse_shadow_verdicts",
     "Checks at targets where policies are tried out: what the whole set would decide with them, and which one differs.",
     ["verdict", "policy"],
+)
+GRANT_DECISIONS = Counter(
+    "gatehouse_grant_decisions",
+    "Checks that passed by a grant alone, by the reason for which they would have been denied.",
+    ["lifted", "grant"],
 )
 CHECK_SECONDS = Counter("gatehouse_check_seconds", "Seconds of wall time spent in answering checks.")
 # By worker, because a gauge without labels would also exist, as zero, in processes that are none.

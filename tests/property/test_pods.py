@@ -12,7 +12,8 @@ from app.ca.impersonation import PlacementIndex
 from app.identity.inventory import Workload
 from app.identity.spiffe import WorkloadIdentity
 from app.kube.failures import ApiServerError
-from app.kube.pod_json import PodPage, read_pod
+from app.kube.object_page import ObjectPage
+from app.kube.pod_json import read_pod
 from tests.support.kube_api import pod
 
 _NAMES, _ACCOUNTS, _NODES = ("p1", "p2", "p3"), ("cart", "pay"), ("", "node-a", "node-b")
@@ -55,7 +56,7 @@ def test_an_index_that_was_changed_is_the_index_of_what_is_left(changes: list[Wo
 def test_bytes_that_are_no_list_of_pods_are_refused(data: bytes) -> None:
     """With the one error that the watch knows what to do with."""
     try:
-        list(PodPage(data).pods())
+        list(ObjectPage(data, read_pod, word="pods").items())
     except ApiServerError:
         return
     assert "resourceVersion" in json.loads(data)["metadata"]
@@ -83,8 +84,8 @@ def test_a_list_is_read_as_any_json_parser_would(numbers: list[int], indent: Any
         item["metadata"]["resourceVersion"] = "5"
     metadata = {"resourceVersion": "9", "continue": "abc"}
     for value in ({"items": items, "metadata": metadata}, {"metadata": metadata, "kind": "PodList", "items": items}):
-        page = PodPage(json.dumps(value, indent=indent).encode())
-        names = [found.workload.name for found in page.pods()]
+        page = ObjectPage(json.dumps(value, indent=indent).encode(), read_pod, word="pods")
+        names = [found.workload.name for found in page.items()]
 
         assert [item["metadata"]["name"] for item in items] == names
         assert (9, "abc") == (page.version, page.next_token)

@@ -26,6 +26,9 @@ from tests.support.pki import TestAuthority
 
 OUR_TOKEN = "gatehouse-own-token"
 _PODS = "/api/v1/pods"
+SERVICES = "/api/v1/services"
+SERVICE_ENTRIES = "/apis/networking.istio.io/v1/serviceentries"
+_KINDS = {_PODS: "Pod", SERVICES: "Service", SERVICE_ENTRIES: "ServiceEntry"}
 
 
 def pod(
@@ -58,6 +61,48 @@ def pod(
         },
         "spec": spec,
         "status": {"phase": phase, "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
+    }
+
+
+def service(name: str, *addresses: str, namespace: str = "shop", ports: tuple[int, ...] = (8080,)) -> dict[str, Any]:
+    """A Service as the API server prints it; without addresses a headless one."""
+    ips = list(addresses) or ["None"]
+    return {
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}", "labels": {"app": name}},
+        "spec": {
+            "clusterIP": ips[0],
+            "clusterIPs": ips,
+            "ipFamilies": ["IPv4"],
+            "ports": [
+                {"name": f"http-{port}", "port": port, "protocol": "TCP", "targetPort": port + 1} for port in ports
+            ],
+            "selector": {"app": name},
+            "type": "ClusterIP",
+        },
+        "status": {"loadBalancer": {}},
+    }
+
+
+def service_entry(
+    name: str,
+    host: str,
+    *,
+    addresses: tuple[str, ...] = (),
+    allocated: tuple[str, ...] = (),
+    namespace: str = "shop",
+) -> dict[str, Any]:
+    """A ServiceEntry; `allocated` are the addresses that Istio gave it."""
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+        "spec": {
+            "hosts": [host],
+            "addresses": list(addresses),
+            "ports": [{"name": "https", "number": 443, "protocol": "TLS"}],
+            "resolution": "DNS",
+        },
+        "status": {"addresses": [{"value": address, "host": host} for address in allocated]},
     }
 
 
@@ -110,7 +155,7 @@ class KubeApi:
     """The state of the stand-in; methods change it as a cluster would."""
 
     version: int = 1_000
-    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {_PODS: {}, SERVICES: {}})
     reviews: dict[str, dict[str, Any]] = field(default_factory=dict)  # by token
     jwks: bytes = b'{"keys":[]}'
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -120,42 +165,48 @@ class KubeApi:
     gate: asyncio.Event | None = None  # when set, requests wait for it before their answer
     url: str = ""
     ca_file: Path = Path()
-    _events: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+    _events: list[tuple[int, str, str, dict[str, Any]]] = field(default_factory=list)
     _compacted: int = 0
-    _snapshots: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    _snapshots: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
     _failures: deque[_Failure] = field(default_factory=deque)
-    _watches: set[asyncio.Queue[bytes | None]] = field(default_factory=set)
+    _watches: dict[asyncio.Queue[bytes | None], str] = field(default_factory=dict)  # and what each watches
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     # What happens in the cluster.
 
-    def put(self, value: dict[str, Any]) -> None:
-        """A pod is made or changed."""
+    @property
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """The pods, by namespace and name."""
+        return self.objects[_PODS]
+
+    def put(self, value: dict[str, Any], path: str = _PODS) -> None:
+        """A pod, or an object of another path, is made or changed."""
+        objects = self.objects.setdefault(path, {})
         key = f"{value['metadata']['namespace']}/{value['metadata']['name']}"
-        kind = "MODIFIED" if key in self.pods else "ADDED"
+        kind = "MODIFIED" if key in objects else "ADDED"
         self.version += 1
         stored = json.loads(json.dumps(value))
         stored["metadata"]["resourceVersion"] = str(self.version)
-        self.pods[key] = stored
-        self._happen(kind, stored)
+        objects[key] = stored
+        self._happen(kind, stored, path)
 
     def put_silently(self, value: dict[str, Any]) -> None:
         """A pod is made, and no watch hears of it yet (`catch_up` tells them)."""
-        watches, self._watches = self._watches, set()
+        watches, self._watches = self._watches, {}
         self.put(value)
         self._watches = watches
 
     def catch_up(self) -> None:
         """Tell the watches the last event."""
-        _, kind, value = self._events[-1]
-        self.send(kind, value)
+        _, path, kind, value = self._events[-1]
+        self.send(kind, value, path)
 
-    def delete(self, key: str) -> None:
-        """A pod is gone."""
-        value = self.pods.pop(key)
+    def delete(self, key: str, path: str = _PODS) -> None:
+        """A pod, or an object of another path, is gone."""
+        value = self.objects[path].pop(key)
         self.version += 1
         value["metadata"]["resourceVersion"] = str(self.version)
-        self._happen("DELETED", value)
+        self._happen("DELETED", value, path)
 
     def bookmark(self, version: int | None = None) -> None:
         """Tell the watches how far they are."""
@@ -173,7 +224,7 @@ class KubeApi:
         """The cluster's store is restored from a backup: versions go back."""
         self.version = version
         self._events = [event for event in self._events if event[0] <= version]
-        for value in self.pods.values():
+        for value in (value for objects in self.objects.values() for value in objects.values()):
             value["metadata"]["resourceVersion"] = str(min(version, int(value["metadata"]["resourceVersion"])))
 
     # What goes wrong.
@@ -182,9 +233,12 @@ class KubeApi:
         """The next request whose path begins so gets an error."""
         self._failures.append(_Failure(path, status, status_object(status, "Reason", message, **details), retry_after))
 
-    def send(self, kind: str, value: Any) -> None:
-        """Any event, to every watch."""
-        self.send_bytes(json.dumps({"type": kind, "object": value}).encode() + b"\n")
+    def send(self, kind: str, value: Any, path: str = "") -> None:
+        """Any event, to every watch, or to those of one path."""
+        data = json.dumps({"type": kind, "object": value}).encode() + b"\n"
+        for queue, watched in self._watches.items():
+            if path in ("", watched):
+                queue.put_nowait(data)
 
     def send_bytes(self, data: bytes) -> None:
         """Any bytes, to every watch."""
@@ -215,9 +269,9 @@ class KubeApi:
 
     # How it answers.
 
-    def _happen(self, kind: str, value: dict[str, Any]) -> None:
-        self._events.append((self.version, kind, json.loads(json.dumps(value))))
-        self.send(kind, self._events[-1][2])
+    def _happen(self, kind: str, value: dict[str, Any], path: str) -> None:
+        self._events.append((self.version, path, kind, json.loads(json.dumps(value))))
+        self.send(kind, self._events[-1][3], path)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         query = dict(request.query)
@@ -235,28 +289,30 @@ class KubeApi:
             return await self._review(request)
         if request.path == "/openid/v1/jwks":
             return web.Response(body=self.jwks, content_type="application/jwk-set+json")
-        if request.path == _PODS:
-            return await self._watch(request, query) if "watch" in query else self._list(query)
+        if request.path in self.objects:
+            return await self._watch(request, query) if "watch" in query else self._list(request.path, query)
+        if request.path in _KINDS:
+            return web.Response(status=404, text="404 page not found")
         parts = request.path.split("/")  # /api/v1/namespaces/NS/pods/NAME
         found = self.pods.get(f"{parts[4]}/{parts[6]}") if len(parts) == 7 else None
         if found is None:
             return _answer(404, status_object(404, "NotFound", f'pods "{parts[-1]}" not found'))
         return _answer(200, {"kind": "Pod", "apiVersion": "v1", **found})
 
-    def _list(self, query: dict[str, str]) -> web.Response:
+    def _list(self, path: str, query: dict[str, str]) -> web.Response:
         limit = int(query.get("limit", "0")) or 1_000_000
         selector = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
         version, start = self.version, 0
         if token := query.get("continue"):
             place = json.loads(base64.urlsafe_b64decode(token))
             version, start = place["rv"], place["start"]
-        items = self._snapshots.get(version)
+        items = self._snapshots.get((path, version))
         if items is None or not token:
             if token:
                 message = "The provided continue parameter is too old to display a consistent list result."
                 return _answer(410, status_object(410, "Expired", message))
-            items = [self.pods[key] for key in sorted(self.pods)]
-            self._snapshots[version] = items
+            items = [value for _, value in sorted(self.objects[path].items())]
+            self._snapshots[path, version] = items
         chosen = [item for item in items if not selector or item["spec"].get("nodeName") == selector]
         page, left = chosen[start : start + limit], len(chosen) - start - limit
         metadata: dict[str, Any] = {"resourceVersion": str(version)}
@@ -265,7 +321,7 @@ class KubeApi:
             metadata["continue"] = base64.urlsafe_b64encode(place_text.encode()).decode()
             if not selector:
                 metadata["remainingItemCount"] = left
-        return _answer(200, {"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": page})
+        return _answer(200, {"kind": f"{_KINDS[path]}List", "apiVersion": "v1", "metadata": metadata, "items": page})
 
     async def _watch(self, request: web.Request, query: dict[str, str]) -> web.StreamResponse:
         since = int(query["resourceVersion"])
@@ -278,10 +334,10 @@ class KubeApi:
             await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
             return response
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for version, kind, value in self._events:
-            if version > since:
+        for version, path, kind, value in self._events:
+            if version > since and path == request.path:
                 queue.put_nowait(json.dumps({"type": kind, "object": value}).encode() + b"\n")
-        self._watches.add(queue)
+        self._watches[queue] = request.path
         try:
             async with asyncio.timeout(float(query["timeoutSeconds"])):
                 while (data := await queue.get()) is not None:
@@ -291,7 +347,7 @@ class KubeApi:
         except TimeoutError:
             pass
         finally:
-            self._watches.discard(queue)
+            self._watches.pop(queue, None)
         return response
 
     async def _review(self, request: web.Request) -> web.Response:

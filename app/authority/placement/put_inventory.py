@@ -27,6 +27,8 @@ from app.identity.inventory_fields import ClusterNames, ParsedInventory
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import Limits
 
+API = "api"  # the services are those that are sent to the API
+
 T = TypeVar("T")
 
 
@@ -54,6 +56,7 @@ class InventoryWrite:
 
     With `replace_all`, what it does not name is deleted: the nodes and workloads of `cluster` and, where that is the
     local one, the services. `lease` is the time until whoever pushes comes again: None leaves it, zero ends it.
+    `services_from` is who keeps the services: where that is not the API, they are not touched.
     """
 
     value: Any
@@ -61,6 +64,7 @@ class InventoryWrite:
     replace_all: bool
     expected_generation: int | None = None
     lease: timedelta | None = None
+    services_from: str = API
 
     @property
     def cluster(self) -> str:
@@ -97,6 +101,7 @@ async def put_inventory(store: Store, limits: Limits, act: Act, write: Inventory
             )
         nodes, workloads = rows.nodes(), rows.workloads()
         replace_all = write.replace_all
+        with_services = replace_all and write.cluster == LOCAL_CLUSTER and write.services_from == API
         return _Plan(
             generation,
             _difference(
@@ -111,7 +116,7 @@ async def put_inventory(store: Store, limits: Limits, act: Act, write: Inventory
                 replace_all=replace_all,
                 others={key for key, workload in workloads.items() if workload.cluster != write.cluster},
             ),
-            _difference(rows.services(), parsed.services, replace_all=replace_all and write.cluster == LOCAL_CLUSTER),
+            _difference(rows.services(), parsed.services, replace_all=with_services),
         )
 
     change = await _carry_out(store, limits, act, plan)
@@ -123,8 +128,23 @@ async def put_inventory(store: Store, limits: Limits, act: Act, write: Inventory
     return replace(change, warnings=warnings, lease_until=until)
 
 
+def check_owner_of_services(services_from: str) -> None:
+    """Refuse to write services that somebody else keeps.
+
+    Raises:
+        AppError: `CONFLICT`, naming who does.
+    """
+    if services_from != API:
+        raise AppError(
+            ErrorCode.CONFLICT,
+            f"services come from {services_from} (setting inventory.services.source); send only nodes and pods",
+        )
+
+
 def _check_clusters(parsed: ParsedInventory, write: InventoryWrite) -> None:
     """Refuse what would surprise: services of another cluster, and replacing more than the cluster that is named."""
+    if parsed.services:
+        check_owner_of_services(write.services_from)
     if parsed.services and write.cluster != LOCAL_CLUSTER:
         raise AppError(
             ErrorCode.INVALID,

@@ -33,7 +33,7 @@ async def apply_batch(
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
     values = [value for document in documents for value in expand_list(document)]
-    prepared = await prepare_aside(values, await read_stored_mesh(store), limits)
+    prepared = await prepare_aside(values, await read_stored_mesh(store), limits, act.now)
     prepared = await check_rego(rego, store, limits, prepared, numbered=True)
 
     def work(transaction: Transaction) -> PolicyChange:

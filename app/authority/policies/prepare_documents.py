@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.authority.policies.policy_commit import Writer, check_owner
@@ -78,19 +79,21 @@ class PreparedDocument:
         )
 
 
-def prepare(value: Any, stored_mesh: Any | None, limits: Limits) -> PreparedDocument:
+def prepare(value: Any, stored_mesh: Any | None, limits: Limits, now: datetime) -> PreparedDocument:
     """Prepare one document; `stored_mesh` is the content of the stored Mesh document, if there is one.
 
     Raises:
         AppError: `INVALID` with field errors, `TOO_LARGE`.
     """
-    prepared = _prepare_all([value], stored_mesh, limits)
+    prepared = _prepare_all([value], stored_mesh, limits, now)
     if isinstance(prepared, AppError):
         raise prepared
     return prepared[0]
 
 
-async def prepare_aside(values: Sequence[Any], stored_mesh: Any | None, limits: Limits) -> tuple[PreparedDocument, ...]:
+async def prepare_aside(
+    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, now: datetime
+) -> tuple[PreparedDocument, ...]:
     """Prepare many documents, the pointers of their errors prefixed by their index.
 
     Raises:
@@ -100,9 +103,9 @@ async def prepare_aside(values: Sequence[Any], stored_mesh: Any | None, limits: 
     if len(values) > maximum:
         raise AppError(ErrorCode.TOO_LARGE, f"{len(values)} documents are more than the {maximum} of one batch")
     if len(values) < _ASIDE_FROM:
-        prepared = _prepare_all(values, stored_mesh, limits, numbered=True)
+        prepared = _prepare_all(values, stored_mesh, limits, now, numbered=True)
     else:
-        prepared = await asyncio.to_thread(_prepare_all, values, stored_mesh, limits, numbered=True)
+        prepared = await asyncio.to_thread(_prepare_all, values, stored_mesh, limits, now, numbered=True)
     if isinstance(prepared, AppError):
         raise prepared
     return prepared
@@ -120,7 +123,7 @@ def mesh_from_content(content: Any | None, limits: Limits) -> MeshConfig:
 
 
 def _prepare_all(
-    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, *, numbered: bool = False
+    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, now: datetime, *, numbered: bool = False
 ) -> tuple[PreparedDocument, ...] | AppError:
 
     errors: list[FieldError] = []
@@ -144,7 +147,7 @@ def _prepare_all(
         mesh = MeshConfig()
     prepared = []
     for prefix, document in parsed:
-        found, warnings = _check(document, mesh, limits)
+        found, warnings = _check(document, mesh, limits, now)
         errors.extend(FieldError(prefix + error.pointer, error.message) for error in found)
         prepared.append(PreparedDocument(document, etags[document.key], warnings))
     if errors:
@@ -153,10 +156,10 @@ def _prepare_all(
 
 
 def _check(
-    document: Document, mesh: MeshConfig, limits: Limits
+    document: Document, mesh: MeshConfig, limits: Limits, now: datetime
 ) -> tuple[tuple[FieldError, ...], tuple[FieldError, ...]]:
     """Errors and warnings of one document; one without errors has also been compiled."""
-    findings = validate(document, limits.policy)
+    findings = validate(document, limits.policy, now)
     errors = [FieldError(found.pointer, found.message) for found in findings if found.severity is Severity.ERROR]
     warnings = tuple(
         FieldError(found.pointer, found.message) for found in findings if found.severity is not Severity.ERROR

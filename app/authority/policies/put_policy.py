@@ -38,7 +38,7 @@ async def put_policy(
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
     address = document_key(*asked.key) if asked.key else None
-    prepared = prepare(asked.document, await read_stored_mesh(store), limits)
+    prepared = prepare(asked.document, await read_stored_mesh(store), limits, act.now)
     if address is not None and prepared.key != address:
         raise AppError(ErrorCode.INVALID, f"the document is {prepared.key}, but it was sent to {address}")
     (prepared,) = await check_rego(rego, store, limits, [prepared])

@@ -103,7 +103,7 @@ async def _carry_out(
         planned = await store.read(plan)
         # What was acceptable then may not be now: the rules or the mesh may have changed.
         values = [write.content for write in planned.writes if write.content is not None]
-        prepared = await prepare_aside(values, await read_stored_mesh(store), limits)
+        prepared = await prepare_aside(values, await read_stored_mesh(store), limits, act.now)
         await check_rego(rego, store, limits, prepared, numbered=True)
 
         def work(transaction: Transaction, planned: _Plan = planned) -> PolicyChange | None:

@@ -120,7 +120,7 @@ async def test_a_version_that_is_gone_means_a_new_list(api: KubeApi, tmp_path: P
     api.put(pod("cart-1"))
     async with watching(api, tmp_path) as watch:
         await api.until(lambda: api.watching == 1)
-        watches, api._watches = api._watches, set()  # deaf, while things happen
+        watches, api._watches = api._watches, {}  # deaf, while things happen
         api.delete("shop/cart-1")
         api.put(pod("pay-1", "pay"))
         api.version += 5
@@ -139,10 +139,10 @@ async def test_a_continue_token_that_expired_starts_the_list_over(api: KubeApi, 
         api.put(pod(f"cart-{number}"))
     real_list = api._list
 
-    def forgetful(query: dict[str, str]) -> Any:
+    def forgetful(path: str, query: dict[str, str]) -> Any:
         if "continue" in query and lists(api) == 1:
             api.compact()
-        return real_list(query)
+        return real_list(path, query)
 
     api._list = forgetful  # type: ignore[method-assign]
     async with watching(api, tmp_path) as watch:
@@ -263,7 +263,7 @@ async def test_a_pod_that_is_newer_than_the_watch_is_found_by_a_live_look(api: K
     api.put(pod("cart-1", uid="old"))
     async with watching(api, tmp_path) as watch:
         await api.until(lambda: api.watching == 1)
-        watches, api._watches = api._watches, set()
+        watches, api._watches = api._watches, {}
         api.delete("shop/cart-1")
         api.put(pod("cart-1", "pay", uid="new"))
         api._watches = watches
@@ -275,7 +275,7 @@ async def test_a_pod_that_is_newer_than_the_watch_is_found_by_a_live_look(api: K
             PODS, fieldSelector="spec.nodeName=node-a"
         )
 
-        for _, kind, value in api._events[-2:]:  # DELETED of the old one, ADDED of the new one
+        for _, _, kind, value in api._events[-2:]:  # DELETED of the old one, ADDED of the new one
             api.send(kind, value)
         await api.until(lambda: watch.describe().version == str(api.version))
         assert runs(watch, PAY)
@@ -292,8 +292,8 @@ async def test_a_live_look_that_comes_late_brings_nothing_back(api: KubeApi, tmp
         assert seen is not None
         api.delete("shop/cart-1")
         await api.until(lambda: not runs(watch))
-        assert watch._table is not None
-        watch._table.merge(seen.pods, seen.version)
+        assert watch._watch.table is not None
+        watch._watch.table.merge(seen.pods, seen.version)
 
         assert not runs(watch)
 
@@ -407,7 +407,7 @@ async def test_the_loop_gets_its_turn_while_a_page_is_read(api: KubeApi, tmp_pat
         data = await client.get(PODS, {"limit": "500"}, max_bytes=10_000_000)
         client.get = lambda *_, **__: asyncio.sleep(0, data)  # type: ignore[assignment,method-assign,return-value]
         before = turns
-        await watch._list()
+        await watch._watch._list()
         gone = turns - before
     counter.cancel()
 
