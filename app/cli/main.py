@@ -47,8 +47,7 @@ def _root(
     """Identity and policy authority for a sidecar-less service mesh."""
 
 
-for _group in (policy, rego, inventory, token, ca, cert, quarantine, audit, config, contexts):
-for _group in (policy, grant, inventory, token, ca, cert, quarantine, audit, config, contexts):
+for _group in (policy, grant, rego, inventory, token, ca, cert, quarantine, audit, config, contexts):
     app.add_typer(_group.app)
 app.command("status")(status.status)
 for _name in _RUNNERS:
