@@ -22,6 +22,7 @@ from app.limits import RegoLimits
 from app.policy.rego_module import ALL_MODULES, ModuleSelection, RegoModule, data_documents
 from app.rego.process import RegoProcess
 from app.rego.rule_engine import UNDEFINED_RULE, RuleValue
+from app.telemetry.metrics import REGO_RESTARTS
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +76,11 @@ class EmbeddedEngine:
                 self._load(self._current(), selection)
             except AppError as error:
                 _log.warning("rego_not_prepared", reason=error.detail)
+
+    def rest(self) -> None:
+        """End the child: nobody asks for a rule any more. Should somebody, there will be another."""
+        if self._generation is not None:
+            self._retire(self._generation)
 
     async def evaluate(
         self,
@@ -158,6 +164,7 @@ class EmbeddedEngine:
             raise AppError(ErrorCode.UNAVAILABLE, f"the Rego child ended too often of late and rests{_why(ended)}")
         self._starts.append(now)
         self.restarts += 1
+        REGO_RESTARTS.inc()
         _log.warning("rego_child_restarted", restarts=self.restarts)
 
     def _load(self, generation: _Generation, selection: ModuleSelection) -> asyncio.Task[str]:

@@ -62,6 +62,7 @@ class OpaDecisions:
         self._idle: list[_Connection] = []
         self._free = asyncio.Semaphore(limits.opa_connections)
         self._waiting = 0
+        self._is_closing = False
         self._headers = [("host", address.authority), ("content-type", "application/json")]
         if token:
             self._headers.append(("authorization", f"Bearer {token}"))
@@ -85,7 +86,8 @@ class OpaDecisions:
         return _read(status, body)
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close what is idle now, and everything else once its question is answered."""
+        self._is_closing = True
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -100,7 +102,8 @@ class OpaDecisions:
         except BaseException:
             connection.close()
             raise
-        if connection.http.our_state is h11.DONE and connection.http.their_state is h11.DONE:
+        is_done = connection.http.our_state is h11.DONE and connection.http.their_state is h11.DONE
+        if is_done and not self._is_closing:
             connection.http.start_next_cycle()
             self._idle.append(connection)
         else:

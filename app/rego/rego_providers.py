@@ -40,6 +40,8 @@ class EmbeddedProvider:
         wanted = dict.fromkeys(map(_selection, _specs(state, RegoEngine.EMBEDDED)))
         if wanted:
             self.engine.prepare(wanted)
+        else:
+            self.engine.rest()
 
     async def close(self) -> None:
         """End the child."""

@@ -267,6 +267,10 @@ PROVIDER_QUESTIONS = Counter(
     "Answers of the providers of CUSTOM policies, by outcome; all but allowed deny.",
     ["outcome", "provider"],
 )
+REGO_RESTARTS = Counter(
+    "gatehouse_rego_child_restarts",
+    "Children that run Rego and ended: crashed, out of memory, or killed for being late.",
+)
 SHADOW_VERDICTS = Counter(
     "gatehouse_shadow_verdicts",
     "Checks at targets where policies are tried out: what the whole set would decide with them, and which one differs.",

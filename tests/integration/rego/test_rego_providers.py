@@ -1,0 +1,107 @@
+"""The engines as a worker knows them: they follow the snapshot, and each provider gets what it selects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.bootstrap.rego_engines import rego_engines
+from app.decision.ports import ProviderAnswer
+from app.errors import AppError
+from app.limits import RegoLimits
+from app.policy.provider import RegoEngine
+from app.rego.rego_providers import EmbeddedProvider, OpaProvider
+from app.settings import Settings
+from tests.support.decisions import Worker, worker
+from tests.support.opa_stand_in import OpaStandIn, serve
+from tests.support.rego import LIMITS, module_document, needs_regopy, question
+
+
+def _provider(name: str = "authz", **rego: Any) -> dict[str, Any]:
+    return {"apiVersion": "gatehouse.dev/v1", "kind": "Provider", "metadata": {"name": name}, "spec": {"rego": rego}}
+
+
+@pytest.fixture
+async def embedded() -> AsyncIterator[EmbeddedProvider]:
+    provider = EmbeddedProvider(LIMITS, user="nobody")
+    yield provider
+    await provider.close()
+
+
+async def _follow(provider: EmbeddedProvider | OpaProvider, serving: Worker, *documents: dict[str, Any]) -> None:
+    await serving.put(*documents)
+    assert serving.holder.state is not None
+    provider.follow(serving.holder.state)
+
+
+@needs_regopy
+async def test_modules_are_loaded_with_the_snapshot_and_let_go_with_the_last_provider(
+    embedded: EmbeddedProvider,
+) -> None:
+    """Before anybody asks; another module answers as soon as its snapshot serves; without a provider there is no child."""
+    serving = await worker()
+    await _follow(embedded, serving, module_document("authz", "package shop.authz\n\nallow := true\n"))
+    assert 0 == embedded.engine.pid
+    await _follow(embedded, serving, _provider(engine="embedded", path="shop/authz/allow"))
+    assert ProviderAnswer(True) == await embedded.ask(question())
+    first = embedded.engine.pid
+    await _follow(embedded, serving, module_document("authz", "package shop.authz\n\nallow := false\n"))
+    assert ProviderAnswer(False) == await embedded.ask(question())
+    assert first not in (0, embedded.engine.pid)
+    serving.source.delete("Provider//authz")
+    await _follow(embedded, serving)
+    assert 0 == embedded.engine.pid
+
+
+@needs_regopy
+async def test_an_answer_that_is_none_denies_with_its_reason(embedded: EmbeddedProvider) -> None:
+    """Never an exception."""
+    serving = await worker()
+    assert "there is no RegoModule in the set" in (await embedded.ask(question())).hint
+    await _follow(embedded, serving, module_document("authz", 'package shop.authz\n\nallow := "yes"\n'))
+    assert "the rule is text" in (await embedded.ask(question())).hint
+    assert "no RegoModule gone" in (await embedded.ask(question(modules=("gone",)))).hint
+
+
+async def test_each_server_is_asked_over_its_own_connections_and_forgotten_with_its_provider() -> None:
+    """The token goes to a server on this host also without TLS."""
+    stand_in = OpaStandIn({"shop/authz/allow": lambda _document: True}, token="t")
+    provider, serving = OpaProvider(LIMITS, token="t"), await worker()
+    async with serve(stand_in):
+        url = f"http://127.0.0.1:{stand_in.port}"
+        await _follow(provider, serving, _provider(engine="opa", path="shop/authz/allow", opa={"url": url}))
+        for _ in range(3):
+            assert ProviderAnswer(True) == await provider.ask(question(engine=RegoEngine.OPA, url=url))
+        assert 1 == len(stand_in.connections)
+        serving.source.delete("Provider//authz")
+        await _follow(provider, serving)
+        assert ProviderAnswer(True) == await provider.ask(question(engine=RegoEngine.OPA, url=url))
+        assert 2 == len(stand_in.connections)
+        await provider.close()
+
+
+async def test_the_token_does_not_leave_the_host_in_the_clear() -> None:
+    """Plain HTTP to another host is asked without it."""
+    provider = OpaProvider(RegoLimits(), token="t")
+    near, far = (
+        question(engine=RegoEngine.OPA, url="http://127.0.0.1:1"),
+        question(engine=RegoEngine.OPA, url="http://10.0.0.1"),
+    )
+    headers = [dict(provider._server(each.provider.rego)._headers) for each in (near, far) if each.provider.rego]
+
+    assert ["Bearer t", None] == [each.get("authorization") for each in headers]
+
+
+@pytest.mark.parametrize("text", [b"", b"two words", b"\xff", None])
+async def test_a_token_file_that_holds_none_is_said_at_the_start(tmp_path: Path, text: bytes | None) -> None:
+    """Not at the first request."""
+    file = tmp_path / "token"
+    if text is not None:
+        file.write_bytes(text)
+    settings = Settings(state_dir=tmp_path, rego={"opa_token_file": file})
+    with pytest.raises(AppError, match=r"rego\.opa_token_file"):
+        async with rego_engines(settings):
+            pass
