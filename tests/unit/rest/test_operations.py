@@ -146,7 +146,7 @@ def test_imports_may_be_larger():
     """The bound of batches and inventories is by path."""
     limits = rest_body_limits(HttpLimits(max_import_bytes=7))
 
-    assert {"/v1/apply": 7, "/v1/inventory": 7} == dict(limits)
+    assert dict.fromkeys(("/v1/apply", "/v1/diff", "/v1/inventory", "/v1/lint"), 7) == dict(limits)
 
 
 async def test_each_cluster_has_its_own_inventory(api):
