@@ -174,6 +174,8 @@ class Divider:
                 deny=frozenset(kept(state.deny, wide=True)),
                 custom=frozenset(kept(state.custom, wide=True)),
                 allow=frozenset(kept(state.allow, wide=False)),
+                bar=frozenset(kept(state.bar, wide=True)),
+                lift=frozenset(kept(state.lift, wide=False)),
             )
         )
 

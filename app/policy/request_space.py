@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, NamedTuple
 
 from app.errors import AppError, ErrorCode
@@ -37,6 +38,7 @@ from app.policy.divide import Divider, Leaf, RequestClass
 from app.policy.evaluate import is_conflict
 from app.policy.field_tests import Dimension, PolicyContext, claim_path
 from app.policy.field_tests import Test as FieldTests
+from app.policy.grant import GrantState
 from app.policy.languages import NO_SLASH, Token
 from app.policy.policy_view import PolicyView
 from app.policy.quarantine import Quarantine, QuarantineIndex
@@ -61,11 +63,21 @@ class _Tests(NamedTuple):
 _Clause = Mapping[Part, tuple[_Tests, ...]]
 
 
+class Role(Enum):
+    """What a rule that matches does."""
+
+    BAR = "bar"
+    DENY = "deny"
+    CUSTOM = "custom"
+    ALLOW = "allow"
+    LIFT = "lift"
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """One enforced rule, with its tests by part in groups of clauses."""
 
-    action: Action
+    role: Role
     name: str  # <namespace>/<name> of the policy
     id: str  # Istio's
     provider: str
@@ -212,22 +224,19 @@ class RequestSpace:
     def _state(self, side: int, *, ranked: bool) -> State:
         view = self._views[side]
         chain = view.table.attached(self.target).chain(self.protocol)
-        deny: set[tuple[int, Rule]] = set()
-        allow: set[tuple[int, Rule]] = set()
-        custom: set[tuple[str, int, Rule]] = set()
+        found: dict[Role, set[Any]] = {role: set() for role in Role}
         for number, entry in enumerate(self._entries[side]):
             rank = number if ranked else 0
             rule = self._rule(entry)
-            if rule is None:
-                continue
-            if entry.rule.action is Action.CUSTOM:
-                custom.add((entry.rule.provider, rank, rule))
-            else:
-                (deny if entry.rule.action is Action.DENY else allow).add((rank, rule))
+            if rule is not None:
+                asked = (entry.rule.provider,) if entry.rule.role is Role.CUSTOM else ()
+                found[entry.rule.role].add((*asked, rank, rule))
         return State(
-            deny=frozenset(deny),
-            custom=frozenset(custom),
-            allow=frozenset(allow),
+            deny=frozenset(found[Role.DENY]),
+            custom=frozenset(found[Role.CUSTOM]),
+            allow=frozenset(found[Role.ALLOW]),
+            bar=frozenset(found[Role.BAR]),
+            lift=frozenset(found[Role.LIFT]),
             allows=chain.allows,
             conflict=is_conflict(view.table, chain),
         )
@@ -255,7 +264,23 @@ def _rules(view: PolicyView, target: Target, protocol: str, now: datetime | None
     for policy in chain.policies:
         for rule in policy.rules(place):
             groups = tuple(_groups(rule, policy.context, place))
-            yield _Rule(policy.action, policy.name, rule.id, chain.providers.get(policy.name, ""), groups)
+            role = _ROLES[policy.action]
+            yield _Rule(role, policy.name, rule.id, chain.providers.get(policy.name, ""), groups)
+    if now is not None:
+        yield from _grants(view, target, protocol, now, allows=chain.allows)
+
+
+def _grants(view: PolicyView, target: Target, protocol: str, now: datetime, *, allows: bool) -> Iterator[_Rule]:
+    """Grants that hold: ALLOW rules that are asked last; those that override denials lift every other one."""
+    attached = view.grants.table.attached(target)
+    place = attached.place(protocol)
+    for policy in attached.chain(protocol).policies:
+        grant = view.grants.get(policy.name)
+        if grant.state(now) is GrantState.HOLDS and (allows or grant.overrides_deny):
+            role = Role.LIFT if grant.overrides_deny else Role.ALLOW
+            for rule in policy.rules(place):
+                groups = tuple(_groups(rule, policy.context, place))
+                yield _Rule(role, grant.decision.policy, grant.decision.rule, "", groups)
 
 
 def _groups(rule: CompiledRule, context: PolicyContext, place: Place) -> Iterator[tuple[_Clause, ...]]:
@@ -312,7 +337,7 @@ def _quarantines(view: PolicyView, now: datetime) -> Iterator[_Rule]:
             key = (_QUARANTINE, quarantine.name, quarantine.identity, quarantine.account)
             tests = _Tests(((key, _quarantined(quarantine, now)),), negated=False)
             decision = quarantine.decision
-            yield _Rule(Action.DENY, decision.policy, decision.rule, "", (({IDENTITY: (tests,)},),))
+            yield _Rule(Role.BAR, decision.policy, decision.rule, "", (({IDENTITY: (tests,)},),))
 
 
 def _quarantined(quarantine: Quarantine, now: datetime) -> Pattern:
@@ -375,3 +400,5 @@ _READERS: Mapping[str, Callable[[Part, Request], Any]] = {
     "claim": _items_of_claim,
     "metadata": _metadata,
 }
+
+_ROLES = {Action.DENY: Role.DENY, Action.CUSTOM: Role.CUSTOM, Action.ALLOW: Role.ALLOW}
