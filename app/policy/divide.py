@@ -15,6 +15,8 @@ from app.policy.atoms import Atoms
 from app.policy.residual import Rule, Test, advance, next_part, tests_at
 from app.policy.walk_state import Outcome, State, settled
 
+_UNMERGED = 20  # classes that are looked at for each one that is left when like ones are put together
+
 States = tuple[State | Outcome, ...]
 Leaf = tuple[Outcome, ...]
 
@@ -51,12 +53,16 @@ class Divider:
             AppError: `TOO_LARGE` when it would take more steps, or are more classes, than the limits allow.
         """
         root = self._visit(tuple(map(settled, states)), wanted)
+        most = self._limits.max_question_classes
         found: list[RequestClass] = []
         for atoms, outcomes in _paths(root):
             found.append(RequestClass(atoms, outcomes))
-            if len(found) > self._limits.max_question_classes:
-                raise _too_many(f"{self._limits.max_question_classes} classes", "max_question_classes")
-        return self._merged(self._merged(found))
+            if len(found) > most * _UNMERGED:
+                raise _too_many(f"{most} classes", "max_question_classes")
+        merged = self._merged(self._merged(found))
+        if len(merged) > most:
+            raise _too_many(f"{most} classes", "max_question_classes")
+        return merged
 
     def _merged(self, classes: list[RequestClass]) -> list[RequestClass]:
         """The classes with those made one that differ in a single part; a part that then does not matter is dropped."""
@@ -174,6 +180,8 @@ class Divider:
                 deny=frozenset(kept(state.deny, wide=True)),
                 custom=frozenset(kept(state.custom, wide=True)),
                 allow=frozenset(kept(state.allow, wide=False)),
+                bar=frozenset(kept(state.bar, wide=True)),
+                lift=frozenset(kept(state.lift, wide=False)),
             )
         )
 

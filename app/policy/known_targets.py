@@ -116,7 +116,7 @@ def _services(views: Sequence[PolicyView]) -> list[ServiceRef]:
 def _refs(views: Sequence[PolicyView]) -> Iterator[tuple[str, str, str]]:
     """Namespace, kind and name of what policies attach to by name."""
     for view in views:
-        for policy in view.table.policies():
+        for policy in (*view.table.policies(), *view.grants.table.policies()):
             for ref in policy.spec.target_refs:
                 kind = ref_kind(ref)
                 if kind is not None:

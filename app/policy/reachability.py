@@ -17,7 +17,7 @@ from app.errors import AppError, ErrorCode
 from app.policy.atom_patterns import METHOD, PATH, Part
 from app.policy.decision import Decision, Reason
 from app.policy.divide import Leaf, RequestClass
-from app.policy.document import PROVIDER
+from app.policy.document import GRANT, PROVIDER
 from app.policy.evaluate import decide
 from app.policy.paths import normalize
 from app.policy.policy_view import PolicyView
@@ -80,7 +80,7 @@ def difference(
     looked_at = 0
     for place in places:
         looked_at += 1
-        if _same_policies(views, place.target) and not _different_quarantines(views, now):
+        if _same_policies(views, place.target) and _same_exceptions(views, now):
             continue
         space = RequestSpace(views, place.target, place.protocol, given=_given(place, given), now=now)
         wanted = _named_otherwise(views, space) if reasons else _decided_otherwise(views)
@@ -195,7 +195,11 @@ def _decided(
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
     known = view.values.of(PROVIDER)
     given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
-    decision = decide(view.table, target, request, given) if quarantine is None else quarantine.decision
+    if quarantine is None:
+        decided = decide(view.table, target, request, given)
+        decision = view.grants.at(now).lift(target, request, decided)
+    else:
+        decision = quarantine.decision
     if decision.allowed is not expected:
         raise AppError(
             ErrorCode.INTERNAL,
@@ -229,11 +233,12 @@ def _same_policies(views: tuple[PolicyView, PolicyView], target: Target) -> bool
     return before == after
 
 
-def _different_quarantines(views: Sequence[PolicyView], now: datetime) -> bool:
+def _same_exceptions(views: Sequence[PolicyView], now: datetime) -> bool:
+    """Whether the same quarantines hold, and the grants are the same."""
     before, after = (
         {(one.identity, one.account) for one in view.quarantines.all() if one.holds(now)} for view in views
     )
-    return before != after
+    return before == after and views[0].values.of(GRANT) == views[1].values.of(GRANT)
 
 
 def _bound(view: PolicyView, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -6,10 +6,10 @@ a class to words and to a request that is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.policy.atom_patterns import (
@@ -26,63 +26,29 @@ from app.policy.atom_patterns import (
     Part,
     Pattern,
     metadata_name,
-    part_of,
-    patterns_of,
     present,
 )
 from app.policy.atoms import Atoms, Side, atoms_of, put
-from app.policy.authorization_policy import Action
 from app.policy.describe_atoms import AtomSet, describe
 from app.policy.divide import Divider, Leaf, RequestClass
+from app.policy.enforced_rules import EnforcedRule, Role, ValueTests, enforced_rules
 from app.policy.evaluate import is_conflict
-from app.policy.field_tests import Dimension, PolicyContext, claim_path
-from app.policy.field_tests import Test as FieldTests
-from app.policy.languages import NO_SLASH, Token
+from app.policy.field_tests import claim_path
 from app.policy.policy_view import PolicyView
-from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
 from app.policy.residual import Clause, Rule, Test, holds, rule_of
-from app.policy.rules import CompiledRule, Place
 from app.policy.target import Target
 from app.policy.walk_state import State
 
 # Who calls comes first: it leaves the fewest rules.
 _ORDER = (IDENTITY, PATH, METHOD, HOST, PORT, SOURCE_IP, REMOTE_IP, DESTINATION_IP, TOKEN, SNI)
-_QUARANTINE = "Quarantine"
-
-
-class _Tests(NamedTuple):
-    """One test on a part: the patterns of its values, each with a key that is the same for equal patterns."""
-
-    keyed: tuple[tuple[Any, Pattern], ...]
-    negated: bool
-
-
-_Clause = Mapping[Part, tuple[_Tests, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """One enforced rule, with its tests by part in groups of clauses."""
-
-    action: Action
-    name: str  # <namespace>/<name> of the policy
-    id: str  # Istio's
-    provider: str
-    groups: tuple[tuple[_Clause, ...], ...]
-
-    def tests(self, part: Part) -> Iterator[_Tests]:
-        """All tests on a part."""
-        for group in self.groups:
-            for clause in group:
-                yield from clause.get(part, ())
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A rule with its patterns as bits."""
 
-    rule: _Rule
+    rule: EnforcedRule
     groups: tuple[tuple[Mapping[Part, tuple[Test, ...]], ...], ...]
 
 
@@ -104,7 +70,7 @@ class _Patterns:
             bits |= 1 << numbers[key]
         return bits
 
-    def tests(self, part: Part, tests: Iterable[_Tests]) -> tuple[Test, ...]:
+    def tests(self, part: Part, tests: Iterable[ValueTests]) -> tuple[Test, ...]:
         """Tests with their patterns as bits."""
         return tuple(sorted((self.bits(part, one.keyed), one.negated) for one in tests))
 
@@ -132,7 +98,7 @@ class RequestSpace:
         self._views = tuple(views)
         self._limits = views[0].table.limits
         sides = [Side(view.mesh, view.table.limits) for view in views]
-        rules = [list(_rules(view, target, protocol, now)) for view in views]
+        rules = [list(enforced_rules(view, target, protocol, now)) for view in views]
         patterns = _Patterns()
         known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
         self._entries = [
@@ -148,7 +114,7 @@ class RequestSpace:
         self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
 
     def _given_atoms(
-        self, part: Part, rules: Sequence[Sequence[_Rule]], patterns: _Patterns, sides: Sequence[Side]
+        self, part: Part, rules: Sequence[Sequence[EnforcedRule]], patterns: _Patterns, sides: Sequence[Side]
     ) -> Atoms:
         patterns.bits(part, present(part))
         for side in rules:
@@ -212,22 +178,19 @@ class RequestSpace:
     def _state(self, side: int, *, ranked: bool) -> State:
         view = self._views[side]
         chain = view.table.attached(self.target).chain(self.protocol)
-        deny: set[tuple[int, Rule]] = set()
-        allow: set[tuple[int, Rule]] = set()
-        custom: set[tuple[str, int, Rule]] = set()
+        found: dict[Role, set[Any]] = {role: set() for role in Role}
         for number, entry in enumerate(self._entries[side]):
             rank = number if ranked else 0
             rule = self._rule(entry)
-            if rule is None:
-                continue
-            if entry.rule.action is Action.CUSTOM:
-                custom.add((entry.rule.provider, rank, rule))
-            else:
-                (deny if entry.rule.action is Action.DENY else allow).add((rank, rule))
+            if rule is not None:
+                asked = (entry.rule.provider,) if entry.rule.role is Role.CUSTOM else ()
+                found[entry.rule.role].add((*asked, rank, rule))
         return State(
-            deny=frozenset(deny),
-            custom=frozenset(custom),
-            allow=frozenset(allow),
+            deny=frozenset(found[Role.DENY]),
+            custom=frozenset(found[Role.CUSTOM]),
+            allow=frozenset(found[Role.ALLOW]),
+            bar=frozenset(found[Role.BAR]),
+            lift=frozenset(found[Role.LIFT]),
             allows=chain.allows,
             conflict=is_conflict(view.table, chain),
         )
@@ -245,43 +208,7 @@ def _first(atoms: Atoms, block: int | None) -> int:
     return next((at for at in members if atoms.atoms[at].is_plain), members[0])
 
 
-def _rules(view: PolicyView, target: Target, protocol: str, now: datetime | None) -> Iterator[_Rule]:
-    """What is enforced at the target, in the order in which rules are named."""
-    if now is not None:
-        yield from _quarantines(view, now)
-    attached = view.table.attached(target)
-    place = attached.place(protocol)
-    chain = attached.chain(protocol)
-    for policy in chain.policies:
-        for rule in policy.rules(place):
-            groups = tuple(_groups(rule, policy.context, place))
-            yield _Rule(policy.action, policy.name, rule.id, chain.providers.get(policy.name, ""), groups)
-
-
-def _groups(rule: CompiledRule, context: PolicyContext, place: Place) -> Iterator[tuple[_Clause, ...]]:
-    def clause(tests: Iterable[FieldTests]) -> _Clause:
-        by_part: dict[Part, list[_Tests]] = {}
-        for test in tests:
-            part = part_of(test)
-            # What a value means may depend on the mesh, where two views are compared.
-            mesh = context.mesh if part == IDENTITY else None
-            keyed = patterns_of(test, context, at_ztunnel=place is Place.ZTUNNEL)
-            by_part.setdefault(part, []).append(
-                _Tests(tuple(((*key, mesh), pattern) for key, pattern in keyed), test.negated)
-            )
-        return {part: tuple(tests) for part, tests in by_part.items()}
-
-    for clauses in (rule.source_clauses, rule.operation_clauses):
-        if clauses:
-            yield tuple(map(clause, clauses))
-    for test in rule.conditions:
-        if test.dimension is not Dimension.HEADER:
-            yield (clause([test]),)
-    for header in rule.headers:  # all tests of one header hold in one reading of it
-        yield (clause(header.tests),)
-
-
-def _entry(rule: _Rule, patterns: _Patterns) -> _Entry:
+def _entry(rule: EnforcedRule, patterns: _Patterns) -> _Entry:
     return _Entry(
         rule,
         tuple(
@@ -291,7 +218,7 @@ def _entry(rule: _Rule, patterns: _Patterns) -> _Entry:
     )
 
 
-def _may_match(rule: _Rule, known: Mapping[Part, Atoms], patterns: _Patterns) -> bool:
+def _may_match(rule: EnforcedRule, known: Mapping[Part, Atoms], patterns: _Patterns) -> bool:
     """Whether the given values leave the rule a chance; where they have several readings, it is not asked."""
     for group in rule.groups:
         if not any(
@@ -304,29 +231,6 @@ def _may_match(rule: _Rule, known: Mapping[Part, Atoms], patterns: _Patterns) ->
         ):
             return False
     return True
-
-
-def _quarantines(view: PolicyView, now: datetime) -> Iterator[_Rule]:
-    for quarantine in view.quarantines.all():
-        if quarantine.holds(now) and (quarantine.identity or quarantine.account):
-            key = (_QUARANTINE, quarantine.name, quarantine.identity, quarantine.account)
-            tests = _Tests(((key, _quarantined(quarantine, now)),), negated=False)
-            decision = quarantine.decision
-            yield _Rule(Action.DENY, decision.policy, decision.rule, "", (({IDENTITY: (tests,)},),))
-
-
-def _quarantined(quarantine: Quarantine, now: datetime) -> Pattern:
-    alone = QuarantineIndex((quarantine,))
-    text = (
-        (quarantine.identity,)
-        if quarantine.identity
-        else ("spiffe://", Token(NO_SLASH, repeated=False), Token(NO_SLASH, repeated=True), quarantine.account)
-    )
-    return Pattern(
-        label=f"quarantine {quarantine.name}",
-        matches=lambda principal: alone.of_identity(principal, now) is not None,
-        texts=(text,),
-    )
 
 
 def _refuse_twins(parts: Iterable[Part], *, hardened: bool) -> None:

@@ -26,25 +26,49 @@ class Outcome(NamedTuple):
 
 
 class State(NamedTuple):
-    """Rules by action that may still match, and the first of each that did."""
+    """Rules that may still match, by what they do, and the first of each that did."""
 
     deny: frozenset[Ranked] = frozenset()
     custom: frozenset[tuple[str, int, Rule]] = frozenset()
     allow: frozenset[Ranked] = frozenset()
+    bar: frozenset[Ranked] = frozenset()  # quarantines: nothing lifts them
+    lift: frozenset[Ranked] = frozenset()  # grants that override every other denial
     denied: int = UNDECIDED
     asked: frozenset[Asked] = frozenset()
     allowed: int = UNDECIDED
+    barred: int = UNDECIDED
+    lifted: int = UNDECIDED
     allows: bool = False  # whether ALLOW policies concern the target
     conflict: bool = False  # whether its CUSTOM policies deny all that they match
+    decided: Outcome | None = None  # what the policies say, while something may still bar or lift it
 
     @property
     def rules(self) -> set[Rule]:
         """What is still asked."""
-        return {entry[-1] for entries in (self.deny, self.custom, self.allow) for entry in entries}
+        entries = (self.deny, self.custom, self.allow, self.bar, self.lift)
+        return {entry[-1] for members in entries for entry in members}
 
 
 def settled(state: State) -> State | Outcome:
     """The state without what cannot change the outcome any more; the outcome when nothing is left to ask."""
+    barred, bar = _first(state.barred, state.bar)
+    if barred != UNDECIDED:
+        return State(bar=bar, barred=barred) if bar else Outcome(False, Reason.QUARANTINED, barred)
+    lifted, lift = _first(state.lifted, state.lift)
+    if lifted != UNDECIDED:
+        if bar or lift:
+            return State(bar=bar, lift=lift, lifted=lifted)
+        return Outcome(True, Reason.GRANT, lifted)
+    by_policies = _by_policies(state) if state.decided is None else state.decided
+    if isinstance(by_policies, State):
+        return by_policies._replace(bar=bar, lift=lift)
+    if by_policies.allowed and not by_policies.providers:
+        lift = frozenset()
+    return State(bar=bar, lift=lift, decided=by_policies) if bar or lift else by_policies
+
+
+def _by_policies(state: State) -> State | Outcome:
+    """The same, by what the policies say alone."""
     denied, deny = _first(state.denied, state.deny)
     if denied != UNDECIDED:
         if not deny:
@@ -62,7 +86,9 @@ def settled(state: State) -> State | Outcome:
             providers = tuple(sorted({provider for provider, _ in asked}))
             reason = Reason.ALLOW_RULE if state.allows else Reason.NO_ALLOW_POLICY
             return Outcome(True, reason, allowed, providers)
-    return State(deny, custom, allow, denied, asked, allowed, state.allows, state.conflict)
+    return State(
+        deny, custom, allow, denied=denied, asked=asked, allowed=allowed, allows=state.allows, conflict=state.conflict
+    )
 
 
 def _first(found: int, rules: frozenset[Ranked]) -> tuple[int, frozenset[Ranked]]:

@@ -149,6 +149,7 @@ def test_imports_may_be_larger():
     assert dict.fromkeys(("/v1/apply", "/v1/inventory", "/v1/diff", "/v1/lint"), 7) == dict(limits)
     assert ["/v1/apply", "/v1/diff", "/v1/inventory", "/v1/lint"] == sorted(limits)
     assert {7} == set(limits.values())
+    assert dict.fromkeys(("/v1/apply", "/v1/diff", "/v1/inventory", "/v1/lint"), 7) == dict(limits)
 
 
 async def test_each_cluster_has_its_own_inventory(api):
