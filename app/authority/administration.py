@@ -88,7 +88,7 @@ class Administration:
         self._services_from = services_from
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
-        self.linter = Linter(store, self._explainer, limits)
+        self.linter = Linter(store, self._explainer, limits, clock)
         self.questions = BroadQuestions(self._explainer, limits)
         self.pages = PageKeys(store, random_bytes)
 

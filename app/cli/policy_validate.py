@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -69,11 +70,13 @@ def _read(paths: Sequence[str]) -> tuple[list[Found], list[dict[str, str]]]:
 def _over_files(documents: Sequence[Found]) -> list[dict[str, str]]:
     from app.limits import PolicyLimits
     from app.policy.policy_view import PolicyView
-    from app.policy.review import review
+    from app.policy.review import Surveyed, review
 
     limits = PolicyLimits()
     progress(f"looking at {len(documents)} documents")
-    found = review([document.value for document in documents], PolicyView.empty(limits), limits)
+    found = review(
+        [document.value for document in documents], PolicyView.empty(limits), limits, Surveyed(now=datetime.now(UTC))
+    )
     return _located([item.to_json() for item in found], documents)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from app.errors import AppError
@@ -30,10 +31,14 @@ class Reviewed:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """What is known of a set beside its documents: who owns them, and the labels of workloads by namespace."""
+    """What is known of a set beside its documents: who owns them, and the labels of workloads by namespace.
+
+    With `now`, also what is over already.
+    """
 
     workloads: Mapping[str, Sequence[Labels]] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    now: datetime | None = None
 
 
 _NOTHING = Surveyed()
@@ -50,7 +55,7 @@ def review(
     found: list[Reviewed] = []
     good: dict[str, tuple[int, Document]] = {}
     for index, value in enumerate(values):
-        document, problems = _parsed(value, limits)
+        document, problems = _parsed(value, limits, known.now)
         key = "" if document is None else document.key
         if document is not None and key in good:
             problems.append(error("", f"{key} is given twice; remove one of the two", Code.DUPLICATE))
@@ -61,7 +66,7 @@ def review(
     return tuple(found)
 
 
-def _parsed(value: Any, limits: PolicyLimits) -> tuple[Document | None, list[Finding]]:
+def _parsed(value: Any, limits: PolicyLimits, now: datetime | None) -> tuple[Document | None, list[Finding]]:
     try:
         document = parse_document(value, limits)
         document.content_hash  # noqa: B018 - fails for text that is not valid Unicode
@@ -69,7 +74,7 @@ def _parsed(value: Any, limits: PolicyLimits) -> tuple[Document | None, list[Fin
         return None, [error(item.pointer, item.message) for item in raised.errors] or [error("", raised.detail)]
     except ValueError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
         return None, [error("", "the document has text that is not valid Unicode")]
-    return document, validate(document, limits)
+    return document, validate(document, limits, now)
 
 
 def _of_set(

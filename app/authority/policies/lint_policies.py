@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from app.authority.policies.explain_request import Explainer, LoadedSet
+from app.authority.ports import Clock
 from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode
 from app.limits import Limits
@@ -21,10 +22,11 @@ T = TypeVar("T")
 class Linter:
     """Lints one set at a time: it takes seconds for a large one."""
 
-    def __init__(self, store: Store, explainer: Explainer, limits: Limits) -> None:
+    def __init__(self, store: Store, explainer: Explainer, limits: Limits, clock: Clock) -> None:
         self._store = store
         self._explainer = explainer
         self._limits = limits
+        self._clock = clock
         self._lock = asyncio.Lock()
 
     async def lint(self) -> dict[str, Any]:
@@ -60,6 +62,6 @@ class Linter:
                 workloads.setdefault(workload.namespace, []).append(dict(workload.labels))
             heads = transaction.policies.heads_at(loaded.revision)
             sources = {key: head.source for key, head in heads.items() if head.source != Source.API}
-            return Surveyed(workloads or None, sources)
+            return Surveyed(workloads or None, sources, self._clock.now())
 
         return loaded, await self._store.read(work)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from app.cli.grant import state_of
+from tests.support.grants import grant
 
 _CREATE = ("grant", "create", "--from", "shop/reports", "--to", "shop/orders", "--reason", "repair of order 7")
 
@@ -112,3 +113,13 @@ def test_how_a_grant_stands():
     ]
 
     assert ["not yet", "holds", "expired"] == [state_of(content, moment) for moment in moments]
+
+
+def test_validating_says_that_a_grant_has_ended(run, tmp_path):
+    """A warning: a set that is applied again and again may hold one."""
+    file = tmp_path / "grant.yaml"
+    file.write_text(yaml.safe_dump(grant(notBefore="2020-01-01T00:00:00Z", expiresAt="2020-01-01T01:00:00Z")))
+    done = run("policy", "validate", str(file))
+
+    assert 0 == done.code
+    assert "the grant has ended" in done.out

@@ -8,11 +8,15 @@ from google.protobuf.json_format import MessageToDict
 
 from app.decision.check import CheckService
 from app.decision.lift_by_grants import LOG_EVERY_SECONDS
+from app.decision.ports import ProviderAnswer
 from app.policy.decision import Reason
+from app.policy.effects import Effects
 from app.rpc.check_answers import check_response
-from tests.support.decisions import FRONTEND, LOCAL_WAYPOINT, READERS, REPORTS, SERVICE_REF, Worker, worker, xfcc
+from tests.support.decisions import FRONTEND, LOCAL, LOCAL_WAYPOINT, READERS, REPORTS, SERVICE_REF, Worker, worker, xfcc
 from tests.support.grants import BEGIN, DURING, END, grant
+from tests.support.providers import FakeProviders, provider
 from tests.support.quarantines import quarantine
+from tests.support.snapshots import policy
 
 LET_IN = grant(targetRefs=[SERVICE_REF], subjects=[{"serviceAccounts": ["shop/reports"]}])
 
@@ -93,6 +97,28 @@ async def test_no_grant_lets_anybody_out_of_quarantine() -> None:
     )
 
     assert Reason.QUARANTINED is serving.check(headers=xfcc(REPORTS)).decision.reason
+
+
+async def test_broken_glass_lifts_what_a_provider_denied_and_nothing_that_it_wanted_done() -> None:
+    """With `overridesDeny` only; the status and headers of the denial are not sent, and no provider is passed over."""
+    denied = ProviderAnswer(False, effects=Effects(status=451, headers=(("x-why", "no"),)))
+    ask = policy("ask", targetRefs=[SERVICE_REF], action="CUSTOM", provider={"name": "opa"}, rules=[{}])
+    for overrides, expected in ((False, (Reason.PROVIDER_DENIED, 451)), (True, (Reason.GRANT, 0))):
+        providers = FakeProviders({"opa": denied})
+        glass = grant(
+            targetRefs=[SERVICE_REF],
+            subjects=[{"serviceAccounts": ["shop/reports"]}],
+            breakGlass=True,
+            overridesDeny=overrides,
+        )
+        serving = await worker(LOCAL_WAYPOINT, ask, provider("opa"), glass, providers=providers)
+        clock = _Clock()
+        serving.service = CheckService(
+            serving.holder, limits=serving.limits, lag=serving.lag, providers=providers, wall_clock=clock.seconds
+        )
+        answer = await serving.service.decide(serving.attributes(headers=xfcc(REPORTS)), LOCAL)
+        assert expected == (answer.decision.reason, answer.effects.status)
+        assert 1 == len(providers.asked)
 
 
 async def test_a_deleted_grant_ends_at_once() -> None:

@@ -149,7 +149,8 @@ def test_the_manifests_let_gatehouse_do_what_it_asks_for_and_no_more() -> None:
     [role] = [value for value in manifests if value["kind"] == "ClusterRole"]
     allowed = {(kind, verb) for rule in role["rules"] for kind in rule.get("resources", ()) for verb in rule["verbs"]}
 
-    assert {("pods", "get"), ("pods", "list"), ("pods", "watch"), ("tokenreviews", "create")} == allowed
+    watched = {(kind, verb) for kind in ("pods", "services", "serviceentries") for verb in ("get", "list", "watch")}
+    assert watched | {("tokenreviews", "create")} == allowed
     assert [[JWKS]] == [rule["nonResourceURLs"] for rule in role["rules"] if "nonResourceURLs" in rule]
     assert {"Namespace", "ServiceAccount", "ClusterRoleBinding", "Deployment", "Service"} < {
         value["kind"] for value in manifests
