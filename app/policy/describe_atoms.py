@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,85 +29,95 @@ class AtomSet:
         return f"any but {', '.join(self.but)}" if self.but else "any"
 
 
-def describe(atoms: Atoms, block: int) -> AtomSet:
-    """A set of atoms (as bits) in words; always exact."""
-    universe = atoms.every & ~_implied(atoms, block)
-    block &= universe
-    covers = _covers(atoms, universe)
-    inside, left = _cover(covers, block)
-    outside, left_out = _cover(covers, universe & ~block)
-    if not left and (left_out or len(inside) <= len(outside)):
-        return AtomSet(tuple(inside))
-    if not left_out:
-        return AtomSet((), tuple(outside))
-    singles = [_single(atoms, at, universe) for at in range(len(atoms.atoms)) if left >> at & 1]
-    others = [_single(atoms, at, universe) for at in range(len(atoms.atoms)) if left_out >> at & 1]
-    if len(outside) + len(others) < len(inside) + len(singles):
-        return AtomSet((), (*outside, *others))
-    return AtomSet((*inside, *singles))
+class AtomWords:
+    """Puts sets of atoms of one part into words."""
+
+    def __init__(self, atoms: Atoms) -> None:
+        self._atoms = atoms
+        # Each label with its atoms, as bits, the larger first.
+        self._covers = sorted(_covers(atoms), key=lambda cover: (-cover[1].bit_count(), cover[0]))
+        plain = {atom.readings[0][0]: at for at, atom in enumerate(atoms.atoms) if atom.is_plain}
+        # Spellings with several readings, each with the plain atom that reads like it as it is written.
+        self._spellings = [
+            (at, plain.get(atom.readings[0][0])) for at, atom in enumerate(atoms.atoms) if not atom.is_plain
+        ]
+
+    def describe(self, block: int) -> AtomSet:
+        """A set of atoms (as bits) in words; always exact."""
+        universe = self._atoms.every & ~self._implied(block)
+        block &= universe
+        inside, left = self._cover(block, universe)
+        outside, left_out = self._cover(universe & ~block, universe)
+        if not left and (left_out or len(inside) <= len(outside)):
+            return AtomSet(tuple(inside))
+        if not left_out:
+            return AtomSet((), tuple(outside))
+        if len(outside) + left_out.bit_count() < len(inside) + left.bit_count():
+            return AtomSet((), (*outside, *self._singles(left_out, universe)))
+        return AtomSet((*inside, *self._singles(left, universe)))
+
+    def _implied(self, block: int) -> int:
+        """Spellings that are in the set, or not, as the plain atoms like them are: not worth a word."""
+        return sum(1 << at for at, like in self._spellings if like is not None and block >> at & 1 == block >> like & 1)
+
+    def _cover(self, block: int, universe: int) -> tuple[list[str], int]:
+        """Labels that lie in the block and cover it, and what they leave over."""
+        labels, left, outside = [], block, universe & ~block
+        for label, members in self._covers:
+            if not left:
+                break
+            if members & left and not members & outside:
+                labels.append(label)
+                left &= ~members
+        return labels, left
+
+    def _singles(self, block: int, universe: int) -> Iterator[str]:
+        while block:
+            lowest = block & -block
+            yield self._single(lowest.bit_length() - 1, universe)
+            block ^= lowest
+
+    def _single(self, at: int, universe: int) -> str:
+        """One atom by the patterns that match it, and those that could but do not."""
+        atoms = self._atoms
+        bits = atoms.atoms[at].readings[0][0]
+        numbers = range(len(atoms.patterns))
+        matched = [number for number in numbers if bits >> number & 1]
+        if not matched:
+            return "any other"
+        masks = [atoms.matching(number) for number in matched]
+        common = atoms.every
+        for mask in masks:
+            common &= mask
+        # Of the patterns that match, those that say the most; of the others, those that tell it from its neighbours.
+        narrow = [
+            atoms.patterns[number].label
+            for number, mask in zip(matched, masks, strict=True)
+            if not any(other & ~mask == 0 and other != mask for other in masks)
+        ]
+        unlike = [
+            atoms.patterns[number].label
+            for number in numbers
+            if not bits >> number & 1 and atoms.matching(number) & common
+        ]
+        unlike += [
+            str(atoms.atoms[spelled].value)
+            for spelled, like in self._spellings
+            if like == at and universe >> spelled & 1
+        ]
+        words = " and ".join(dict.fromkeys(narrow))
+        return f"{words} (not {', '.join(unlike)})" if unlike else words
 
 
-def _implied(atoms: Atoms, block: int) -> int:
-    """Spellings with several readings that are in the set, or not, as plain ones like them are: not worth a word."""
-    plain = {atom.readings[0][0]: at for at, atom in enumerate(atoms.atoms) if atom.is_plain}
-    implied = 0
-    for at, atom in enumerate(atoms.atoms):
-        like = None if atom.is_plain else plain.get(atom.readings[0][0])
-        if like is not None and block >> at & 1 == block >> like & 1:
-            implied |= 1 << at
-    return implied
-
-
-def _covers(atoms: Atoms, universe: int) -> list[tuple[str, int]]:
-    """Each pattern with its atoms, and the absence of a value, the larger first."""
-    covers = [(pattern.label, atoms.matching(number)) for number, pattern in enumerate(atoms.patterns)]
+def _covers(atoms: Atoms) -> Iterator[tuple[str, int]]:
+    """Each pattern with its atoms, the absence of a value, and what a policy writes out with several readings."""
+    for number, pattern in enumerate(atoms.patterns):
+        yield pattern.label, atoms.matching(number)
     for at, atom in enumerate(atoms.atoms):
         if _is_absent(atoms.part, atom.value):
-            covers.append((_absent(atoms.part), 1 << at))
+            yield _absent(atoms.part), 1 << at
         elif not atom.is_plain:
-            covers.append((str(atom.value), 1 << at))
-    known = [(label, members & universe) for label, members in covers]
-    return sorted(known, key=lambda cover: (-cover[1].bit_count(), cover[0]))
-
-
-def _cover(covers: list[tuple[str, int]], block: int) -> tuple[list[str], int]:
-    """Labels that lie in the block and cover it, and what they leave over."""
-    labels, left = [], block
-    for label, members in covers:
-        if members & left and not members & ~block:
-            labels.append(label)
-            left &= ~members
-    return labels, left
-
-
-def _single(atoms: Atoms, at: int, universe: int) -> str:
-    """One atom by the patterns that match it, and those that could but do not."""
-    bits = atoms.atoms[at].readings[0][0]
-    matched = [number for number in range(len(atoms.patterns)) if bits >> number & 1]
-    masks = {number: atoms.matching(number) for number in range(len(atoms.patterns))}
-    common = atoms.every
-    for number in matched:
-        common &= masks[number]
-    # Of the patterns that match, those that say the most; of the others, those that tell this atom from its neighbours.
-    narrow = [
-        number
-        for number in matched
-        if not any(masks[other] & ~masks[number] == 0 and masks[other] != masks[number] for other in matched)
-    ]
-    words = " and ".join(dict.fromkeys(atoms.patterns[number].label for number in narrow))
-    unlike = [
-        atoms.patterns[number].label
-        for number in range(len(atoms.patterns))
-        if number not in matched and masks[number] & common
-    ]
-    if not matched:
-        return "any other"
-    unlike += [
-        str(atom.value)
-        for number, atom in enumerate(atoms.atoms)
-        if not atom.is_plain and atoms.atoms[at].is_plain and atom.readings[0][0] == bits and universe >> number & 1
-    ]
-    return f"{words} (not {', '.join(unlike)})" if unlike else words
+            yield str(atom.value), 1 << at
 
 
 def _is_absent(part: Part, value: Any) -> bool:

@@ -148,8 +148,7 @@ def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: date
     return {
         "verdict": _verdict(outcome),
         **_side(outcome, decision),
-        "when": {name: found.to_json() for name, found in space.describe(one).items()},
-        "words": {name: found.text for name, found in space.describe(one).items()},
+        **_conditions(space, one),
         "witness": request_to_json(request, view),
     }
 
@@ -172,9 +171,16 @@ def _differing(
         "change": f"{verdicts[0]}->{verdicts[1]}",
         "before": {"verdict": verdicts[0], **before},
         "after": {"verdict": verdicts[1], **after},
-        "when": {name: found.to_json() for name, found in space.describe(one).items()},
-        "words": {name: found.text for name, found in space.describe(one).items()},
+        **_conditions(space, one),
         "witness": witness,
+    }
+
+
+def _conditions(space: RequestSpace, one: RequestClass) -> dict[str, Any]:
+    found = space.describe(one)
+    return {
+        "when": {name: values.to_json() for name, values in found.items()},
+        "words": {name: values.text for name, values in found.items()},
     }
 
 

@@ -29,7 +29,7 @@ from app.policy.atom_patterns import (
     present,
 )
 from app.policy.atoms import Atoms, Side, atoms_of, put
-from app.policy.describe_atoms import AtomSet, describe
+from app.policy.describe_atoms import AtomSet, AtomWords
 from app.policy.divide import Divider, Leaf, RequestClass
 from app.policy.enforced_rules import EnforcedRule, Role, ValueTests, enforced_rules
 from app.policy.evaluate import is_conflict
@@ -111,6 +111,7 @@ class RequestSpace:
             atoms_of(part, patterns.found[part], sides, self._given.get(part), is_given=part in self._given)
             for part in sorted(patterns.found, key=self._rank)
         ]
+        self._words: dict[int, AtomWords] = {}
         self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
 
     def _given_atoms(
@@ -147,10 +148,15 @@ class RequestSpace:
     def describe(self, one: RequestClass) -> dict[str, AtomSet]:
         """The conditions of a class, in words by part; parts that do not matter, or were given, are left out."""
         return {
-            self.parts[number].part.label: describe(self.parts[number], atoms)
+            self.parts[number].part.label: self._words_of(number).describe(atoms)
             for number, atoms in sorted(one.atoms.items())
             if self.parts[number].part not in self._given
         }
+
+    def _words_of(self, number: int) -> AtomWords:
+        if number not in self._words:
+            self._words[number] = AtomWords(self.parts[number])
+        return self._words[number]
 
     def witness(self, one: RequestClass) -> Request:
         """A request of the class."""
