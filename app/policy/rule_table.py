@@ -94,7 +94,7 @@ class RuleTable:
                 by_attach_key.remove(attach_key)
         targets = {
             target: attached
-            for target, attached in self._targets.items()
+            for target, attached in list(self._targets.items())  # at once: another thread may ask about a target
             if not any(key in touched for key in attached.keys)
         }
         return RuleTable(self.mesh, self.limits, policies.done(), by_attach_key.done(), targets, tried)
