@@ -14,6 +14,7 @@ from app.policy.finding import Finding, SetFinding, Severity, warning
 from app.policy.finding_codes import Code
 from app.policy.lint_identity import identity_doubts
 from app.policy.lint_places import Surroundings, place_doubts, several_providers, waypoint_bypasses
+from app.policy.lint_rego import rego_findings
 from app.policy.lint_rules import never_matches, value_doubts
 from app.policy.lint_shadow import shadowed_rules
 from app.policy.lint_unknown import unknown_names
@@ -47,7 +48,7 @@ def lint(
     """
     around = Surroundings.of(view, workloads)
     policies = sorted(view.table.policies(), key=lambda policy: policy.key)
-    found = list(ownership_findings(view, sources))
+    found = [*ownership_findings(view, sources), *rego_findings(view)]
     for policy in policies:
         for check in CHECKS:
             found.extend(SetFinding.about(policy.key, finding) for finding in check(policy, around))

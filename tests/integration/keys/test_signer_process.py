@@ -100,7 +100,7 @@ _FORBIDDEN_ACTS = """
 import ctypes, os, socket, sys
 from app.confinement.sandbox import enter, become
 from app.confinement.process_hygiene import is_dumpable
-become("nobody")
+become("nobody", setting="keys.signer_user")
 enter(allow_sockets=len(sys.argv) > 1)
 libc = ctypes.CDLL(None, use_errno=True)
 def tried(act):
@@ -135,7 +135,7 @@ def test_the_signer_imports_no_framework() -> None:
     )
     rooms = {name.split(".")[1] for name in done.stdout.split() if name.startswith("app.")}
     packages = {name.split(".")[0] for name in done.stdout.split()}
-    assert {"authority", "ca", "errors", "identity", "keys", "ledger", "tls_policy"} == rooms
+    assert {"authority", "ca", "confinement", "errors", "identity", "keys", "ledger", "tls_policy"} == rooms
     assert set() == packages & {
         "grpc", "google", "sqlalchemy", "alembic", "psycopg", "httpx2", "fastapi", "starlette", "uvicorn", "pydantic",
         "structlog", "prometheus_client", "yaml", "jwt", "asyncio", "uvloop", "typer", "ssl", "subprocess",

@@ -1,0 +1,46 @@
+"""Providers that can only deny: no module has the rule that they ask for, or the engine refuses a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from app.errors import AppError
+from app.policy.document import PROVIDER, REGO_MODULE
+from app.policy.finding import SetFinding, warning
+from app.policy.finding_codes import Code
+from app.policy.policy_view import PolicyView
+from app.policy.provider import Provider, RegoEngine, RegoSpec
+from app.policy.rego_module import ModuleSelection, RegoModule, otherwise_in_opa, rule_path
+
+
+def rego_findings(view: PolicyView) -> Iterator[SetFinding]:
+    """Doubts about providers with the embedded engine; what an OPA server has is not known here."""
+    providers: Mapping[str, Provider] = view.values.of(PROVIDER)
+    for key in sorted(providers):
+        spec = providers[key].rego
+        if spec is not None and spec.engine is RegoEngine.EMBEDDED:
+            pointer, message = _doubt(spec, view.values.of(REGO_MODULE))
+            if message:
+                said = f"{message}: everything that this provider is asked about is denied"
+                yield SetFinding.about(key, warning(pointer, said, Code.RULE_UNKNOWN))
+
+
+def _doubt(spec: RegoSpec, modules: Mapping[str, RegoModule]) -> tuple[str, str]:
+    selecting = "/spec/rego/modules" if spec.modules else "/spec/rego"
+    try:
+        selected = ModuleSelection(names=spec.modules, labels=spec.labels).of(modules.values())
+    except AppError as error:
+        return selecting, error.detail
+    for module in selected:
+        for line, name in otherwise_in_opa(module.rego):
+            return (
+                selecting,
+                f"RegoModule {module.namespace}/{module.name}, line {line}: the embedded {name} is not OPA's",
+            )
+    try:
+        path = rule_path(spec.path)
+    except AppError as error:
+        return "/spec/rego/path", error.detail
+    if not any(path[: len(module.package)] == module.package for module in selected):
+        return "/spec/rego/path", f"no module that it selects has a package of the rule {spec.path}"
+    return "", ""
