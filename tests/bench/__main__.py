@@ -23,6 +23,7 @@ SECTIONS = {
     "rates": "what Check adds at 1,000 to 5,000 requests a second through the real Envoy, on each transport",
     "certificates": "certificates: parsing, linting and signing alone",
     "inventory": "the pods of a large cluster: until they are known, memory, one event",
+    "services": "the services of a large cluster: until they are stored, one change",
     "certificate_rpc": "CreateCertificate, the whole RPC with the durable ledger",
     "restart_storm": "a mesh that restarts at once",
     "without_database": "a mesh whose authority has lost its database",
