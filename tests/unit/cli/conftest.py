@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 from dataclasses import dataclass
 
 import pytest
 import structlog
+import typer.main
 
 from app.cli.main import main
 from app.limits import HttpLimits
@@ -24,6 +26,14 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_made_once():
+    """Typer builds the whole tree of commands at each start; this process starts hundreds of times."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("typer.main.get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(name="run")
