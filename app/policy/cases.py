@@ -1,19 +1,20 @@
 """Runs decision cases: a mesh, a workload, policies and a request, and what the decision must be.
 
 In a case the path is as the client sent it, and we do what Envoy would have done in the mesh's mode; in production
-Envoy has done it. Hardened matching is off unless the case's mesh switches it on.
+Envoy has done it. Policies are taken as a cluster may hold them: what validation would refuse means what it does to
+Istio. Hardened matching is off unless the case's mesh switches it on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import PolicyLimits
 from app.policy.case_fields import CaseFields
-from app.policy.compile import compile_policy
+from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.decision import Decision, Reason
 from app.policy.document import AUTHORIZATION_POLICY, parse_document
 from app.policy.evaluate import decide
@@ -195,7 +196,10 @@ def read_case(value: Any, index: int = 0, limits: PolicyLimits | None = None) ->
 def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
     expected = case.choice("expected", _ANSWERS)
     mesh = _mesh(case.object("mesh") or {})
-    policies = {}
+    answers = read_answers(case.object("request"))
+    # Whoever gives the answer of a provider wants it asked, also one by our own name.
+    mesh = replace(mesh, own_providers=tuple(name for name in mesh.own_providers if name not in answers))
+    policies: dict[str, CompiledPolicy] = {}
     for index, item in enumerate(case.items("policies")):
         document = parse_document(item, limits)
         if document.kind != AUTHORIZATION_POLICY:
@@ -204,17 +208,19 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
                 "a policy is an AuthorizationPolicy",
                 errors=(FieldError(f"/policies/{index}/kind", f"{document.kind} is not one"),),
             )
-        # Cases name several policies alike; each counts.
-        policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
+        if document.key in policies:  # cases name several policies alike; each counts
+            document = replace(document, name=f"{document.name}#{index}")
+        policies[document.key] = compile_policy(document, mesh, limits, unchecked=True)
     request, rejected = read_request(case.object("request"), mesh)
+    target = read_target(case.object("workload"))
     return Case(
         name=case.text("name") or default_name,
         expected=expected,
         table=RuleTable.empty(mesh, limits).replaced(policies, ()),
-        target=read_target(case.object("workload")),
+        target=target,
         request=request,
-        rejected=rejected,
-        answers=read_answers(case.object("request")),
+        rejected=None if target.kind is PointKind.ZTUNNEL else rejected,  # ztunnel looks into no request
+        answers=answers,
     )
 
 
@@ -225,7 +231,8 @@ def read_answers(request: Any) -> dict[str, bool]:
         AppError: `INVALID` when it is something else.
     """
     answers = CaseFields(request, "request", known=_REQUEST_MEMBERS).fields("provider_decisions")
-    return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()}
+    given = [provider for provider in answers.names() if answers.has(provider)]
+    return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in given}
 
 
 def _mesh(raw: Mapping[str, Any]) -> MeshConfig:
@@ -293,7 +300,7 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
         remote_ip=fields.text("remote_ip"),
         destination_ip=fields.text("destination_ip"),
         port=fields.port("port"),
-        method=fields.text("method", "GET"),
+        method=fields.text("method", "POST" if protocol == "grpc" else "GET"),
         path=path,
         host=fields.text("host"),
         headers=_headers(fields.fields("headers")),
