@@ -37,10 +37,10 @@ class CaseFields:
         return self._members.get(member) is not None
 
     def text(self, member: str, default: str = "") -> str:
-        """A string; the default when the member is missing, an empty one when it is null."""
-        value = self._members.get(member, default)
+        """A string; the default when the member is missing or null."""
+        value = self._members.get(member)
         if value is None:
-            return ""
+            return default
         if not isinstance(value, str):
             raise self._wrong(member, "text", value)
         return value

@@ -1,20 +1,21 @@
 """Runs decision cases: a mesh, a workload, policies and a request, and what the decision must be.
 
 In a case the path is as the client sent it, and we do what Envoy would have done in the mesh's mode; in production
-Envoy has done it. Hardened matching is off unless the case's mesh switches it on.
+Envoy has done it. Policies are taken as a cluster may hold them: what validation would refuse means what it does to
+Istio. Hardened matching is off unless the case's mesh switches it on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import PolicyLimits
 from app.policy.case_fields import CaseFields
-from app.policy.compile import compile_policy
+from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.decision import Decision, Reason
 from app.policy.document import AUTHORIZATION_POLICY, GRANT, parse_document
 from app.policy.evaluate import decide
@@ -205,6 +206,10 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
     expected = case.choice("expected", _ANSWERS)
     mesh = _mesh(case.object("mesh") or {})
     policies, grants = {}, {}
+    answers = read_answers(case.object("request"))
+    # Whoever gives the answer of a provider wants it asked, also one by our own name.
+    mesh = replace(mesh, own_providers=tuple(name for name in mesh.own_providers if name not in answers))
+    policies: dict[str, CompiledPolicy] = {}
     for index, item in enumerate(case.items("policies")):
         document = parse_document(item, limits)
         if document.kind == GRANT:
@@ -216,18 +221,22 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
                 "a policy is an AuthorizationPolicy or a Grant",
                 errors=(FieldError(f"/policies/{index}/kind", f"{document.kind} is not one"),),
             )
-        # Cases name several policies alike; each counts.
-        policies[f"{document.key}#{index}"] = compile_policy(document, mesh, limits)
+        if document.key in policies:  # cases name several policies alike; each counts
+            document = replace(document, name=f"{document.name}#{index}")
+        policies[document.key] = compile_policy(document, mesh, limits, unchecked=True)
     request, rejected = read_request(case.object("request"), mesh)
+    target = read_target(case.object("workload"))
     return Case(
         name=case.text("name") or default_name,
         expected=expected,
         table=RuleTable.empty(mesh, limits).replaced(policies, ()),
-        target=read_target(case.object("workload")),
+        target=target,
         request=request,
         rejected=rejected,
         answers=read_answers(case.object("request")),
         grants=GrantIndex.empty(mesh, limits).replaced(grants, mesh).at(_now(case)) if grants else None,
+        rejected=None if target.kind is PointKind.ZTUNNEL else rejected,  # ztunnel looks into no request
+        answers=answers,
     )
 
 
@@ -238,7 +247,8 @@ def read_answers(request: Any) -> dict[str, bool]:
         AppError: `INVALID` when it is something else.
     """
     answers = CaseFields(request, "request", known=_REQUEST_MEMBERS).fields("provider_decisions")
-    return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in answers.names()}
+    given = [provider for provider in answers.names() if answers.has(provider)]
+    return {provider: answers.choice(provider, _ANSWERS) == "allow" for provider in given}
 
 
 def _now(case: CaseFields) -> datetime:
@@ -315,7 +325,7 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
         remote_ip=fields.text("remote_ip"),
         destination_ip=fields.text("destination_ip"),
         port=fields.port("port"),
-        method=fields.text("method", "GET"),
+        method=fields.text("method", "POST" if protocol == "grpc" else "GET"),
         path=path,
         host=fields.text("host"),
         headers=_headers(fields.fields("headers")),

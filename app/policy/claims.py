@@ -17,15 +17,26 @@ RequestTest = Callable[[Request], bool]
 _SPACE_DELIMITED = frozenset({"scope", "permission"})
 
 
-def bracketed(key: str, prefix: str) -> list[str] | None:
-    """The names in `prefix[a][b]`, None when the key is not of that form or a name is empty."""
+def in_brackets(key: str, prefix: str) -> str | None:
+    """What stands in the brackets of `prefix[a]`, None when the key is not of that form or it is nothing."""
     rest = key[len(prefix) :]
     if not key.startswith(prefix) or not rest.startswith("[") or not rest.endswith("]"):
         return None
-    names = rest[1:-1].split("][")
-    if any(not name or "[" in name or "]" in name for name in names):
+    return rest[1:-1] or None
+
+
+def claim_names(key: str, prefix: str) -> list[str] | None:
+    """The names in `prefix[a][b]`, None when the key is not of that form or a name is empty.
+
+    Brackets that do not nest so are part of the name of one claim, as they are to istiod.
+    """
+    inner = in_brackets(key, prefix)
+    if inner is None:
         return None
-    return names
+    names = inner.split("][")
+    if any("[" in name or "]" in name for name in names):
+        return [inner]
+    return names if all(names) else None
 
 
 def metadata_key(key: str) -> tuple[str, str] | None:

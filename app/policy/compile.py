@@ -3,7 +3,8 @@
 Each field of a rule becomes a `Test`: on which part of the request it looks, and a function that compares. A policy is
 compiled for three places, because they differ: an HTTP filter chain, a TCP filter chain (HTTP fields are unknown: an
 ALLOW rule that has one is dropped, in other rules the field is left out) and ztunnel (the same with another notion of
-what is left when nothing is left). What could only be misunderstood is refused, never skipped.
+what is left when nothing is left). What could only be misunderstood is refused, never skipped, unless the caller asks
+what Istio makes of it.
 """
 
 from __future__ import annotations
@@ -66,21 +67,27 @@ class CompiledPolicy:
             return rules
 
 
-def compile_policy(document: Document, mesh: MeshConfig, limits: PolicyLimits | None = None) -> CompiledPolicy:
+def compile_policy(
+    document: Document, mesh: MeshConfig, limits: PolicyLimits | None = None, *, unchecked: bool = False
+) -> CompiledPolicy:
     """Compile an AuthorizationPolicy document.
+
+    `unchecked` takes a policy that a cluster may hold although Istio's validation refuses it, and gives it the meaning
+    that istiod does: a rule with a key that is not known is passed over; one with a value or a bracket that means
+    nothing is passed over in an ALLOW policy, and has it left out in others, which then match more.
 
     Raises:
         AppError: `INVALID`, with a field error for everything that has no meaning: a field that is not known or of the
-            wrong type, a block that is no address, a key of a condition that is not known.
+            wrong type, and unless `unchecked` a block that is no address, a key of a condition that is not known.
     """
     if document.kind != AUTHORIZATION_POLICY:
         raise AppError(ErrorCode.INVALID, f"a {document.kind} document has no rules")
     reader = SpecReader(limits or PolicyLimits())
     spec = reader.read(document.spec)
-    errors = reader.errors or content_problems(spec)
+    errors = reader.errors or ([] if unchecked else content_problems(spec))
     if errors:
         raise AppError(ErrorCode.INVALID, "the AuthorizationPolicy document is not valid", errors=tuple(errors))
-    context = PolicyContext(document.namespace, document.name, mesh)
+    context = PolicyContext(document.namespace, document.name, mesh, unchecked)
     mode, effect = mode_of(document.annotations, spec.action), effect_of(document.annotations)
     in_force = effect is Effect.PROJECTED and is_confirmed(document) and not losses(spec, mesh, mode)
     policy = CompiledPolicy(document.key, context, spec, mode, effect=effect, in_force_natively=in_force)

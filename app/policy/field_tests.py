@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -37,11 +37,15 @@ class Dimension(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What the fields of a policy are read in."""
+    """What the fields of a policy are read in.
+
+    `unchecked` says that the policy may hold what `content_problems` finds; it then means what istiod makes of it.
+    """
 
     namespace: str
     name: str
     mesh: MeshConfig
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,12 @@ def claim_path(name: str) -> tuple[str, ...] | None:
     """The names that lead to the claim that a condition asks about, None when it asks about something else."""
     if name in _CLAIMS:
         return _CLAIMS[name]
-    return tuple(claims.bracketed(name, _CLAIM_KEY) or ()) or None if name.startswith(_CLAIM_KEY) else None
+    return tuple(claims.claim_names(name, _CLAIM_KEY) or ()) or None if name.startswith(_CLAIM_KEY) else None
+
+
+def is_known_key(key: str) -> bool:
+    """Whether a condition asks about something that exists, however its brackets are written."""
+    return key in _SAME_AS or key in _OTHER_KEYS or key.startswith((_HEADER_KEY, _CLAIM_KEY, _METADATA_KEY))
 
 
 def key_problem(key: str) -> str | None:
@@ -113,10 +122,9 @@ def key_problem(key: str) -> str | None:
     if key in _SAME_AS or key in _OTHER_KEYS:
         return None
     if key.startswith(_HEADER_KEY):
-        names = claims.bracketed(key, _HEADER_KEY)
-        return None if names and len(names) == 1 else "write request.headers[name]"
+        return None if claims.in_brackets(key, _HEADER_KEY) else "write request.headers[name]"
     if key.startswith(_CLAIM_KEY):
-        return None if claims.bracketed(key, _CLAIM_KEY) else "write request.auth.claims[name], nested as [a][b]"
+        return None if claims.claim_names(key, _CLAIM_KEY) else "write request.auth.claims[name], nested as [a][b]"
     if key.startswith(_METADATA_KEY):
         return None if claims.metadata_key(key) else "write experimental.envoy.filters.<filter>[name]"
     return "this key is not known: see the `when` keys of Istio's AuthorizationPolicy" if key else "a key is wanted"
@@ -147,6 +155,18 @@ def value_problems(field: FieldTest) -> list[FieldError]:
             if problem is not None:
                 problems.append(FieldError(f"{pointer}/{index}", problem))
     return problems
+
+
+def sound_values(field: FieldTest) -> FieldTest:
+    """The field with only the values that mean something; the same one when all do."""
+    if field.name.startswith((_HEADER_KEY, _CLAIM_KEY, _METADATA_KEY)) and key_problem(field.name) is not None:
+        return replace(field, values=(), not_values=())
+    kind = _SAME_AS.get(field.name, field.name)
+    values = tuple(value for value in field.values if _value_problem(kind, value) is None)
+    not_values = tuple(value for value in field.not_values if _value_problem(kind, value) is None)
+    if values == field.values and not_values == field.not_values:
+        return field
+    return replace(field, values=values, not_values=not_values)
 
 
 def _value_problem(kind: str, value: str) -> str | None:
@@ -186,7 +206,7 @@ def _compare(
         case "hosts":
             return Dimension.HOST, name, string_matcher(value.lower() for value in values)
         case _ if kind.startswith(_HEADER_KEY):
-            header = (claims.bracketed(name, _HEADER_KEY) or [""])[0].lower()
+            header = (claims.in_brackets(name, _HEADER_KEY) or "").lower()
             if header == "host":
                 header = ":authority"
             matches = _present if "*" in values else string_matcher(values)
@@ -228,7 +248,7 @@ def _request_test(kind: str, values: tuple[str, ...]) -> Callable[[Request], boo
     if kind == "requestPrincipals":
         return claims.request_principal_test(values)
     if kind in _CLAIMS or kind.startswith(_CLAIM_KEY):
-        return claims.claim_test(_CLAIMS.get(kind) or claims.bracketed(kind, _CLAIM_KEY) or ("",), values)
+        return claims.claim_test(_CLAIMS.get(kind) or claims.claim_names(kind, _CLAIM_KEY) or ("",), values)
     filter_name, name = claims.metadata_key(kind) or ("", "")
     return claims.metadata_test(filter_name, name, values)
 

@@ -94,7 +94,7 @@ def _mode_findings(document: Document, spec: PolicySpec) -> Iterator[Finding]:
 
 def attachment_findings(document: Document, spec: Attachable) -> Iterator[Finding]:
     """What is wrong or doubtful with where a document attaches."""
-    written = [name for name in ("selector", "targetRef", "targetRefs") if document.spec.get(name)]
+    written = [name for name in ("selector", "targetRef", "targetRefs") if document.spec.get(name) not in (None, [])]
     if len(written) > 1:
         yield error(
             f"/spec/{written[0]}", f"only one of {' and '.join(written)} may be set; remove the others", Code.TARGET_REF
@@ -191,7 +191,13 @@ def _value_findings(field: FieldTest) -> Iterator[Finding]:
 
 
 def _path_findings(value: str, pointer: str) -> Iterator[Finding]:
-    if "?" in value or "#" in value:
+    if ("{" in value or "}" in value) and not has_template(value):
+        yield error(
+            pointer,
+            "braces stand in a path as the operators {*} and {**} only; a segment of any name is {*}",
+            Code.VALUE,
+        )
+    elif "?" in value or "#" in value:
         yield warning(
             pointer,
             "paths are compared without query and fragment; like this it never matches",

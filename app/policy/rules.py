@@ -14,6 +14,8 @@ from app.policy.field_tests import (
     Test,
     field_tests,
     is_http_only,
+    is_known_key,
+    sound_values,
 )
 from app.policy.identity_matchers import SCHEME, expand_principals
 from app.policy.matchers import Matches, StringForms, has_template
@@ -114,11 +116,17 @@ def compile_rule(
     spec: RuleSpec, index: int, action: Action, context: PolicyContext, place: Place
 ) -> CompiledRule | None:
     """The rule at a place, None when it can never match there."""
+    if context.unchecked and place is not Place.ZTUNNEL and not _knows_keys(spec):
+        return None  # istiod passes over such a rule, whatever the action
     sources = [_clause(fields, context, place) for fields in spec.sources]
     operations = [_clause(fields, context, place) for fields in spec.operations]
-    conditions = [(_clause((field,), context, place)) for field in spec.conditions if field.values or field.not_values]
+    conditions = [
+        _clause((field,), context, place)
+        for field in spec.conditions
+        if place is Place.ZTUNNEL or field.values or field.not_values
+    ]
     everything = (*sources, *operations, *conditions)
-    if place is not Place.HTTP and action is Action.ALLOW and any(dropped for _, dropped in everything):
+    if action is Action.ALLOW and any(dropped for _, dropped in everything):
         return None  # it must never become wider by what cannot be asked
     if place is Place.ZTUNNEL:
         # ztunnel passes over an entry in which nothing is left; where no entry is left, the rule matches nothing.
@@ -141,11 +149,18 @@ def compile_rule(
     return rule
 
 
+def _knows_keys(spec: RuleSpec) -> bool:
+    return all(is_known_key(condition.name) for condition in spec.conditions)
+
+
 def _clause(fields: tuple[FieldTest, ...], context: PolicyContext, place: Place) -> tuple[Clause, bool]:
     """The tests of one entry at a place, and whether some were left out because they cannot be asked there."""
     tests: list[Test] = []
     dropped = False
-    for field in fields:
+    for written in fields:
+        field = sound_values(written) if context.unchecked else written
+        if field is not written:
+            dropped = True
         if (place is Place.TCP and is_http_only(field.name)) or (
             place is Place.ZTUNNEL and field.name not in ZTUNNEL_FIELDS
         ):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.policy.claims import bracketed, claim_test, metadata_key, metadata_test, request_principal_test
+from app.policy.claims import claim_names, claim_test, in_brackets, metadata_key, metadata_test, request_principal_test
 from app.policy.request import Request
 
 
@@ -97,12 +97,23 @@ def test_metadata(value: str, metadata: dict[str, Any] | None, expected: bool) -
         ("p[a]b", None),
         ("p[a][]", None),
         ("q[a]", None),
-        ("p[[a]]", None),
+        ("p[[a]]", ["[a]"]),
+        ("p[a[0]]", ["a[0]"]),
+        ("p[a][b]c]", ["a][b]c"]),
+        ("p[https://example.com/roles]", ["https://example.com/roles"]),
     ],
 )
-def test_names_in_brackets(key: str, expected: list[str] | None) -> None:
-    """Every name is in brackets of its own, and none is empty."""
-    assert expected == bracketed(key, "p")
+def test_names_of_claims(key: str, expected: list[str] | None) -> None:
+    """Every name is in brackets of its own, and none is empty; other brackets belong to the name of one claim."""
+    assert expected == claim_names(key, "p")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("p[a]", "a"), ("p[a][b]", "a][b"), ("p[]", None), ("p[a]b", None), ("q[a]", None)]
+)
+def test_what_stands_in_brackets(key: str, expected: str | None) -> None:
+    """The name of a header is all that stands between the first and the last bracket."""
+    assert expected == in_brackets(key, "p")
 
 
 def test_metadata_keys() -> None:
