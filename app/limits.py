@@ -205,6 +205,8 @@ class TokenLimits:
 
     max_token_bytes: int = 16_384
     max_tokens: int = 8  # of one request, for one issuer
+    max_rules_tried: int = 8  # rules of one issuer that one request is tried by, where it fails
+    max_keys_tried: int = 8  # keys of one issuer that one signature is tried with, where no key id chooses
     max_nesting: int = 32  # of header and payload
     leeway_seconds: float = 60.0  # after exp and before nbf, as Envoy's jwt_authn allows
     cache_entries: int = 10_000  # verified tokens that a worker remembers

@@ -279,7 +279,7 @@ async def _listen_locally(
     transport = Transport.LOCAL if listener.is_loopback else Transport.BEHIND_ZTUNNEL
     if process.host is not None:
         peer = Peer(settings.check.listener, transport)
-        process.host.serve(lambda request: servicer.answer(request, peer))
+        process.host.serve(lambda request, call: servicer.answer(request, peer, call))
         return
     where = CheckListener(name=settings.check.listener, address=_target(listener), transport=transport)
     await _serve(process, "check", where, servicer, follower)

@@ -21,7 +21,7 @@ from app.bootstrap.child import EXIT_FAILED, Child, read_assignment
 from app.bootstrap.decision import compose_decision
 from app.rpc.check import CHECK_PATH
 from app.rpc.drain import is_listening, steer_new_connections
-from app.rpc.grpc_over_asgi import Answer, GrpcOverAsgi, Receive, Scope, Send
+from app.rpc.grpc_over_asgi import Answer, AsgiCall, GrpcOverAsgi, Receive, Scope, Send
 from app.rpc.health import HEALTH_SERVICE
 
 _log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class EnvoyHost:
         with suppress(OSError):
             self._admin_socket.unlink()
 
-    def _health(self, request: bytes) -> bytes:
+    def _health(self, request: bytes, _call: AsgiCall) -> bytes:
         try:
             service = health_pb2.HealthCheckRequest.FromString(request).service
         except DecodeError:

@@ -75,6 +75,7 @@ class RequestAuthenticator:
         if _is_preflight(request):
             return _without_token(_owned_headers(tokens, request))
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
+        tried = 0
         for believed in tokens.issuers:
             found = find_tokens(believed.rule, request)
             if not found:
@@ -86,6 +87,9 @@ class RequestAuthenticator:
             # The rule of the token's own issuer knows what is wrong with it.
             if refusal is None or refusal[0].other_issuer:
                 refusal = outcome, believed
+            tried += not outcome.other_issuer
+            if tried >= self._limits.max_rules_tried:
+                break
         if refusal is None:
             return _without_token(_owned_headers(tokens, request))
         return Authenticated(denial=_denial(*refusal), effects=UNAUTHORIZED)

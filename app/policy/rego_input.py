@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import email.message
-import email.parser
-import email.policy
 import json
 import re
 from collections.abc import Mapping
@@ -24,6 +21,7 @@ from urllib.parse import unquote, unquote_plus
 
 from app.errors import AppError, ErrorCode
 from app.limits import RegoLimits
+from app.policy.multipart import read_form
 
 _VERSION: Mapping[str, str] = {"ext_authz": "v3", "encoding": "protojson"}
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -137,7 +135,7 @@ def _parsed_body(body: bytes, content_type: str, limits: RegoLimits) -> Any:
 
 def _json(body: bytes, limits: RegoLimits) -> Any:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _malformed("the body is not valid JSON") from error
     level = [value]
@@ -158,22 +156,20 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that is there twice, one parser takes the first value and another the last."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return value
+
+
 def _multipart(body: bytes, content_type: str, limits: RegoLimits) -> dict[str, list[Any]]:
-    header = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "replace")
-    message: email.message.EmailMessage = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(header + body)
-    if not message.is_multipart() or message.defects:
-        raise _malformed("the multipart body cannot be read")
-    parts: list[Any] = list(message.iter_parts())
-    if len(parts) > limits.max_input_fields:
-        raise AppError(ErrorCode.TOO_LARGE, f"more than rego.max_input_fields ({limits.max_input_fields}) parts")
     found: dict[str, list[Any]] = {}
-    for part in parts:
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if not isinstance(name, str) or not name or not isinstance(content, bytes):
-            continue
-        is_json = part.get_content_type() == "application/json"
-        found.setdefault(name, []).append(_json(content, limits) if is_json else content.decode("utf-8", "replace"))
+    for part in read_form(body, content_type, max_parts=limits.max_input_fields):
+        is_json = part.media_type == "application/json"
+        value = _json(part.content, limits) if is_json else part.content.decode("utf-8", "replace")
+        found.setdefault(part.name, []).append(value)
     return found
 
 

@@ -332,7 +332,7 @@ class _Reader(SpecReader):
             return ""
         if any(key.get("kty") == "oct" or "d" in key for key in keys):
             self._wrong(pointer, "it holds a secret or private key: anybody could make tokens; give public keys only")
-        elif not any(key.get("kty") in _ASYMMETRIC for key in keys):
+        elif not any(isinstance(kind := key.get("kty"), str) and kind in _ASYMMETRIC for key in keys):
             self._wrong(pointer, "it has no RSA, EC or Ed25519 key, so no token could be verified")
         return value
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -28,6 +28,16 @@ REPLY_RESERVE_SECONDS = 0.02  # of the client's own deadline, so that the answer
 _log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Timed(Protocol):
+    """A call of whatever transport, as far as it says how long its caller waits."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller gives up; None when it did not say."""
+        ...
+
+
 RpcObserver = Callable[[str, str, float], None]  # method path, status name, seconds
 
 

@@ -20,7 +20,7 @@ from app.decision.check import CheckService, PendingCheck
 from app.identity.spiffe import is_spiffe_id
 from app.limits import CheckLimits, GrpcLimits
 from app.policy.decision import Decision, Reason
-from app.rpc.call import REPLY_RESERVE_SECONDS, Call, Context, ImmediateMethod
+from app.rpc.call import REPLY_RESERVE_SECONDS, Call, Context, ImmediateMethod, Timed
 from app.rpc.check_answers import DECISION_ID_CHARS, CheckEncoder
 from app.rpc.check_codec import decode_check
 from app.rpc.server import GrpcServer
@@ -49,22 +49,22 @@ class CheckServicer:
         self._limits = limits
         self._encoder = CheckEncoder(secrets.token_hex(DECISION_ID_CHARS // 4))
 
-    def answer(self, request: bytes, peer: Peer, context: Context | None = None) -> bytes | Awaitable[bytes]:
+    def answer(self, request: bytes, peer: Peer, call: Timed | None = None) -> bytes | Awaitable[bytes]:
         """The `CheckResponse` for a `CheckRequest`, awaited only where a provider is asked; never raises.
 
-        `context` says how long the caller waits.
+        `call` says how long the caller waits.
         """
         try:
             answer = self._service.begin(decode_check(request, self._limits), peer)
             if isinstance(answer, PendingCheck):
-                return self._finish(answer, context)
+                return self._finish(answer, call)
             return self._encoder.encode(answer)
         except Exception:  # noqa: BLE001 - an error would be an error to Envoy, and may fail open
             return self._not_answered()
 
-    async def _finish(self, pending: PendingCheck, context: Context | None) -> bytes:
+    async def _finish(self, pending: PendingCheck, call: Timed | None) -> bytes:
         try:
-            remaining = None if context is None else context.time_remaining()
+            remaining = None if call is None else call.time_remaining()
             seconds = None if remaining is None else max(0.0, remaining - REPLY_RESERVE_SECONDS)
             return self._encoder.encode(await pending.finish(seconds))
         except Exception:  # noqa: BLE001 - as above

@@ -57,6 +57,7 @@ class EndUserTokenVerifier:
         self._signatures = jwt.PyJWS(options={"enforce_minimum_key_length": True})
         self._key_sets: OrderedDict[str, tuple[VerificationKey, ...]] = OrderedDict()
         self._verified: OrderedDict[tuple[str, bytes], _Signed] = OrderedDict()
+        self._last_read: tuple[bytes, Mapping[str, Any], _Signed] | None = None
 
     def verify(self, token: str, rule: JwtRule, keys: KeySet | None, now: float) -> VerifiedToken | TokenRefusal:
         """See `TokenVerifier.verify`."""
@@ -76,7 +77,7 @@ class EndUserTokenVerifier:
             self._check(signed, rule, now, forget=remembered)
             self._verified.move_to_end(remembered)
             return signed.token
-        header, signed = self._read(token)
+        header, signed = self._read_once(token, digest)
         # Before the signature: whoever sends what is not for this rule costs no cryptography.
         self._check(signed, rule, now)
         if keys is None or remembered is None:
@@ -86,6 +87,13 @@ class EndUserTokenVerifier:
         if len(self._verified) > self._limits.cache_entries:
             self._verified.popitem(last=False)
         return signed.token
+
+    def _read_once(self, token: str, digest: bytes) -> tuple[Mapping[str, Any], _Signed]:
+        """Header and payload; the same token is asked about for one rule after the other."""
+        last = self._last_read
+        if last is None or last[0] != digest:
+            last = self._last_read = (digest, *self._read(token))
+        return last[1:]
 
     def _read(self, token: str) -> tuple[Mapping[str, Any], _Signed]:
         """Header and payload, strictly; nobody has vouched for them yet."""
@@ -142,7 +150,7 @@ class EndUserTokenVerifier:
         fitting = [key for key in named if algorithm in key.algorithms]
         if not fitting:
             raise _RefusedError("the token's alg does not belong to its key")
-        for key in fitting:
+        for key in fitting[: self._limits.max_keys_tried]:
             if self._holds(token, key, algorithm):
                 return
         raise _RefusedError(

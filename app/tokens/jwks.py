@@ -20,6 +20,9 @@ from app.errors import AppError, ErrorCode
 MAX_KEYS = 64
 MAX_KEY_ID_CHARS = 256
 MIN_RSA_BITS = 2048
+# Who publishes a key decides what verifying with it costs us: with an exponent as long as the modulus, milliseconds.
+MAX_RSA_BITS = 8192
+MAX_RSA_EXPONENT = 65_537
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -77,7 +80,7 @@ def _parse_key(entry: object) -> VerificationKey | None:
         return None
     key = _public_key(entry)
     match key:
-        case rsa.RSAPublicKey() if key.key_size >= MIN_RSA_BITS:
+        case rsa.RSAPublicKey() if _is_fair(key):
             algorithms = _RSA_ALGORITHMS
         case ec.EllipticCurvePublicKey():
             algorithms = _EC_ALGORITHMS[key.curve.key_size]
@@ -87,8 +90,12 @@ def _parse_key(entry: object) -> VerificationKey | None:
             return None
     declared = entry.get("alg")
     if declared is not None:
-        algorithms &= {declared}
+        algorithms &= {declared} if isinstance(declared, str) else frozenset()
     return VerificationKey(key_id, key, algorithms) if algorithms else None
+
+
+def _is_fair(key: rsa.RSAPublicKey) -> bool:
+    return MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e <= MAX_RSA_EXPONENT
 
 
 def _public_key(entry: Mapping[str, Any]) -> object:

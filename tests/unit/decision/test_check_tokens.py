@@ -352,3 +352,14 @@ class TestKeys:
         assert one == two
         assert "jwks" not in repr(one)
         assert one.id != KeySet.of(PARTNERS.jwks).id
+
+
+async def test_a_request_is_tried_by_a_bounded_number_of_rules_of_its_issuer() -> None:
+    """Each costs a signature; rules of other issuers cost none and do not count."""
+    others = [EndUsers(f"https://a{number}.example").rule() for number in range(16)]
+    strangers = [EndUsers(key_name=f"p256-{number}").rule() for number in range(8)]
+    for count, allowed in ((7, True), (8, False)):
+        rules = [*others, *strangers[:count], USERS.rule()]
+        serving = await worker(LOCAL_WAYPOINT, authentication("users", *rules))
+
+        assert allowed == _ask(serving, bearer(USERS.token())).decision.allowed

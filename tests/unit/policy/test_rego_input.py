@@ -135,8 +135,8 @@ def test_a_partial_body_is_said_to_be_and_not_parsed(headers: dict[str, str], tr
 
 @pytest.mark.parametrize(
     "body",
-    ['{"a":', "NaN", '{"a": Infinity}', "[" * 40 + "]" * 40, "[" * 100_000, "1" * 5_000],
-    ids=["half", "nan", "infinity", "deep", "very deep", "long number"],
+    ['{"a":1,"b":2,"a":1}', '{"a":', "NaN", '{"a": Infinity}', "[" * 40 + "]" * 40, "[" * 100_000, "1" * 5_000],
+    ids=["a name twice", "half", "nan", "infinity", "deep", "very deep", "long number"],
 )
 def test_case_094_a_json_body_that_is_none_is_malformed(body: str) -> None:
     """Also one that would end the parser by its depth, or has numbers that JSON has not."""

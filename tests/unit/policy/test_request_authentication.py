@@ -103,6 +103,7 @@ def test_rules_that_name_the_same_place_share_its_keys() -> None:
         ({"issuer": ISSUER, "jwks": '{"keys": [1]}'}, "jwks", "key set"),
         ({"issuer": ISSUER, "jwks": {"keys": []}}, "jwks", "string"),
         ({"issuer": ISSUER, "jwks": '{"keys": []}'}, "jwks", "no RSA"),
+        ({"issuer": ISSUER, "jwks": '{"keys": [{"kty": ["RSA"]}]}'}, "jwks", "no RSA"),
         ({"issuer": ISSUER, "jwks": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'}, "jwks", "secret"),
         ({"issuer": ISSUER, "jwks": '{"keys": [{"kty": "EC", "d": "c2VjcmV0"}]}'}, "jwks", "private"),
         (RULE | {"fromHeaders": [{"name": ""}]}, "fromHeaders/0/name", "header"),

@@ -11,6 +11,8 @@ from app.decision.ports import TokenRefusal, VerifiedToken
 from app.limits import TokenLimits
 from app.policy.authentication_index import KeySet
 from app.policy.request_authentication import JwtRule
+from app.tokens import end_user_tokens
+from app.tokens.claims import parse_claims
 from app.tokens.end_user_tokens import EndUserTokenVerifier
 from tests.support.end_users import ISSUER, NOW, EndUsers, key, part
 from tests.support.jwks import jwk
@@ -253,3 +255,30 @@ def test_the_memory_is_bounded_and_holds_no_token() -> None:
     verifier.verify(tokens[0], RULE, KeySet.of(json.dumps({"keys": [jwk(key("p384"), kid="z")]})), NOW)
     assert (2, 1) == (len(verifier._verified), len(verifier._key_sets))
     assert not any(token in repr((verifier._verified, verifier._key_sets)) for token in tokens)
+
+
+def test_a_signature_is_tried_with_a_bounded_number_of_keys() -> None:
+    """Without a key id every key fits; a request must not cost as many verifications as an issuer publishes keys."""
+    users = EndUsers(kid=None)
+    others = [jwk(EndUsers(key_name=f"p256-{number}").key) for number in range(4)]
+    late = KeySet.of(json.dumps({"keys": [*others, users.jwk]}))
+
+    assert isinstance(_verify(users.token(), keys=late, max_keys_tried=5), VerifiedToken)
+    assert "does not hold" in _refusal(users.token(), keys=late, max_keys_tried=4).reason
+
+
+def test_a_token_is_read_once_for_all_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules of other issuers cost no parsing; another token is read anew."""
+    read: list[bytes] = []
+    monkeypatch.setattr(
+        end_user_tokens, "parse_claims", lambda data, **bounds: (read.append(data), parse_claims(data, **bounds))[1]
+    )
+    verifier = EndUserTokenVerifier(TokenLimits())
+    for token in (USERS.token(), USERS.token(sub="bob")):
+        for number in range(16):
+            other = JwtRule(pointer="", issuer=f"https://{number}.example")
+            outcome = verifier.verify(token, other, KEYS, NOW)
+            assert isinstance(outcome, TokenRefusal)
+            assert outcome.other_issuer
+
+    assert 4 == len(read)

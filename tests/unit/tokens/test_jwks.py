@@ -53,6 +53,11 @@ def test_the_first_of_two_keys_with_one_id_counts() -> None:
         jwk(P256, kid="x", use="enc"),
         jwk(P256, kid="x", alg="HS256"),
         jwk(P256, kid="x", alg="RS256"),
+        jwk(P256, kid="x", alg=["ES256"]),
+        jwk(RSA, kid="x") | {"kty": ["RSA"]},
+        jwk(RSA, kid="x") | {"e": jwk(RSA)["n"]},
+        jwk(RSA, kid="x") | {"e": "AQAAAAE"},
+        jwk(RSA, kid="x") | {"n": jwk(RSA)["n"] * 8},
         jwk(P256, kid="x", d="AAAA"),
         jwk(P256, kid="x") | {"crv": "secp256k1"},
         jwk(P256, kid="x") | {"x": "AAAA"},
@@ -66,7 +71,7 @@ def test_the_first_of_two_keys_with_one_id_counts() -> None:
     ],
 )
 def test_a_key_that_is_not_for_us_is_left_out(entry: Any) -> None:
-    """Symmetric, private, small, broken or foreign keys do not spoil the others."""
+    """Symmetric, private, small, costly, broken or foreign keys do not spoil the others."""
     assert set(parse_jwks(key_set(entry, jwk(P256, kid="good")))) == {"good"}
 
 
