@@ -19,7 +19,7 @@ from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.decision import Decision, Reason
 from app.policy.document import AUTHORIZATION_POLICY, GRANT, parse_document
 from app.policy.evaluate import decide
-from app.policy.grant import grant_from_document
+from app.policy.grant import Grant, grant_from_document
 from app.policy.grant_index import GrantIndex, GrantsAt
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import normalize
@@ -205,11 +205,11 @@ def read_case(value: Any, index: int = 0, limits: PolicyLimits | None = None) ->
 def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
     expected = case.choice("expected", _ANSWERS)
     mesh = _mesh(case.object("mesh") or {})
-    policies, grants = {}, {}
     answers = read_answers(case.object("request"))
     # Whoever gives the answer of a provider wants it asked, also one by our own name.
     mesh = replace(mesh, own_providers=tuple(name for name in mesh.own_providers if name not in answers))
     policies: dict[str, CompiledPolicy] = {}
+    grants: dict[str, Grant] = {}
     for index, item in enumerate(case.items("policies")):
         document = parse_document(item, limits)
         if document.kind == GRANT:
@@ -232,8 +232,6 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
         table=RuleTable.empty(mesh, limits).replaced(policies, ()),
         target=target,
         request=request,
-        rejected=rejected,
-        answers=read_answers(case.object("request")),
         grants=GrantIndex.empty(mesh, limits).replaced(grants, mesh).at(_now(case)) if grants else None,
         rejected=None if target.kind is PointKind.ZTUNNEL else rejected,  # ztunnel looks into no request
         answers=answers,
