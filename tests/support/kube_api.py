@@ -384,6 +384,8 @@ async def running_kube_api(folder: Path) -> AsyncIterator[KubeApi]:
     finally:
         api.cut_watches()
         await runner.cleanup()
+        for _ in range(3):  # connections that were aborted say so in a later turn of the loop
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
