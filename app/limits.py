@@ -265,7 +265,7 @@ class RegoLimits:
     max_input_fields: int = 1_000  # query parameters, form fields or parts of one request
     max_body_nesting: int = 32
     max_result_bytes: int = 262_144  # the value of a rule as JSON
-    memory_bytes: int = 536_870_912  # address space of a child
+    memory_bytes: int = 536_870_912  # address space that a child may take after its start, and what may be resident
     start_seconds: float = 10.0  # until a child has loaded its library and given up its rights
     load_seconds: float = 10.0  # to compile all modules of a set
     evaluate_seconds: float = 0.1  # of one rule; a child that takes longer is killed

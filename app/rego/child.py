@@ -32,7 +32,7 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
 
         _rehearse(rego_cpp)
         become(user, setting=_USER_SETTING)
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        memory = _Memory(memory_bytes)
         enter()
     except ImportError:
         answers.write(json_frame({"failed": "regopy is not installed: pip install 'gatehouse[rego]'"}))
@@ -41,8 +41,31 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
         answers.write(json_frame({"failed": error.detail}))
         return 1
     answers.write(json_frame({HELLO: os.getuid()}))
-    _serve(rego_cpp, answers, max_rules)
+    _serve(rego_cpp, answers, max_rules, memory)
     return 0
+
+
+class _Memory:
+    """What this process may take from now on: so much address space more, and so much resident after a question.
+
+    The library reserves 256 GiB when it is loaded, so that a bound of the whole address space would leave it nothing to
+    map, or let it fill what it has.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        size, _ = self._pages()
+        most = size * resource.getpagesize() + max_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def is_over(self) -> bool:
+        """Whether more is resident than it may be."""
+        return self._pages()[1] * resource.getpagesize() > self._max_bytes
+
+    def _pages(self) -> tuple[int, int]:
+        size, resident, *_ = os.pread(self._statm, 256, 0).split()
+        return int(size), int(resident)
 
 
 def _take_over_stdout() -> BinaryIO:
@@ -59,9 +82,9 @@ def _rehearse(engine: Any) -> None:
     assert rules.evaluate("rehearsal/ok", '{"x":1}') == (True, 1)
 
 
-def _serve(engine: Any, answers: BinaryIO, max_rules: int) -> None:
+def _serve(engine: Any, answers: BinaryIO, max_rules: int, memory: _Memory) -> None:
     selections: dict[str, Any] = {}
-    while (data := read_frame(sys.stdin.buffer)) is not None:
+    while not memory.is_over() and (data := read_frame(sys.stdin.buffer)) is not None:
         verb, argument = json.loads(data)
         if verb == "load":
             answer = _load(engine, selections, argument, max_rules)

@@ -109,6 +109,25 @@ async def test_a_rule_that_wants_all_memory_ends_its_child_only() -> None:
         assert RuleValue(True, True) == await _ask(engine, "good/yes")
 
 
+async def test_memory_is_bounded_by_its_setting_and_not_by_what_the_library_reserves() -> None:
+    """Megabytes of data are fine, and a rule that takes little by little what it may not have is ended."""
+    names = {f"name-{index}": [index] * 10 for index in range(3_000)}
+    rich = module("rich", "package rich\n\nfound := data.rich.names[input.parsed_path[0]][0]\n", {"names": names})
+    text = (
+        'package hungry\n\nx := count([s | some n in numbers.range(1, 100000); s := sprintf("%d-%s", [n, "text"])])\n'
+    )
+    hungry, few = module("hungry", text), replace(LIMITS, memory_bytes=67_108_864)
+    async with _engine(rich, limits=LIMITS) as engine:
+        asked = request_input(path="/name-2999")
+        found = await engine.evaluate(("rich", "found"), asked, deadline=time.monotonic() + 10)
+        assert RuleValue(True, 2999) == found
+    async with _engine(hungry, limits=LIMITS) as engine:
+        assert RuleValue(True, 100_000) == await _ask(engine, "hungry/x")
+    async with _engine(hungry, GOOD, limits=few) as engine:
+        assert ErrorCode.UNAVAILABLE == (await _refused(engine, "hungry/x")).code
+        assert RuleValue(True, True) == await _ask(engine, "good/yes")
+
+
 async def test_a_module_that_crashes_the_library_denies_and_rests() -> None:
     """Starting again and again would keep a core busy: after the burst nothing is started until the window has passed."""
     now = [1000.0]
@@ -219,9 +238,9 @@ async def test_the_child_has_given_up_what_it_does_not_need(monkeypatch: pytest.
     assert value in (RuleValue(True, {}), UNDEFINED_RULE)
     assert ("1", "2") == (status["NoNewPrivs"].strip(), status["Seccomp"].strip())
     assert os.geteuid() != 0 or "0" not in status["Uid"].split()
-    assert f"{LIMITS.memory_bytes}" in next(
-        line for line in limits.splitlines() if line.startswith("Max address space")
-    )
+    most = next(line.split()[3] for line in limits.splitlines() if line.startswith("Max address space"))
+    size = int(status["VmSize"].split()[0]) * 1024
+    assert 0 < int(most) - size <= LIMITS.memory_bytes
 
 
 async def test_without_the_library_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
