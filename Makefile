@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo run test torture bench check fmt gen lock clean
+.PHONY: help demo run test compiled torture bench check fmt gen lock clean
 
 help:
 	@echo "make demo        show the main job with the real Envoy (STAY=1 keeps it running)"
@@ -22,11 +22,15 @@ demo: $(VENV)/.demo
 run: $(VENV)/.demo
 	@$(BIN)/gatehouse run
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev compiled
 	$(BIN)/python -m pytest -m "not torture" $(PYTEST_ARGS)
 
-torture: $(VENV)/.dev
+torture: $(VENV)/.dev compiled
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+
+# The tests start hundreds of processes, and some environments forbid Python to keep what it compiles.
+compiled: $(VENV)/.dev
+	@$(BIN)/python -m compileall -q -j 0 app migrations tests/bench tests/support
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick)

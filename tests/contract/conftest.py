@@ -10,10 +10,10 @@ import pytest
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import StorageLimits
 from app.storage.database import Database
-from tests.support.databases import database_url
-from tests.support.postgres import postgres_server, postgres_url
+from tests.support.databases import database_url, empty_database_url
+from tests.support.postgres import empty_postgres_url, postgres_server, postgres_url
 
-__all__ = ["database_url", "postgres_server", "postgres_url"]
+__all__ = ["database_url", "empty_database_url", "empty_postgres_url", "postgres_server", "postgres_url"]
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 

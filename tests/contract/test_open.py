@@ -25,13 +25,14 @@ from tests.contract.conftest import make_entry
 ROOT = Path(__file__).parents[2]
 
 
-async def test_metadata_and_migrations_agree(database: Database) -> None:
+async def test_metadata_and_migrations_agree(empty_database_url: str) -> None:
     """What the migrations make is what the code believes in, on both databases."""
 
     def compare(connection: object) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))  # type: ignore[arg-type]
 
-    assert [] == await database.read(lambda transaction: compare(transaction.connection))
+    with Database.open(empty_database_url, StorageLimits()) as database:
+        assert [] == await database.read(lambda transaction: compare(transaction.connection))
 
 
 async def test_case_122_a_newer_schema_is_refused(database_url: str) -> None:
@@ -50,19 +51,19 @@ async def test_case_122_a_newer_schema_is_refused(database_url: str) -> None:
     assert "9999_from_the_future" in caught.value.detail
 
 
-def test_an_old_schema_is_left_alone_when_migrating_is_off(database_url: str) -> None:
+def test_an_old_schema_is_left_alone_when_migrating_is_off(empty_database_url: str) -> None:
     """With migration off nothing is created, and the message names the way on."""
     with pytest.raises(AppError) as caught:
-        Database.open(database_url, StorageLimits(), migrate=False)
+        Database.open(empty_database_url, StorageLimits(), migrate=False)
     assert ErrorCode.FAILED_PRECONDITION is caught.value.code
     assert "migrate" in caught.value.detail
-    Database.open(database_url, StorageLimits()).close()
-    Database.open(database_url, StorageLimits(), migrate=False).close()
+    Database.open(empty_database_url, StorageLimits()).close()
+    Database.open(empty_database_url, StorageLimits(), migrate=False).close()
 
 
-async def test_what_was_possibly_signed_before_is_listed_after_a_migration(database_url: str) -> None:
+async def test_what_was_possibly_signed_before_is_listed_after_a_migration(empty_database_url: str) -> None:
     """Intents of a schema that had no table of them; those with a certificate are none."""
-    engines = create_engines(parse_url(database_url), StorageLimits())
+    engines = create_engines(parse_url(empty_database_url), StorageLimits())
     entries = [make_entry("id", serial=serial) for serial in ("a1", "b2")]
     with engines.writer.begin() as connection:
         command.upgrade(alembic_config(connection), "0005")
@@ -81,17 +82,17 @@ async def test_what_was_possibly_signed_before_is_listed_after_a_migration(datab
             )
         )
     engines.dispose()
-    with Database.open(database_url, StorageLimits()) as database:
+    with Database.open(empty_database_url, StorageLimits()) as database:
         found = await database.read(lambda transaction: transaction.ledger.open_intents(after="", limit=10))
     assert ["b2"] == [intent.serial for intent in found]
 
 
-def test_two_replicas_may_start_at_once(postgres_url: str) -> None:
+def test_two_replicas_may_start_at_once(empty_postgres_url: str) -> None:
     """The migration takes a lock, so the second finds the schema made."""
     program = "import sys; from app.storage.database import Database; from app.limits import StorageLimits\n"
     program += "Database.open(sys.argv[1], StorageLimits()).close()"
     started = [
-        subprocess.Popen([sys.executable, "-c", program, postgres_url], cwd=ROOT, stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", program, empty_postgres_url], cwd=ROOT, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
     assert [(0, b"")] * 3 == [(process.wait(60), process.communicate()[1]) for process in started]

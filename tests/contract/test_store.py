@@ -16,6 +16,7 @@ from app.storage.database import Database
 from app.storage.tables import properties
 from app.storage.transaction import SqlTransaction
 from tests.contract.conftest import make_entry
+from tests.support.databases import new_sqlite
 from tests.support.postgres import PostgresServer
 
 
@@ -241,7 +242,7 @@ async def test_a_full_sqlite_is_a_clear_refusal_and_heals(tmp_path: Path) -> Non
 
         return work
 
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         await database.write(bound_to(1))  # SQLite takes the present size instead
         with pytest.raises(AppError) as caught:
             await fill(database)

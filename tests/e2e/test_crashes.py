@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.databases import database_url
+from tests.support.databases import empty_database_url
 from tests.support.gatehouse import Gatehouse, merged
 from tests.support.issuing_load import issuing_load, read_record
 from tests.support.ledger_audit import Listing, audit, list_unfinished
 from tests.support.nodes import Nodes, roots_of
-from tests.support.postgres import postgres_server, postgres_url
+from tests.support.postgres import empty_postgres_url, postgres_server
 
-__all__ = ["database_url", "postgres_server", "postgres_url"]
+__all__ = ["empty_database_url", "empty_postgres_url", "postgres_server"]
 
 pytestmark = pytest.mark.e2e
 
@@ -106,20 +106,22 @@ async def kill_under_load(
 
 
 @pytest.mark.parametrize("kill", [kill_authority, kill_everything])
-async def test_a_kill_loses_no_certificate_that_anybody_received(tmp_path: Path, database_url: str, kill: Kill) -> None:
+async def test_a_kill_loses_no_certificate_that_anybody_received(
+    tmp_path: Path, empty_database_url: str, kill: Kill
+) -> None:
     """R1a, few kills."""
     _, seconds = await kill_under_load(
-        tmp_path, database_url, kill, kills=KILLS, clients=16, listed_within=PATIENCE_SECONDS
+        tmp_path, empty_database_url, kill, kills=KILLS, clients=16, listed_within=PATIENCE_SECONDS
     )
     assert KILLS == len(seconds)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("kill", [kill_authority, kill_everything])
-async def test_twenty_kills_lose_no_certificate(tmp_path: Path, database_url: str, kill: Kill) -> None:
+async def test_twenty_kills_lose_no_certificate(tmp_path: Path, empty_database_url: str, kill: Kill) -> None:
     """R1a, in full: 20/20, and ready again within five seconds each time (`SLACK`)."""
     first_start, seconds = await kill_under_load(
-        tmp_path, database_url, kill, kills=TORTURE_KILLS, clients=TORTURE_CLIENTS, listed_within=READY_SECONDS
+        tmp_path, empty_database_url, kill, kills=TORTURE_KILLS, clients=TORTURE_CLIENTS, listed_within=READY_SECONDS
     )
     assert [] == [round(one, 1) for one in seconds if one >= max(READY_SECONDS, SLACK * first_start)]
 
@@ -165,16 +167,16 @@ async def kill_replicas_in_turn(tmp_path: Path, url: str, *, rounds: int, client
 
 
 @pytest.mark.postgres
-async def test_killing_each_replica_in_turn_loses_no_certificate(tmp_path: Path, postgres_url: str) -> None:
+async def test_killing_each_replica_in_turn_loses_no_certificate(tmp_path: Path, empty_postgres_url: str) -> None:
     """Two replicas on one PostgreSQL, started at the same moment on an empty database, clients on both."""
-    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2, clients=16)
+    await kill_replicas_in_turn(tmp_path, empty_postgres_url, rounds=2, clients=16)
 
 
 @pytest.mark.postgres
 @pytest.mark.torture
-async def test_forty_kills_of_replicas_lose_no_certificate(tmp_path: Path, postgres_url: str) -> None:
+async def test_forty_kills_of_replicas_lose_no_certificate(tmp_path: Path, empty_postgres_url: str) -> None:
     """The same, twenty times each."""
-    await kill_replicas_in_turn(tmp_path, postgres_url, rounds=2 * TORTURE_KILLS, clients=128)
+    await kill_replicas_in_turn(tmp_path, empty_postgres_url, rounds=2 * TORTURE_KILLS, clients=128)
 
 
 async def test_a_drain_finishes_what_was_begun(tmp_path: Path) -> None:

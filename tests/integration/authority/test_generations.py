@@ -15,6 +15,7 @@ from app.errors import AppError, ErrorCode
 from app.limits import AuthorityLimits, CertificateLimits, StorageLimits
 from app.storage.database import Database
 from tests.support.authorities import Kit, make_kit
+from tests.support.databases import new_sqlite
 from tests.support.rotating_mesh import Mesh, doomed
 
 MINUTE = timedelta(minutes=1)
@@ -47,7 +48,7 @@ async def live_with_chores(mesh: Mesh, length: timedelta) -> None:
 
 async def test_r7_twelve_generations_of_issuing_authorities(tmp_path: Path) -> None:
     """They follow each other by themselves; everybody can meet everybody all the time, and nothing is doomed."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await short_lived(database).open()
         mesh = Mesh.of(kit, 5, late=timedelta(seconds=8), ttl_seconds=(120, 150, 180))
         generations = set()
@@ -68,7 +69,7 @@ async def test_r7_twelve_generations_of_issuing_authorities(tmp_path: Path) -> N
 
 async def test_r7_a_root_that_ends_is_followed_by_another(tmp_path: Path) -> None:
     """Roots that live for an hour: one rotation of them in the middle, by hand, and nothing is doomed."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await short_lived(database, root=40 * MINUTE, max_ttl_seconds=150).open()
         mesh = Mesh.of(kit, 5, ttl_seconds=(120, 150))
         first = kit.authorities.issuing.authority.root
@@ -87,7 +88,7 @@ async def test_r7_a_root_that_ends_is_followed_by_another(tmp_path: Path) -> Non
 
 async def test_r7_without_a_successor_lives_are_cut_and_then_nothing_is_issued(tmp_path: Path) -> None:
     """The keeper makes no keys: clamped to the end of the chain, then refused; never a doomed certificate."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await short_lived(database).open()
 
         async def no_key(_authority_id: str) -> NewKey:
@@ -116,7 +117,7 @@ async def test_r7_without_a_successor_lives_are_cut_and_then_nothing_is_issued(t
 @pytest.mark.torture
 async def test_r7_at_length(tmp_path: Path) -> None:
     """Forty generations with thirty peers."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await short_lived(database, root=timedelta(days=30)).open()
         mesh = Mesh.of(kit, 30, late=timedelta(seconds=8), ttl_seconds=(120, 150, 180))
         await live_with_chores(mesh, 40 * 5 * MINUTE)

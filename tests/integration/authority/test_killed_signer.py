@@ -17,6 +17,7 @@ from app.keys.signer_client import SignerClient
 from app.limits import AuthorityLimits, CertificateLimits, StorageLimits
 from app.storage.database import Database
 from tests.support.authorities import FixedClock, Kit, believes, make_kit
+from tests.support.databases import new_sqlite
 from tests.support.signer import signer_client
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ async def test_a_rotation_survives_the_death_of_the_signer_at_each_step(tmp_path
     point, asked = 1, 1
     async with signer_client() as client:
         while point <= asked:
-            with Database.open(f"sqlite:///{tmp_path / f'{point}.db'}", StorageLimits()) as database:
+            with Database.open(new_sqlite(tmp_path / f"{point}.db"), StorageLimits()) as database:
                 clock, keeper = FixedClock(), Fragile(client)
                 clock.time = datetime.now(UTC).replace(microsecond=0) - LIFE * 2 / 3  # the signer's clock is real
                 kit = make_kit(database, clock=clock, limits=LIMITS, certificate_limits=SHORT, keeper=keeper)  # type: ignore[arg-type]

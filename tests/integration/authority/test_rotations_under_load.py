@@ -16,6 +16,7 @@ from app.errors import AppError, ErrorCode
 from app.limits import AuthorityLimits, CertificateLimits, StorageLimits
 from app.storage.database import Database
 from tests.support.authorities import Kit, believes, make_kit
+from tests.support.databases import new_sqlite
 from tests.support.rotating_mesh import Mesh, doomed
 
 SECOND = timedelta(seconds=1)
@@ -59,7 +60,7 @@ async def rotate_once(mesh: Mesh, *, meetings: int) -> int:
 
 
 async def check_rotations(directory: Path, *, rotations: int, peers: int, meetings: int) -> None:
-    with Database.open(f"sqlite:///{directory / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(directory / "g.db"), StorageLimits()) as database:
         kit = await patient(database).open()
         mesh = Mesh.of(kit, peers, late=MINUTE)
         await mesh.live(5 * MINUTE, 10 * SECOND, meetings=meetings)
@@ -86,7 +87,7 @@ async def test_r8_fifty_rotations_with_five_hundred_peers(tmp_path: Path) -> Non
 
 async def test_r8_the_mesh_would_notice_a_rotation_in_one_go(tmp_path: Path) -> None:
     """The test can fail: a new root that signs at once, forced, cuts peers off."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await patient(database).open()
         await kit.add_tokens()
         mesh = Mesh.of(kit, 12, late=MINUTE)
@@ -99,7 +100,7 @@ async def test_r8_the_mesh_would_notice_a_rotation_in_one_go(tmp_path: Path) -> 
 
 async def test_case_75_requests_during_a_rotation_are_answered(tmp_path: Path) -> None:
     """By the old or the new authority; each answer verifies under its own roots and under those of before."""
-    with Database.open(f"sqlite:///{tmp_path / 'g.db'}", StorageLimits()) as database:
+    with Database.open(new_sqlite(tmp_path / "g.db"), StorageLimits()) as database:
         kit = await patient(database).open()
         before = await kit.issue()
         _, issuing = await kit.rotate(AuthorityRole.ROOT)

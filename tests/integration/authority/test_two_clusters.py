@@ -25,6 +25,7 @@ from app.limits import ParentLimits, StorageLimits
 from app.storage.database import Database
 from tests.support.authorities import FixedClock, Kit, make_kit
 from tests.support.certificates import make_csr
+from tests.support.databases import new_sqlite
 
 
 @dataclass
@@ -131,8 +132,8 @@ async def test_workloads_of_two_clusters_meet_once_each_gives_out_both_roots(tmp
     clock = FixedClock()
     clock.time = datetime.now(UTC).replace(microsecond=0)
     with (
-        Database.open(f"sqlite:///{tmp_path / 'a.db'}", StorageLimits()) as one,
-        Database.open(f"sqlite:///{tmp_path / 'b.db'}", StorageLimits()) as other,
+        Database.open(new_sqlite(tmp_path / "a.db"), StorageLimits()) as one,
+        Database.open(new_sqlite(tmp_path / "b.db"), StorageLimits()) as other,
     ):
         east = Cluster("east", await make_kit(one, clock=clock).open(), tmp_path)
         west = Cluster("west", await make_kit(other, clock=clock).open(), tmp_path)
@@ -160,8 +161,8 @@ async def test_a_removed_root_does_not_come_back_as_an_echo(
     """A peer gives out what it took from us, too; a root of ours that we removed leaves both clusters all the same."""
     clock = FixedClock()
     with (
-        Database.open(f"sqlite:///{tmp_path / 'a.db'}", StorageLimits()) as one,
-        Database.open(f"sqlite:///{tmp_path / 'b.db'}", StorageLimits()) as other,
+        Database.open(new_sqlite(tmp_path / "a.db"), StorageLimits()) as one,
+        Database.open(new_sqlite(tmp_path / "b.db"), StorageLimits()) as other,
     ):
         east = Cluster("east", await make_kit(one, clock=clock).open(), tmp_path, tells_everything)
         west = Cluster("west", await make_kit(other, clock=clock).open(), tmp_path, tells_everything)

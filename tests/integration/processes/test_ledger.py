@@ -32,9 +32,9 @@ from app.ledger.entry import EntryKind, LedgerEntry
 from app.ledger.frontier import Frontier
 from app.settings import Settings, load_settings
 from tests.support.gatehouse import Gatehouse
-from tests.support.postgres import postgres_server, postgres_url
+from tests.support.postgres import empty_postgres_url, postgres_server
 
-__all__ = ["postgres_server", "postgres_url"]
+__all__ = ["empty_postgres_url", "postgres_server"]
 
 
 def gatehouse_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -261,7 +261,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """An installation on either database."""
     if request.param == "sqlite":
         return load_settings(environ={}, state_dir=tmp_path / "state")
-    url = request.getfixturevalue("postgres_url")
+    url = request.getfixturevalue("empty_postgres_url")
     return load_settings(environ={}, state_dir=tmp_path / "state", database={"url": url})
 
 

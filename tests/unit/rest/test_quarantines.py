@@ -120,11 +120,12 @@ async def test_a_quarantine_is_a_policy_document_like_any_other(api: Api) -> Non
         ({"identity": CART, "colour": "red"}, 422),
     ],
 )
-async def test_what_is_no_quarantine_is_refused(api: Api, body: dict[str, Any], status: int) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_no_quarantine_is_refused(shared_api: Api, body: dict[str, Any], status: int) -> None:
     """With a problem that says what to write, and nothing stored."""
-    answer = await add(api, **body)
+    answer = await add(shared_api, **body)
     assert status == answer.status_code
-    assert [] == (await api.client.get("/v1/quarantines")).json()["items"]
+    assert [] == (await shared_api.client.get("/v1/quarantines")).json()["items"]
 
 
 async def test_a_name_that_is_taken_is_told(api: Api) -> None:
@@ -196,11 +197,12 @@ async def test_certificates_are_listed_page_by_page_and_shown_with_their_entry(a
         ({"colour": "red"}, 422),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_question_about_certificates_that_means_nothing_is_refused(
-    api: Api, query: dict[str, str], status: int
+    shared_api: Api, query: dict[str, str], status: int
 ) -> None:
     """Instead of an empty answer."""
-    assert status == (await api.client.get("/v1/certificates", params=query)).status_code
+    assert status == (await shared_api.client.get("/v1/certificates", params=query)).status_code
 
 
 async def test_a_serial_that_is_on_no_record_is_not_found(api: Api) -> None:

@@ -80,8 +80,9 @@ async def test_diff(api, stored):
         ("diff", {"before": 7}, 404),
     ],
 )
-async def test_what_is_no_question_is_refused(api, path, body, status):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_no_question_is_refused(shared_api, path, body, status):
     """A problem with a sentence, never an internal error."""
-    response = await api.client.post(f"/v1/{path}", json=body)
+    response = await shared_api.client.post(f"/v1/{path}", json=body)
 
     assert (status, True) == (response.status_code, bool(response.json()["detail"]))
