@@ -19,7 +19,7 @@ from app.policy.authentication_index import BelievedIssuer, KeySet, TargetTokens
 from app.policy.decision import Decision, Reason
 from app.policy.document import REQUEST_AUTHENTICATION
 from app.policy.effects import NO_EFFECTS, Effects, joined
-from app.policy.request import Request
+from app.policy.request import Request, is_preflight
 from app.policy.request_authentication import JwtRule
 
 _NOTHING: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class RequestAuthenticator:
 
     def authenticate(self, tokens: TargetTokens, request: Request, now: float) -> Authenticated:
         """Who the end user is, at a target with these rules."""
-        if _is_preflight(request):
+        if is_preflight(request):
             return _without_token(_owned_headers(tokens, request))
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
         tried = 0
@@ -126,16 +126,6 @@ def _denial(refusal: TokenRefusal, believed: BelievedIssuer) -> Decision:
     # INVARIANT: nothing of the token is in it, so that there are few different answers to keep encoded.
     policy = f"{REQUEST_AUTHENTICATION}/{believed.document}"
     return Decision(False, Reason.TOKEN_INVALID, policy, hint=refusal.reason)
-
-
-def _is_preflight(request: Request) -> bool:
-    """Whether this is a CORS preflight, which carries no credentials and is let through to the policies."""
-    headers = request.headers
-    return (
-        request.method == "OPTIONS"
-        and bool(headers.get("origin"))
-        and bool(headers.get("access-control-request-method"))
-    )
 
 
 def _owned_headers(tokens: TargetTokens, request: Request) -> tuple[str, ...]:

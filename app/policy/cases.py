@@ -23,7 +23,7 @@ from app.policy.grant import Grant, grant_from_document
 from app.policy.grant_index import GrantIndex, GrantsAt
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import normalize
-from app.policy.request import Request
+from app.policy.request import Request, is_preflight
 from app.policy.rule_table import RuleTable
 from app.policy.shadow import SAME, ShadowVerdict, decide_shadow
 from app.policy.spec_fields import read_moment
@@ -313,7 +313,6 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
     path, rejected = fields.text("path", "/"), None
     if protocol != "tcp":
         path, rejected = _as_filters_see_it(fields, path, mesh)
-        rejected = _token_refusal(fields) or rejected
     issuer = (fields.object("jwt_claims") or {}).get("iss")
     delimited = fields.fields("space_delimited_claims")
     request = Request(
@@ -332,7 +331,13 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
         space_delimited_claims=frozenset(delimited.texts(issuer) if isinstance(issuer, str) else ()),
         dynamic_metadata=fields.object("dynamic_metadata"),
     )
-    return request, rejected
+    if protocol == "tcp":
+        return request, None
+    state = fields.choice("jwt_state", _TOKEN_STATES, "none")
+    if is_preflight(request) or (fields.has("trusted_issuers") and not fields.texts("trusted_issuers")):
+        request.claims = None  # nobody looks at a token: browsers send none, or no issuer is believed here
+        return request, rejected
+    return request, _token_refusal(fields, state) or rejected
 
 
 def _as_filters_see_it(fields: CaseFields, path: str, mesh: MeshConfig) -> tuple[str, Decision | None]:
@@ -352,9 +357,9 @@ def _headers(fields: CaseFields) -> dict[str, tuple[str, ...]]:
     return headers
 
 
-def _token_refusal(fields: CaseFields) -> Decision | None:
+def _token_refusal(fields: CaseFields, state: str) -> Decision | None:
     """A token that is present and does not verify is 401 before any policy; none at all is not an error."""
-    if fields.choice("jwt_state", _TOKEN_STATES, "none") in _REFUSED_TOKENS:
+    if state in _REFUSED_TOKENS:
         return _UNAUTHORIZED
     claims = fields.object("jwt_claims")
     if (

@@ -38,3 +38,13 @@ class Request:
     claims: Mapping[str, Any] | None = None  # the payload of a verified token
     space_delimited_claims: frozenset[str] = frozenset()
     dynamic_metadata: Mapping[str, Any] | None = None
+
+
+def is_preflight(request: Request) -> bool:
+    """Whether this is a CORS preflight, which carries no credentials and is let through to the policies."""
+    headers = request.headers
+    return (
+        request.method == "OPTIONS"
+        and bool(headers.get("origin"))
+        and bool(headers.get("access-control-request-method"))
+    )

@@ -196,3 +196,33 @@ def test_a_provider_whose_answer_is_given_is_asked() -> None:
 
     assert "deny" == _got(own, request={"provider_decisions": {"gatehouse": "deny"}})
     assert "allow" == _got(own)
+
+
+_PREFLIGHT = {"origin": "https://a", "access-control-request-method": "POST"}
+_USERS_ONLY = policy(source(requestPrincipals=["*"]))
+_TOKEN = {"iss": "i", "sub": "s"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "policies", "request_members"),
+    [
+        ("deny", [], {"jwt_state": "expired"}),
+        ("deny", [], {"jwt_state": "untrusted_issuer", "trusted_issuers": ["i"]}),
+        ("deny", [], {"jwt_state": "valid", "jwt_claims": _TOKEN, "trusted_issuers": ["other"]}),
+        ("allow", [_USERS_ONLY], {"jwt_state": "valid", "jwt_claims": _TOKEN, "trusted_issuers": ["other", "i"]}),
+        ("allow", [], {"jwt_state": "none", "trusted_issuers": ["i"]}),
+        ("deny", [_USERS_ONLY], {"jwt_state": "none", "trusted_issuers": ["i"]}),
+        # Istio lets a preflight through to the policies whatever token it has; without its headers it is none.
+        ("allow", [], {"jwt_state": "expired", "method": "OPTIONS", "headers": _PREFLIGHT}),
+        ("deny", [], {"jwt_state": "expired", "method": "POST", "headers": _PREFLIGHT}),
+        ("deny", [], {"jwt_state": "expired", "method": "OPTIONS", "headers": {"origin": "https://a"}}),
+        ("deny", [_USERS_ONLY], {"jwt_claims": _TOKEN, "method": "OPTIONS", "headers": _PREFLIGHT}),
+        # Where no issuer is believed, no RequestAuthentication looks at tokens: none is refused, none is anybody's.
+        ("allow", [], {"jwt_state": "expired", "trusted_issuers": []}),
+        ("allow", [], {"jwt_state": "valid", "jwt_claims": _TOKEN, "trusted_issuers": []}),
+        ("deny", [_USERS_ONLY], {"jwt_state": "valid", "jwt_claims": _TOKEN, "trusted_issuers": []}),
+    ],
+)
+def test_states_of_a_token(expected: str, policies: list[dict[str, Any]], request_members: dict[str, Any]) -> None:
+    """A token that does not verify is refused before any policy, where somebody verifies it."""
+    assert expected == _got(*policies, request=request_members)
