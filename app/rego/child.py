@@ -100,7 +100,8 @@ def _serve(engine: Any, answers: BinaryIO, max_rules: int, memory: _Memory) -> N
 def _load(engine: Any, selections: dict[str, Any], argument: Any, max_rules: int) -> Any:
     try:
         modules = [(file, text) for file, text in argument["modules"]]
-        selections[argument["selection"]] = engine.RuleSet(modules, argument["data"], max_rules=max_rules)
+        rules = selections[argument["selection"]] = engine.RuleSet(modules, argument["data"], max_rules=max_rules)
+        rules.prepare(argument["rules"])
     except engine.RuleError as error:
         return {"error": str(error)}
     return {"loaded": True}

@@ -1,9 +1,9 @@
 """The embedded engine: rego-cpp in a child process of this worker.
 
-The modules are those of the snapshot that serves. When they change, another child loads them, and questions wait for
-that within their deadline: the same snapshot gives the same answer. A child that crashes, falls silent or takes too
-long is replaced, within a budget: an input that kills it every time must not keep a core busy with starting processes.
-While there is no child, there is no answer, and no answer is a denial.
+The modules are those of the snapshot that serves. When they change, another child loads them and compiles the rules
+that were asked for; until it is ready, a fraction of a second, the child before answers: a change must deny nobody. A
+child that crashes, falls silent or takes too long is replaced, within a budget: an input that kills it every time must
+not keep a core busy with starting processes. While there is no child, there is no answer, and no answer is a denial.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -37,6 +38,7 @@ class _Generation:
     started: asyncio.Task[RegoProcess]
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     loaded: dict[ModuleSelection, asyncio.Task[str]] = field(default_factory=dict)
+    rules: dict[ModuleSelection, dict[str, None]] = field(default_factory=dict)  # that were asked for, in order
 
 
 class EmbeddedEngine:
@@ -57,7 +59,8 @@ class EmbeddedEngine:
         self._limits = limits
         self._user = user
         self._monotonic = monotonic
-        self._generation: _Generation | None = None
+        self._generation: _Generation | None = None  # who answers
+        self._coming: _Generation | None = None  # who will, once it has loaded what changed
         self._starts: deque[float] = deque()
         self._retiring: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
         self._waiting = 0
@@ -69,18 +72,21 @@ class EmbeddedEngine:
         child = _child(self._generation)
         return child.pid if child is not None and child.is_open else 0
 
-    def prepare(self, selections: Iterable[ModuleSelection]) -> None:
-        """Load what serves now, so that the first question need not wait for it."""
-        for selection in selections:
+    def prepare(self, wanted: Mapping[ModuleSelection, Iterable[str]]) -> None:
+        """Load what serves now, and compile the rules (as paths) of each selection that will be asked for."""
+        for selection, rules in wanted.items():
             try:
-                self._load(self._current(), selection)
+                generation = self._current(selection, rules)
+                self._load(self._coming or generation, selection, rules)
             except AppError as error:
                 _log.warning("rego_not_prepared", reason=error.detail)
 
     def rest(self) -> None:
         """End the child: nobody asks for a rule any more. Should somebody, there will be another."""
-        if self._generation is not None:
-            self._retire(self._generation)
+        for generation in (self._generation, self._coming):
+            if generation is not None:
+                self._retire(generation)
+        self._generation = self._coming = None
 
     async def evaluate(
         self,
@@ -104,17 +110,17 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         """End the child; who still waits for it gets `UNAVAILABLE`."""
-        if self._generation is not None:
-            child = _child(self._generation)
+        for generation in (self._generation, self._coming):
+            child = _child(generation)
             if child is not None:
                 child.kill()
-            self._retire(self._generation)
+        self.rest()
         await asyncio.gather(*self._retiring)
 
     async def _evaluate(self, path: str, input_json: bytes, selection: ModuleSelection) -> RuleValue:
         while True:
-            generation = self._current()
-            name = await asyncio.shield(self._load(generation, selection))
+            generation = self._current(selection, (path,))
+            name = await asyncio.shield(self._load(generation, selection, (path,)))
             await generation.turn.acquire()
             if not generation.started.result().is_open:  # it ended under the question before this one
                 generation.turn.release()
@@ -137,8 +143,8 @@ class EmbeddedEngine:
             raise AppError(ErrorCode.INVALID, str(answer["error"]))
         return RuleValue(True, answer["value"]) if "value" in answer else UNDEFINED_RULE
 
-    def _current(self) -> _Generation:
-        """The child for the modules that serve now, started when there is none.
+    def _current(self, selection: ModuleSelection, rules: Iterable[str]) -> _Generation:
+        """Who answers for a selection now.
 
         Raises:
             AppError: `UNAVAILABLE` when children ended too often of late; `FAILED_PRECONDITION` without modules.
@@ -148,13 +154,34 @@ class EmbeddedEngine:
             return before
         if not modules:
             raise AppError(ErrorCode.FAILED_PRECONDITION, "there is no RegoModule in the set")
-        if before is not None:
-            if before.modules is modules:
-                self._count_restart(before)
+        if before is not None and before.modules is modules:
+            self._count_restart(before)
             self._retire(before)
-        started = asyncio.create_task(RegoProcess.start(self._limits, user=self._user))
-        self._generation = _Generation(modules, started)
-        return self._generation
+            self._generation = self._begin(modules, before)
+            return self._generation
+        coming = self._coming
+        if coming is None or coming.modules is not modules:
+            if coming is not None:
+                self._retire(coming)
+            coming = self._coming = self._begin(modules, before)
+        if before is None or not _is_alive(before) or _is_settled(coming):
+            if before is not None:
+                self._retire(before)
+            self._generation, self._coming = coming, None
+            return coming
+        if selection not in before.loaded:  # what it had is of no use to who asks for the first time
+            self._load(coming, selection, rules)
+            return coming
+        return before
+
+    def _begin(self, modules: Modules, before: _Generation | None) -> _Generation:
+        """Start a child, and have it load what the one before had loaded."""
+        generation = _Generation(modules, asyncio.create_task(RegoProcess.start(self._limits, user=self._user)))
+        generation.started.add_done_callback(_look)
+        if before is not None:
+            for selection, rules in before.rules.items():
+                self._load(generation, selection, rules)
+        return generation
 
     def _count_restart(self, ended: _Generation) -> None:
         now = self._monotonic()
@@ -167,9 +194,12 @@ class EmbeddedEngine:
         REGO_RESTARTS.inc()
         _log.warning("rego_child_restarted", restarts=self.restarts)
 
-    def _load(self, generation: _Generation, selection: ModuleSelection) -> asyncio.Task[str]:
+    def _load(self, generation: _Generation, selection: ModuleSelection, rules: Iterable[str]) -> asyncio.Task[str]:
         """The loading of a selection, begun when it was not; its result is the name by which the child knows it."""
         task = generation.loaded.get(selection)
+        known = generation.rules.setdefault(selection, {})
+        if len(known) < self._limits.max_rules_compiled:
+            known.update(dict.fromkeys(rules))
         if task is None:
             if len(generation.loaded) >= self._limits.max_selections:
                 raise AppError(ErrorCode.OVERLOADED, "providers select in more ways than rego.max_selections")
@@ -186,6 +216,7 @@ class EmbeddedEngine:
             "selection": name,
             "modules": [(module.file, module.rego) for module in modules],
             "data": data_documents(modules),
+            "rules": list(generation.rules[selection]),
         }
         child = await asyncio.shield(generation.started)
         async with generation.turn:
@@ -197,7 +228,6 @@ class EmbeddedEngine:
 
     def _retire(self, generation: _Generation) -> None:
         """End a child once whoever asks it now has an answer."""
-        self._generation = None
         task = asyncio.create_task(_discard(generation))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -220,6 +250,11 @@ def _is_alive(generation: _Generation) -> bool:
         return True
     child = _child(generation)
     return child is not None and child.is_open
+
+
+def _is_settled(generation: _Generation) -> bool:
+    """Whether it has loaded, or failed to load, everything that it was told to."""
+    return generation.started.done() and all(task.done() for task in generation.loaded.values())
 
 
 def _child(generation: _Generation | None) -> RegoProcess | None:
@@ -245,7 +280,7 @@ def _end_turn(generation: _Generation, exchange: asyncio.Task[RuleValue]) -> Non
         exchange.exception()  # looked at, also when nobody waits any more
 
 
-def _look(task: asyncio.Task[str]) -> None:
+def _look(task: asyncio.Task[Any]) -> None:
     """Look at the failure of a task that nobody may be waiting for."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("rego_modules_not_loaded", reason=getattr(error, "detail", type(error).__name__))

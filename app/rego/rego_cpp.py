@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,12 @@ class RuleSet:
         self._max_rules = max_rules
         self._compiled: dict[str, Any] = {}
 
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Compile rules before they are asked for; one that does not compile says so when it is."""
+        for path in paths:
+            with suppress(RuleError):
+                self._compile(path)
+
     def evaluate(self, path: str, input_json: str) -> tuple[bool, Any]:
         """Whether the rule is defined for an input, and its value.
 
@@ -73,15 +80,8 @@ class RuleSet:
             RuleError: when it cannot be compiled or evaluated.
             MemoryError: when the library ran out of memory; it is not to be used any more.
         """
+        compiled = self._compile(path)
         try:
-            compiled = self._compiled.get(path)
-            if compiled is None:
-                if len(self._compiled) >= self._max_rules:
-                    raise RuleError("more rules are asked for than rego.max_rules_compiled")
-                compiled = self._interpreter.build(None, [path])
-                if not compiled.ok():
-                    raise RuleError("the rule does not compile")
-                self._compiled[path] = compiled
             self._interpreter.set_input_term(input_json)
             output = self._interpreter.query_bundle_entrypoint(compiled, path)
         except (RegoError, ValueError) as error:
@@ -90,6 +90,20 @@ class RuleSet:
             raise RuleError("the rule fails for this input (rules that contradict each other, or a failing function)")
         expressions = output[0].expressions
         return (True, expressions[0]) if len(expressions) == 1 else (False, None)
+
+    def _compile(self, path: str) -> Any:
+        compiled = self._compiled.get(path)
+        if compiled is None:
+            if len(self._compiled) >= self._max_rules:
+                raise RuleError("more rules are asked for than rego.max_rules_compiled")
+            try:
+                compiled = self._interpreter.build(None, [path])
+            except (RegoError, ValueError) as error:
+                raise RuleError(_message(error)) from error
+            if not compiled.ok():
+                raise RuleError("the rule does not compile")
+            self._compiled[path] = compiled
+        return compiled
 
 
 def check_modules(modules: Sequence[tuple[str, str, str]], data: Mapping[str, Any]) -> list[Problem]:

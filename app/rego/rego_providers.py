@@ -37,7 +37,9 @@ class EmbeddedProvider:
     def follow(self, state: DecisionState) -> None:
         """Take over the modules, and have what providers select loaded before it is asked for."""
         self._modules = state.values.of(REGO_MODULE)
-        wanted = dict.fromkeys(map(_selection, _specs(state, RegoEngine.EMBEDDED)))
+        wanted: dict[ModuleSelection, list[str]] = {}
+        for spec in _specs(state, RegoEngine.EMBEDDED):
+            wanted.setdefault(_selection(spec), []).append(spec.path)
         if wanted:
             self.engine.prepare(wanted)
         else:

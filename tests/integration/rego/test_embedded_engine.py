@@ -146,17 +146,44 @@ async def test_a_module_that_crashes_the_library_denies_and_rests() -> None:
         assert "the process that evaluates ended" == await refused()
 
 
-async def test_modules_of_the_next_snapshot_answer_from_then_on() -> None:
-    """The same engine, other modules: no question is answered by the old ones."""
+async def test_modules_of_the_next_snapshot_answer_as_soon_as_they_are_loaded() -> None:
+    """Until then those before do, so that a change denies nobody; and from then on never again."""
     serving = [modules(GOOD)]
     engine = EmbeddedEngine(lambda: serving[0], LIMITS)
     try:
         assert RuleValue(True, "a") == await _ask(engine, "good/path")
         serving[0] = modules(module("good", 'package good\n\npath := "changed"\n'))
-        assert RuleValue(True, "changed") == await _ask(engine, "good/path")
+        answers = [(await _ask(engine, "good/path")).value]
+        while answers[-1] != "changed":
+            answers.append((await _ask(engine, "good/path")).value)
+        answers += [(await _ask(engine, "good/path")).value for _ in range(5)]
+        assert ["a", "changed"] == sorted({*answers})
+        assert answers == sorted(answers)
         assert 0 == engine.restarts
         serving[0] = modules()
         assert "there is no RegoModule in the set" == (await _refused(engine, "good/path")).detail
+    finally:
+        await engine.close()
+
+
+async def _outcome(engine: EmbeddedEngine) -> RuleValue | AppError:
+    try:
+        return await _ask(engine, "good/yes")
+    except AppError as error:
+        return error
+
+
+async def test_modules_that_do_not_load_replace_those_before() -> None:
+    """The set says so; to go on with what was would be to decide by what nobody wants any more."""
+    serving = [modules(GOOD)]
+    engine = EmbeddedEngine(lambda: serving[0], LIMITS)
+    try:
+        await _ask(engine, "good/yes")
+        serving[0] = modules(module("good", "package good\n\nx := \n"))
+        async with asyncio.timeout(20):
+            while not isinstance(answer := await _outcome(engine), AppError):
+                assert RuleValue(True, True) == answer
+        assert "do not load" in answer.detail
     finally:
         await engine.close()
 

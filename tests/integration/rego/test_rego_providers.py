@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ async def test_modules_are_loaded_with_the_snapshot_and_let_go_with_the_last_pro
     assert ProviderAnswer(True) == await embedded.ask(question())
     first = embedded.engine.pid
     await _follow(embedded, serving, module_document("authz", "package shop.authz\n\nallow := false\n"))
-    assert ProviderAnswer(False) == await embedded.ask(question())
+    async with asyncio.timeout(20):
+        while await embedded.ask(question()) != ProviderAnswer(False):
+            pass
     assert first not in (0, embedded.engine.pid)
     serving.source.delete("Provider//authz")
     await _follow(embedded, serving)
@@ -60,6 +63,7 @@ async def test_modules_are_loaded_with_the_snapshot_and_let_go_with_the_last_pro
 async def test_an_answer_that_is_none_denies_with_its_reason(embedded: EmbeddedProvider) -> None:
     """Never an exception."""
     serving = await worker()
+    await _follow(embedded, serving)
     assert "there is no RegoModule in the set" in (await embedded.ask(question())).hint
     await _follow(embedded, serving, module_document("authz", 'package shop.authz\n\nallow := "yes"\n'))
     assert "the rule is text" in (await embedded.ask(question())).hint
