@@ -113,7 +113,7 @@ async def _left(receive: Receive) -> None:
 
     By ASGI, `receive` waits for that once the body is read; pyvoy's does not wait, so it is asked now and then.
     """
-    while (await receive())["type"] == "http.request":
+    while (await receive())["type"] == "http.request":  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(_LOOK_SECONDS)
 
 

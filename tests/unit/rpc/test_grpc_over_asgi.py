@@ -107,7 +107,7 @@ async def test_a_caller_that_left_gets_nothing() -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_caller_that_leaves_cancels_the_answer_that_it_waited_for(waits: bool) -> None:  # noqa: FBT001
+async def test_a_caller_that_leaves_cancels_the_answer_that_it_waited_for(waits: bool) -> None:
     """Nobody is asked on for it, and nothing is sent."""
     asked, cancelled, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
     sent: list[Event] = []
