@@ -89,15 +89,23 @@ def decode_check(data: bytes, limits: CheckLimits) -> CheckAttributes:
 
 
 def _document(attributes: AttributeContext) -> dict[str, Any]:
-    """The attributes in protobuf's JSON mapping.
+    """The attributes in protobuf's JSON mapping; headers stand in `headers` also where they came as `header_map`.
+
+    A policy of a provider looks there, and would take a header that stands elsewhere for one that is absent.
 
     Raises:
         ValueError: for numbers in metadata that JSON has not.
     """
     try:
-        return MessageToDict(attributes)
+        document: dict[str, Any] = MessageToDict(attributes)
     except SerializeToJsonError as error:
         raise ValueError("the attributes hold what JSON cannot") from error
+    http = attributes.request.http
+    if http.HasField("header_map"):
+        document["request"]["http"]["headers"] = {
+            name: ",".join(values) for name, values in _raw_headers(http).items()
+        }
+    return document
 
 
 def _body_size(http: AttributeContext.HttpRequest) -> int:

@@ -51,20 +51,21 @@ class ExtAuthzHttp:
         self._logged_at = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; its body is read and not looked at, so that the connection can go on."""
-        if scope["type"] != "http" or not await _read_to_the_end(receive):
+        """Answer one request; its body, which a proxy may send along, is for providers."""
+        body = await _read_to_the_end(receive) if scope["type"] == "http" else None
+        if body is None:
             return
-        answer = await self._answer(scope)
+        answer = await self._answer(scope, body)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, scope: Scope) -> HttpAnswer:
+    async def _answer(self, scope: Scope, body: bytes) -> HttpAnswer:
         dialect = Dialect.ENVOY
         decision_id = f"{self._prefix}{next(self._numbers):012x}"
         try:
             target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
             dialect, attributes = read_check(
-                scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits
+                scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits, body
             )
             answer = await self._service.decide(attributes, self._peer(scope, dialect))
             problem = carried_problem(answer.effects, dialect, self._dialects) if answer.decision.allowed else ""
@@ -98,11 +99,13 @@ def _authenticated(uri: str) -> Peer:
     return Peer("mtls", Transport.MUTUAL_TLS, uri if is_spiffe_id(uri) else "")
 
 
-async def _read_to_the_end(receive: Receive) -> bool:
-    """Whether the whole body came; the listener bounds it."""
+async def _read_to_the_end(receive: Receive) -> bytes | None:
+    """The whole body, None when its end did not come; the listener bounds it."""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return False
+            return None
+        body += message.get("body", b"")
         if not message.get("more_body", False):
-            return True
+            return bytes(body)

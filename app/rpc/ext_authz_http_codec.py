@@ -9,6 +9,7 @@ A denial is never a 5xx: that is an *error* to both, which Envoy's `failure_mode
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Headers = dict[str, list[str]]
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _NO_DIALECT = "the path begins with the prefix of no dialect: set the path prefix in the proxy"
+_LONG_BODY = "the request body that the proxy sent is longer than check.max_body_bytes"
 _OK, _UNAUTHORIZED, _FORBIDDEN, _FIRST_ERROR = 200, 401, 403, 500
 _BODILESS = frozenset({204, 304})  # RFC 9110 §8.6: without a length
 _IDENTITY_WORD = "URI="
@@ -83,7 +85,7 @@ class _UnreadableError(Exception):
 
 
 def read_check(
-    method: str, target: str, raw_headers: RawHeaders, dialects: HttpDialects, limits: CheckLimits
+    method: str, target: str, raw_headers: RawHeaders, dialects: HttpDialects, limits: CheckLimits, body: bytes = b""
 ) -> tuple[Dialect, CheckAttributes]:
     """What a request asks; what is wrong with it is said in `problem`, never raised."""
     found = dialects.find(target)
@@ -94,13 +96,18 @@ def read_check(
         return dialect, CheckAttributes(problem="the request has more headers than check.max_header_count")
     if sum(len(name) + len(value) for name, value in raw_headers) > limits.max_header_bytes:
         return dialect, CheckAttributes(problem="the request headers are longer than check.max_header_bytes")
+    if len(body) > limits.max_body_bytes:
+        return dialect, CheckAttributes(problem=_LONG_BODY)
     headers = _read_headers(raw_headers)
     try:
         if dialect is Dialect.ENVOY:
-            return dialect, _from_envoy(method, rest, headers, dialects)
-        return dialect, _from_nginx(headers, dialects)
+            attributes = _from_envoy(method, rest, headers, dialects)
+        else:
+            attributes = _from_nginx(headers, dialects)
     except _UnreadableError as error:
         return dialect, CheckAttributes(problem=str(error))
+    attributes.document = lambda: _document(attributes, body)
+    return dialect, attributes
 
 
 def _read_headers(raw_headers: RawHeaders) -> Headers:
@@ -131,7 +138,7 @@ def _attributes(method: str, path: str, host: str, headers: Headers, dialects: H
     destination_ip, port = _address(headers, dialects.destination_header)
     headers["host"] = [host]
     headers[":authority"], headers[":method"], headers[":path"] = [host], [method], [path]
-    attributes = CheckAttributes(
+    return CheckAttributes(
         source_principal=principal,
         source_ip=source_ip,
         destination_ip=destination_ip,
@@ -141,11 +148,9 @@ def _attributes(method: str, path: str, host: str, headers: Headers, dialects: H
         host=host,
         headers=headers,
     )
-    attributes.document = lambda: _document(attributes)
-    return attributes
 
 
-def _document(attributes: CheckAttributes) -> dict[str, Any]:
+def _document(attributes: CheckAttributes, body: bytes) -> dict[str, Any]:
     """The `AttributeContext` that the same request would have made over gRPC, as far as HTTP says it."""
     http = {
         "method": attributes.method,
@@ -153,6 +158,7 @@ def _document(attributes: CheckAttributes) -> dict[str, Any]:
         "host": attributes.host,
         "headers": {name: ",".join(values) for name, values in attributes.headers.items()},
         "protocol": "HTTP/1.1",
+        **_body_members(body),
     }
     source = _peer_document(attributes.source_ip, 0)
     if attributes.source_principal:
@@ -162,6 +168,13 @@ def _document(attributes: CheckAttributes) -> dict[str, Any]:
         "destination": _peer_document(attributes.destination_ip, attributes.destination_port),
         "request": {"http": http},
     }
+
+
+def _body_members(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()} if body else {}
+    except UnicodeDecodeError:
+        return {"rawBody": base64.b64encode(body).decode()}
 
 
 def _peer_document(address: str, port: int) -> dict[str, Any]:

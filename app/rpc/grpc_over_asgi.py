@@ -24,6 +24,7 @@ _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _TIMEOUT = b"grpc-timeout"
 _UNIT_SECONDS = {b"H": 3_600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_DIGITS = 8
+_LOOK_SECONDS = 0.01  # between two looks whether a caller is still there, while others are asked for it
 
 INVALID_ARGUMENT = 3
 RESOURCE_EXHAUSTED = 8
@@ -98,13 +99,22 @@ class GrpcOverAsgi:
 async def _unless_gone(reply: Awaitable[bytes], receive: Receive) -> bytes | None:
     """The reply, None when the caller is gone before: then nobody works on it any more."""
     working = asyncio.ensure_future(reply)
-    leaving = asyncio.ensure_future(receive())
+    leaving = asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
         working.cancel()
         leaving.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    """Returns when the caller has left.
+
+    By ASGI, `receive` waits for that once the body is read; pyvoy's does not wait, so it is asked now and then.
+    """
+    while (await receive())["type"] == "http.request":  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:

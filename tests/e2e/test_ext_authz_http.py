@@ -13,6 +13,7 @@ import pytest
 
 from app.decision.attributes import CheckAnswer, CheckAttributes, Peer
 from app.decision.counters import CheckCounters
+from app.decision.ports import ProviderAnswer, ProviderQuestion
 from app.demo.envoy import Envoy
 from app.demo.proxy_config import CONNECT_TERMINATE, INBOUND, Credentials, sidecar_config, upstream_tls, waypoint_config
 from app.demo.waypoint import HboneClient, Tunnel, WaypointOptions
@@ -22,6 +23,8 @@ from tests.support.check_servers import certificates_from, http_listener
 from tests.support.decisions import FRONTEND, ORDERS_IP, READERS, REPORTS, SERVICES, WAYPOINT, Worker, worker
 from tests.support.http_gateways import NAMED_HEADERS, find_nginx, nginx, with_http_authorization
 from tests.support.pki import TestAuthority
+from tests.support.plain_gateway import LISTENER, gateway_config
+from tests.support.providers import FakeProviders, provider
 from tests.support.raw_http import RawClient, RawResponse
 from tests.support.snapshots import point, policy
 
@@ -379,3 +382,32 @@ async def test_what_an_answer_does_is_done_by_nginx(tmp_path: Path) -> None:
             assert (200, user) == (passed.status_code, passed.headers.get("x-seen-user"))
         for path in ("/login", "/else", "/query", "/set", "/other"):
             assert 403 == (await http.get(url + path)).status_code, path
+
+
+async def test_case_089_a_provider_sees_the_body_that_envoy_sends_along_or_that_it_was_cut(tmp_path: Path) -> None:
+    """A rule about bodies is not got round by asking over HTTP."""
+
+    async def polite(question: ProviderQuestion) -> ProviderAnswer:
+        assert question.attributes.document is not None
+        return ProviderAnswer("rude" not in question.attributes.document()["request"]["http"].get("body", ""))
+
+    documents = [
+        point("edge", kind="gateway", requireIdentity=False, caller={"listener": "http"}),
+        provider("manners"),
+        policy("ask", action="CUSTOM", provider={"name": "manners"}, rules=[{}]),
+        policy("everybody", rules=[{}]),
+    ]
+    serving = await worker(*documents, providers=FakeProviders({"manners": polite}))
+    async with http_listener(serving) as listener, _http() as http:
+        config = gateway_config(f"127.0.0.1:{listener.port}", over_http=True)
+        manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        bodies = {"max_request_bytes": 16, "allow_partial_message": True}
+        manager["http_filters"][0]["typed_config"]["with_request_body"] = bodies
+        async with Envoy("gateway", config, tmp_path) as proxy:
+            url = f"http://127.0.0.1:{proxy.ports[LISTENER]}/orders"
+            forged = {"x-envoy-auth-partial-body": "false"}
+            statuses = [
+                (await http.post(url, content=content, headers=forged)).status_code
+                for content in ("please", "rude", "please" + " " * 16 + "rude")
+            ]
+    assert [200, 403, 403] == statuses

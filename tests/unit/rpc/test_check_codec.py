@@ -69,6 +69,19 @@ def test_raw_headers_keep_duplicates_apart() -> None:
     assert {"x-role": ["user", "admin"], "x-raw": ["a!b"]} == dict(headers)
 
 
+def test_raw_headers_stand_where_policies_of_providers_look_for_headers() -> None:
+    """Joined as Envoy joins them; a policy must not take a header that came otherwise for one that is absent."""
+    request = _request()
+    for name, raw in (("x-role", b"user"), ("x-role", b"admin"), ("x-envoy-auth-partial-body", b"true")):
+        header = request.attributes.request.http.header_map.headers.add()
+        header.key, header.raw_value = name, raw
+    document = decode_check(request.SerializeToString(), LIMITS).document
+    assert document is not None
+    http = document()["request"]["http"]
+    assert {"x-role": "user,admin", "x-envoy-auth-partial-body": "true"} == http["headers"]
+    assert 3 == len(http["headerMap"]["headers"])
+
+
 def test_case_080_a_request_without_http_is_a_tcp_request() -> None:
     """Nothing of HTTP is made up for it; the server name comes from TLS or from the destination's service."""
     request = _request()

@@ -21,9 +21,10 @@ def _read(
     method: str = "GET",
     dialects: HttpDialects = BOTH,
     limits: CheckLimits | None = None,
+    body: bytes = b"",
 ) -> tuple[Dialect, CheckAttributes]:
     raw = [(name.encode(), value.encode()) for name, value in headers]
-    return read_check(method, target, raw, dialects, limits or CheckLimits())
+    return read_check(method, target, raw, dialects, limits or CheckLimits(), body)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +243,24 @@ def test_what_would_get_lost_on_the_way_is_a_problem() -> None:
     assert "" == carried_problem(removal, Dialect.ENVOY, takes)
     assert "cookie" in carried_problem(removal, Dialect.NGINX, takes)
     assert "" == carried_problem(Effects(headers_to_remove=("x-user",)), Dialect.NGINX, takes)
+
+
+@pytest.mark.parametrize(
+    ("body", "members"), [(b"", {}), ("naïve".encode(), {"body": "naïve"}), (b"\xff\x00", {"rawBody": "/wA="})]
+)
+@pytest.mark.parametrize("target", ["/envoy/a", "/nginx"])
+def test_a_body_that_the_proxy_sends_along_is_shown_to_providers(
+    target: str, body: bytes, members: dict[str, str]
+) -> None:
+    """As over gRPC: a policy that looks at bodies must not take one that it was not shown for none."""
+    attributes = _read(target, ("host", "a"), *NGINX, body=body)[1]
+    assert attributes.document is not None
+    http = attributes.document()["request"]["http"]
+    assert members == {name: value for name, value in http.items() if name in ("body", "rawBody")}
+
+
+def test_case_088_a_body_beyond_the_bound_is_a_problem() -> None:
+    """The same bound as over gRPC."""
+    limits = CheckLimits(max_body_bytes=3)
+    assert not _read("/envoy/a", ("host", "a"), limits=limits, body=b"abc")[1].problem
+    assert "max_body_bytes" in _read("/envoy/a", ("host", "a"), limits=limits, body=b"abcd")[1].problem
