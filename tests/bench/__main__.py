@@ -21,6 +21,7 @@ SECTIONS = {
     "check": "Check through gRPC; the worst latency during a snapshot swap; balance over workers",
     "envoy": "through the real Envoy, beside no filter and Envoy's native RBAC",
     "rates": "what Check adds at 1,000 to 5,000 requests a second through the real Envoy, on each transport",
+    "rego": "a decision by a Rego rule: the embedded engine, and OPA where one is on the PATH",
     "certificates": "certificates: parsing, linting and signing alone",
     "inventory": "the pods of a large cluster: until they are known, memory, one event",
     "services": "the services of a large cluster: until they are stored, one change",

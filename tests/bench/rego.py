@@ -6,14 +6,17 @@ UNIX socket, where `opa` is on the PATH. Wall time of one question after the oth
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import structlog
 import yaml
 
 from app.limits import PolicyLimits
@@ -34,12 +37,12 @@ def _module() -> RegoModule:
     return rego_module_from_document(parse_document(document, PolicyLimits()))
 
 
-async def _microseconds(engine: RuleEngine) -> dict[str, float]:
+async def _microseconds(engine: RuleEngine, questions: int) -> dict[str, float]:
     """Of whole decisions: input document, engine, result."""
     headers = {f"x-header-{index}": "value" * 5 for index in range(30)} | {"content-type": "application/json"}
     attributes = request_attributes("POST", "/orders/7/refund", headers, '{"amount": 20}')
     took = []
-    for index in range(QUESTIONS + 50):
+    for index in range(questions + 50):
         asked = question(
             "shop/refunds/decision",
             attributes=attributes,
@@ -55,25 +58,34 @@ async def _microseconds(engine: RuleEngine) -> dict[str, float]:
     return {"median": round(statistics.median(took)), "p99": round(took[int(len(took) * 0.99)])}
 
 
-async def measure() -> dict[str, Any]:
+async def measure(questions: int) -> dict[str, Any]:
     """Every engine that can be had here."""
     found: dict[str, Any] = {}
     held = [_module()]
     if HAS_REGOPY:
         async with embedded(held) as engine:
-            found["embedded"] = await _microseconds(engine)
+            found["embedded"] = await _microseconds(engine, questions)
     if OPA is not None:
         with tempfile.TemporaryDirectory() as folder:
             async with run_opa(Path(folder)) as url, decisions(url) as asked:
                 await push(url, held)
-                found["opa"] = await _microseconds(asked)
+                found["opa"] = await _microseconds(asked, questions)
             module, socket = Path(folder) / "refunds.rego", f"unix://{folder}/opa.sock"
             module.write_text(held[0].rego)
             (Path(folder) / "data.json").write_text(json.dumps({"shop": {"refunds": held[0].data}}))
             async with run_opa(Path(folder), module.name, "data.json", address=socket) as url, decisions(url) as asked:
-                found["opa over a UNIX socket"] = await _microseconds(asked)
+                found["opa over a UNIX socket"] = await _microseconds(asked, questions)
     return {"microseconds a decision": found}
 
 
+def main() -> None:
+    """Read the command line, measure, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    questions = 50 if parser.parse_args().quick else QUESTIONS
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    print(json.dumps(asyncio.run(measure(questions))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure()), indent=2))
+    main()
