@@ -284,7 +284,8 @@ def _field_keys(field: FieldTest, context: PolicyContext) -> list[str] | None:
     if not field.values or any("*" in value for value in field.values):
         return None
     if field.name in ("principals", "source.principal"):
-        return [SCHEME + value for value in expand_principals(field.values, context.mesh)]
+        expanded = expand_principals(field.values, context.mesh)
+        return None if any("*" in value for value in expanded) else [SCHEME + value for value in expanded]
     if field.name in ("namespaces", "source.namespace") and not any("/" in value for value in field.values):
         return [f"/ns/{value}/" for value in field.values]
     return None

@@ -226,3 +226,14 @@ _TOKEN = {"iss": "i", "sub": "s"}
 def test_states_of_a_token(expected: str, policies: list[dict[str, Any]], request_members: dict[str, Any]) -> None:
     """A token that does not verify is refused before any policy, where somebody verifies it."""
     assert expected == _got(*policies, request=request_members)
+
+
+def test_an_alias_that_is_a_star_stands_for_every_trust_domain() -> None:
+    """Istio puts the alias in the place of the trust domain, and then reads the star; the index must not hide it."""
+    rule = source(principals=["cluster.local/ns/shop/sa/web"])
+    given = {"mesh": {"trust_domain": "cluster.local", "trust_domain_aliases": ["*"]}}
+    peer = {"source_principal": "spiffe://other.example/ns/shop/sa/web"}
+
+    assert "allow" == _got(policy(rule), request=peer, **given)
+    assert "deny" == _got(policy(rule, action="DENY"), request=peer, **given)
+    assert "deny" == _got(policy(rule), request={"source_principal": "spiffe://other.example/ns/x/sa/web"}, **given)
