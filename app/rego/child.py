@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from typing import Any, BinaryIO
 
+from app.confinement.confined_child import HELLO
+from app.confinement.confined_main import MemoryBound, take_over_stdout
+from app.confinement.frames import json_frame, read_frame
 from app.confinement.process_hygiene import forbid_core_dumps
-from app.confinement.sandbox import become, close_inherited, enter
+from app.confinement.sandbox import become, enter
 from app.errors import AppError
-from app.rego.frames import json_frame, read_frame
 
-HELLO = "ready"
 _USER_SETTING = "rego.user"
 
 
 def main(memory_bytes: int, user: str, max_rules: int) -> int:
     """Serve until the other end closes; returns the exit code."""
-    answers = _take_over_stdout()
+    answers = take_over_stdout()
     try:
         forbid_core_dumps()
         os.umask(0o077)
@@ -32,7 +32,7 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
 
         _rehearse(rego_cpp)
         become(user, setting=_USER_SETTING)
-        memory = _Memory(memory_bytes)
+        memory = MemoryBound(memory_bytes)
         enter()
     except ImportError:
         answers.write(json_frame({"failed": "regopy is not installed: pip install 'gatehouse[rego]'"}))
@@ -45,44 +45,13 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
     return 0
 
 
-class _Memory:
-    """What this process may take from now on: so much address space more, and so much resident after a question.
-
-    The library reserves 256 GiB when it is loaded, so that a bound of the whole address space would leave it nothing to
-    map, or let it fill what it has.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
-        size, _ = self._pages()
-        most = size * resource.getpagesize() + max_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-    def is_over(self) -> bool:
-        """Whether more is resident than it may be."""
-        return self._pages()[1] * resource.getpagesize() > self._max_bytes
-
-    def _pages(self) -> tuple[int, int]:
-        size, resident, *_ = os.pread(self._statm, 256, 0).split()
-        return int(size), int(resident)
-
-
-def _take_over_stdout() -> BinaryIO:
-    """The pipe as a stream of ours; what a library prints goes to stderr."""
-    mine = os.dup(1)
-    os.dup2(2, 1)
-    close_inherited(mine)
-    return os.fdopen(mine, "wb", buffering=0)
-
-
 def _rehearse(engine: Any) -> None:
     """What a library loads on first use, while it still can be read."""
     rules = engine.RuleSet([("rehearsal.rego", "package rehearsal\n\nok := input.x\n")], {}, max_rules=1)
     assert rules.evaluate("rehearsal/ok", '{"x":1}') == (True, 1)
 
 
-def _serve(engine: Any, answers: BinaryIO, max_rules: int, memory: _Memory) -> None:
+def _serve(engine: Any, answers: BinaryIO, max_rules: int, memory: MemoryBound) -> None:
     selections: dict[str, Any] = {}
     while not memory.is_over() and (data := read_frame(sys.stdin.buffer)) is not None:
         verb, argument = json.loads(data)

@@ -1,4 +1,4 @@
-"""What crosses the pipe between a worker and its Rego child: frames of bytes, each JSON, each behind its length."""
+"""What crosses the pipe to a confined child and back: frames, each some JSON behind its length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from typing import Any, BinaryIO
 
 LENGTH_BYTES = 4
-MAX_FRAME_BYTES = 67_108_864  # a whole set of modules and their data
+MAX_FRAME_BYTES = 67_108_864  # what is larger goes in pieces
 
 
 def frame(data: bytes) -> bytes:

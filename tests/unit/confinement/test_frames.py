@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from app.rego.frames import MAX_FRAME_BYTES, frame, json_frame, read_frame, receive_frame
+from app.confinement.frames import MAX_FRAME_BYTES, frame, json_frame, read_frame, receive_frame
 
 
 def test_a_frame_read_is_the_frame_written() -> None:
