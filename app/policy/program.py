@@ -121,10 +121,10 @@ class Program:
         """The first rule that matches. A wide rule with too many readings counts as a match, another one does not."""
         if not self.rules:
             return None
-        if not self._indexed or not subject.single:
+        if not self._indexed:
             return _first(self.rules, subject, wide=wide)
         best: tuple[Residual, Outcome] | None = None
-        for bucket in self._buckets(subject):
+        for bucket in self._buckets(subject) if subject.single else self._buckets_of_readings(subject, wide=wide):
             found = _first(bucket, subject, wide=wide)
             if found is not None and (best is None or found[0].rank < best[0].rank):
                 best = found
@@ -132,7 +132,12 @@ class Program:
 
     def matches(self, subject: Subject, *, wide: bool = True) -> Iterator[Residual]:
         """Every rule that matches, in order; with too many readings only a wide one does."""
-        for residual in self.rules:
+        rules: Iterable[Residual] = self.rules
+        if self._indexed:
+            buckets = self._buckets_of_readings(subject, wide=wide)
+            found = {residual.rank: residual for bucket in buckets for residual in bucket}
+            rules = (found[rank] for rank in sorted(found))
+        for residual in rules:
             outcome = _outcome(residual, subject, wide=wide)
             if outcome is Outcome.YES or (wide and outcome is Outcome.AMBIGUOUS):
                 yield residual
@@ -154,6 +159,23 @@ class Program:
             if found is not None:
                 buckets.append(found)
         return buckets
+
+    def _buckets_of_readings(self, subject: Subject, *, wide: bool) -> list[tuple[Residual, ...]]:
+        """As `_buckets`, where the path may be read in several ways.
+
+        A wide rule needs one reading, so it is found by a spelling of any; another one must hold in every reading, and
+        so in the first.
+        """
+        readings = subject.paths if wide else subject.paths[:1]
+        exact, segments = {}, {}
+        for spelling in {spelling for reading in readings for spelling in reading}:
+            if (found := self._exact.get(spelling)) is not None:
+                exact[spelling] = found
+            at = spelling.find("/", 1)
+            if at > 0 and (found := self._segments.get(segment := spelling[1:at])) is not None:
+                segments[segment] = found
+        by_method = self._methods.get(subject.method, ())
+        return [bucket for bucket in (self._rest, by_method, *exact.values(), *segments.values()) if bucket]
 
 
 EMPTY = Program(())
