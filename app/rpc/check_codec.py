@@ -102,9 +102,7 @@ def _document(attributes: AttributeContext) -> dict[str, Any]:
         raise ValueError("the attributes hold what JSON cannot") from error
     http = attributes.request.http
     if http.HasField("header_map"):
-        document["request"]["http"]["headers"] = {
-            name: ",".join(values) for name, values in _raw_headers(http).items()
-        }
+        document["request"]["http"]["headers"] = {name: ",".join(values) for name, values in _raw_headers(http).items()}
     return document
 
 
