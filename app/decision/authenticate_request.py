@@ -73,7 +73,7 @@ class RequestAuthenticator:
     def authenticate(self, tokens: TargetTokens, request: Request, now: float) -> Authenticated:
         """Who the end user is, at a target with these rules."""
         if is_preflight(request):
-            return _without_token(_owned_headers(tokens, request))
+            return _without_token(tokens.output_headers)
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
         tried = 0
         for believed in tokens.issuers:
@@ -82,8 +82,8 @@ class RequestAuthenticator:
                 continue
             outcome = self._verify_all(believed, found, now)
             if isinstance(outcome, VerifiedToken):
-                owned = _owned_headers(tokens, request)
-                return _accepted(owned, believed.rule, found, outcome, self._limits.max_output_header_bytes)
+                max_bytes = self._limits.max_output_header_bytes
+                return _accepted(tokens.output_headers, believed.rule, found, outcome, max_bytes)
             # The rule of the token's own issuer knows what is wrong with it.
             if refusal is None or refusal[0].other_issuer:
                 refusal = outcome, believed
@@ -91,7 +91,7 @@ class RequestAuthenticator:
             if tried >= self._limits.max_rules_tried:
                 break
         if refusal is None:
-            return _without_token(_owned_headers(tokens, request))
+            return _without_token(tokens.output_headers)
         return Authenticated(denial=_denial(*refusal), effects=UNAUTHORIZED)
 
     def take_hints(self) -> list[str]:
@@ -126,18 +126,6 @@ def _denial(refusal: TokenRefusal, believed: BelievedIssuer) -> Decision:
     # INVARIANT: nothing of the token is in it, so that there are few different answers to keep encoded.
     policy = f"{REQUEST_AUTHENTICATION}/{believed.document}"
     return Decision(False, Reason.TOKEN_INVALID, policy, hint=refusal.reason)
-
-
-def _owned_headers(tokens: TargetTokens, request: Request) -> tuple[str, ...]:
-    """The headers that only a token may set, and how the client spells them with underscores.
-
-    Services behind CGI or WSGI read `x_user` and `x-user` as the same header.
-    """
-    if not tokens.output_headers:
-        return ()
-    plain = {header.replace("_", "-") for header in tokens.output_headers}
-    spelled = [name for name in request.headers if "_" in name and name.replace("_", "-") in plain]
-    return tuple(dict.fromkeys((*tokens.output_headers, *spelled)))
 
 
 def _without_token(owned: tuple[str, ...]) -> Authenticated:

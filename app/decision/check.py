@@ -35,7 +35,7 @@ from app.identity.xfcc import XfccTrust, read_xfcc, resolve_caller
 from app.limits import CheckLimits, EffectLimits, TokenLimits
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.decision import Decision, Reason
-from app.policy.effects import NO_EFFECTS, effects_problem, removed_spellings, sendable
+from app.policy.effects import NO_EFFECTS, effects_problem, other_spellings, removed_spellings, sendable
 from app.policy.enforcement_point import TARGET_UNKNOWN, EnforcementPoint
 from app.policy.quarantine import Quarantine, QuarantineIndex
 from app.policy.request import Request
@@ -161,9 +161,7 @@ class CheckService:
 
     def _end(self, answer: CheckAnswer, attributes: CheckAttributes, started: float) -> CheckAnswer:
         if answer.effects is not NO_EFFECTS:
-            answer = self._carried_out(answer, attributes.path)
-        if self._holder.stale:
-            answer = replace(answer, stale=True)
+            answer = self._carried_out(answer, attributes)
         if answer.shadow is not None:
             self.counters.add_shadow(answer.shadow)
         if self._holder.stale:
@@ -249,7 +247,7 @@ class CheckService:
             return _TOO_OLD
         return None if attributes.protocol == "tcp" else _http_problem(attributes, self._limits.max_path_bytes)
 
-    def _carried_out(self, answer: CheckAnswer, path: str) -> CheckAnswer:
+    def _carried_out(self, answer: CheckAnswer, attributes: CheckAttributes) -> CheckAnswer:
         """The answer as it can be carried out: see `app.policy.effects`."""
         effects = answer.effects
         if answer.decision.allowed:
@@ -259,9 +257,12 @@ class CheckService:
                 decision = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)
                 return replace(answer, decision=decision, effects=NO_EFFECTS)
             if effects.query_to_set or effects.query_to_remove:
-                effects = replace(effects, query_to_remove=removed_spellings(effects, path))
-                answer = replace(answer, effects=effects)
-            return answer
+                effects = replace(effects, query_to_remove=removed_spellings(effects, attributes.path))
+            spellings = other_spellings(effects, attributes.headers)
+            if spellings:
+                removed = dict.fromkeys((*effects.headers_to_remove, *spellings))
+                effects = replace(effects, headers_to_remove=tuple(removed))
+            return replace(answer, effects=effects)
         sent = sendable(effects, self._effect_limits)
         if sent != effects:
             self.counters.refused_effects += 1

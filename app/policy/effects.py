@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote_plus
@@ -136,6 +137,22 @@ def removed_spellings(effects: Effects, target: str) -> tuple[str, ...]:
     return tuple(
         name for name in names if (text := unquote_plus(name)) in removed or (text in put and name != put[text])
     )
+
+
+def other_spellings(effects: Effects, sent: Iterable[str]) -> tuple[str, ...]:
+    """The headers that a client sent and that a service behind CGI or WSGI takes for one that we set or remove.
+
+    There `x_user` and `x-user` are one variable, and either may win.
+    """
+    put = {name for name, _ in effects.headers}
+    touched = {_variable(name) for name in (*put, *effects.headers_to_remove)}
+    if not touched:
+        return ()
+    return tuple(sorted(name for name in sent if name not in put and _variable(name) in touched))
+
+
+def _variable(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def query_text(text: str) -> str:

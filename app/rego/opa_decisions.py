@@ -8,6 +8,7 @@ nowhere but to a rule (CVE-2025-46569).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import ssl
 import time
@@ -18,6 +19,8 @@ from typing import Any
 import h11
 
 from app.errors import AppError, ErrorCode
+from app.fetch.client import Resolve, resolve
+from app.fetch.reach import Reach, reach_of
 from app.limits import RegoLimits
 from app.policy.rego_module import rule_path
 from app.rego.opa_address import OpaAddress
@@ -53,11 +56,13 @@ class OpaDecisions:
         token: str = "",
         tls: ssl.SSLContext | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        resolve: Resolve = resolve,
     ) -> None:
         """`tls` is for an https address; the default verifies against the system's roots."""
         self._address = address
         self._limits = limits
         self._monotonic = monotonic
+        self._resolve = resolve
         self._tls = (tls or ssl.create_default_context()) if address.is_tls else None
         self._idle: list[_Connection] = []
         self._free = asyncio.Semaphore(limits.opa_connections)
@@ -122,13 +127,35 @@ class OpaDecisions:
                 if address.socket_path:
                     reader, writer = await asyncio.open_unix_connection(address.socket_path)
                 else:
-                    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=self._tls)
+                    reader, writer = await self._connect()
         except TimeoutError:
             raise AppError(ErrorCode.UNAVAILABLE, f"OPA at {address.authority} took no connection") from None
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "strerror", "") or type(error).__name__
             raise AppError(ErrorCode.UNAVAILABLE, f"OPA cannot be reached: {reason}") from error
         return _Connection(reader, writer, h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEADER_BYTES))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the first address of the host that takes a connection; none of them may lead where no OPA is.
+
+        Only an address that was judged is connected to: a name may answer otherwise a moment later (DNS rebinding).
+        """
+        host, port = self._address.host, self._address.port
+        addresses = await self._resolve(host, port)
+        if any(reach_of(ipaddress.ip_address(text.partition("%")[0])) is Reach.FORBIDDEN for text in addresses):
+            raise AppError(
+                ErrorCode.UNAVAILABLE,
+                f"{host} leads to a link-local, metadata or multicast address: no OPA is asked there",
+            )
+        failure = OSError("its name does not resolve")
+        for text in addresses:
+            try:
+                return await asyncio.open_connection(
+                    text, port, ssl=self._tls, server_hostname=host if self._tls is not None else None
+                )
+            except OSError as error:
+                failure = error
+        raise failure
 
     async def _ask(self, connection: _Connection, target: str, body: bytes) -> tuple[int, bytes]:
         http = connection.http

@@ -22,7 +22,15 @@ from app.limits import CheckLimits
 from app.policy.decision import Decision, Reason
 from app.policy.effects import NO_EFFECTS
 from app.rpc.check_answers import DECISION_ID_CHARS
-from app.rpc.ext_authz_http_codec import Dialect, HttpAnswer, HttpDialects, carried_problem, read_check, write_answer
+from app.rpc.ext_authz_http_codec import (
+    Dialect,
+    HttpAnswer,
+    HttpDialects,
+    carried_problem,
+    read_check,
+    seconds_left,
+    write_answer,
+)
 from app.serving.bounded import PEER_URIS, Receive, Scope, Send
 
 _log = structlog.get_logger(__name__)
@@ -67,7 +75,9 @@ class ExtAuthzHttp:
             dialect, attributes = read_check(
                 scope["method"], target.decode("latin-1"), scope["headers"], self._dialects, self._limits, body
             )
-            answer = await self._service.decide(attributes, self._peer(scope, dialect))
+            answer = await self._service.decide(
+                attributes, self._peer(scope, dialect), seconds_left(attributes, dialect)
+            )
             problem = carried_problem(answer.effects, dialect, self._dialects) if answer.decision.allowed else ""
             if problem:
                 refused = replace(answer.decision, allowed=False, reason=Reason.MALFORMED, hint=problem)

@@ -20,6 +20,7 @@ from app.decision.attributes import CheckAnswer, CheckAttributes
 from app.identity.xfcc import HEADER as XFCC
 from app.limits import CheckLimits
 from app.policy.effects import OWN_METADATA, Effects
+from app.rpc.call import REPLY_RESERVE_SECONDS
 from app.rpc.check_answers import DECISION_HEADER, answer_metadata, denial_body, joined
 
 Headers = dict[str, list[str]]
@@ -33,6 +34,8 @@ _IDENTITY_WORD = "URI="
 _OUR_PREFIX = "x-gatehouse-"
 _OUR_NAMES = {"decision_id": "decision"}
 _HEADERS_TO_REMOVE = "x-envoy-auth-headers-to-remove"
+_EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+_MAX_DIGITS = 9
 _LONGEST_PORT = 65_535
 
 
@@ -108,6 +111,19 @@ def read_check(
         return dialect, CheckAttributes(problem=str(error))
     attributes.document = lambda: _document(attributes, body)
     return dialect, attributes
+
+
+def seconds_left(attributes: CheckAttributes, dialect: Dialect) -> float | None:
+    """How long providers may take, so that the answer comes before the proxy gives up; None where it does not say.
+
+    Envoy writes it over whatever a client may have written. Without an answer in time it would count an error.
+    """
+    if dialect is not Dialect.ENVOY:
+        return None
+    text = "".join(attributes.headers.get(_EXPECTED_TIMEOUT, ()))
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        return None
+    return max(0.0, int(text) / 1_000 - REPLY_RESERVE_SECONDS)
 
 
 def _read_headers(raw_headers: RawHeaders) -> Headers:

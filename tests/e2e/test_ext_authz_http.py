@@ -411,3 +411,19 @@ async def test_case_089_a_provider_sees_the_body_that_envoy_sends_along_or_that_
                 for content in ("please", "rude", "please" + " " * 16 + "rude")
             ]
     assert [200, 403, 403] == statuses
+
+
+async def test_a_slow_provider_is_a_denial_before_envoy_gives_up(tmp_path: Path) -> None:
+    """Which would be an error, and let the request pass where the proxy fails open."""
+    documents = [
+        point("edge", kind="gateway", requireIdentity=False, caller={"listener": "http"}),
+        provider("silent", timeout="140ms"),
+        policy("ask", action="CUSTOM", provider={"name": "silent"}, rules=[{}]),
+        policy("everybody", rules=[{}]),
+    ]
+    serving = await worker(*documents, providers=FakeProviders())
+    async with http_listener(serving) as listener, _http() as http:
+        config = gateway_config(f"127.0.0.1:{listener.port}", over_http=True, timeout_seconds=0.1)
+        async with Envoy("gateway", config, tmp_path) as proxy:
+            answer = await http.get(f"http://127.0.0.1:{proxy.ports[LISTENER]}/orders")
+    assert (403, "RBAC: access denied") == (answer.status_code, answer.text)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import structlog
@@ -76,6 +78,7 @@ class _Followed:
     had_at: float = 0.0  # wall clock of the last good fetch
     tried_at: float = float("-inf")  # monotonic
     error: str = ""
+    is_slow: bool = False  # it failed the last time, or took longer than is usual
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -104,6 +107,8 @@ class TokenKeys:
         self._stored: dict[str, KeptKeys] = {}
         self._saved_at: dict[str, float] = {}
         self._fetches = asyncio.Semaphore(limits.max_fetches)
+        # Places that only cost time, which whoever writes a document can name many of, leave room for the others.
+        self._slow_fetches = asyncio.Semaphore(max(1, limits.max_fetches // 2))
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None  # called when other keys are there
 
@@ -168,7 +173,7 @@ class TokenKeys:
     async def refresh(self, source_id: str) -> float:
         """Ask once; in how many seconds to ask again. Nothing here raises but a cancellation."""
         found = self._followed[source_id]
-        async with self._fetches:
+        async with self._slow_fetches if found.is_slow else nullcontext(), self._fetches:
             found.tried_at = self._monotonic()
             try:
                 keys = await self._fetcher.fetch(found.source, timeout_seconds=found.timeout_seconds)
@@ -178,6 +183,7 @@ class TokenKeys:
             except Exception as raised:  # noqa: BLE001 - one issuer must not take the others' keys down
                 keys, error = (), f"fetching failed: {type(raised).__name__}"
                 _log.exception("token_keys_fetch_crashed", place=found.source.place)
+            found.is_slow = bool(error) or self._monotonic() - found.tried_at > self._limits.fetch_seconds
         if error:
             self._failed(found, error)
             pause = self._limits.retry_seconds
@@ -200,11 +206,7 @@ class TokenKeys:
                 pass
 
     def _follow_named(self) -> None:
-        wanted: dict[str, tuple[KeySource, float]] = {}
-        for _, named in sorted(self._named.items()):
-            for source, seconds in named:
-                known = wanted.get(source.id)
-                wanted[source.id] = (source, seconds if known is None else max(known[1], seconds))
+        wanted = self._wanted()
         if len(wanted) > self._limits.max_sources:
             _log.error("token_keys_too_many_places", places=len(wanted), bound=self._limits.max_sources)
             wanted = dict(list(wanted.items())[: self._limits.max_sources])
@@ -214,14 +216,32 @@ class TokenKeys:
                 task.cancel()
         for key, (source, seconds) in wanted.items():
             if key in self._followed:
-                self._followed[key].timeout_seconds = seconds or self._limits.fetch_seconds
+                self._followed[key].timeout_seconds = seconds
                 continue
-            followed = _Followed(source, seconds or self._limits.fetch_seconds, self._wall_clock())
+            followed = _Followed(source, seconds, self._wall_clock())
             kept = self._stored.get(key)
             if kept is not None:
                 followed.keys, followed.had_at = kept.keys, kept.had_at
             self._followed[key] = followed
         self._changed.set()
+
+    def _wanted(self) -> dict[str, tuple[KeySource, float]]:
+        """Every place with the longest time that a rule gives it, namespaces taking turns.
+
+        So that no namespace can push the places of another over the bound, nor take its time away.
+        """
+        places: dict[str, dict[str, tuple[KeySource, float]]] = {}  # by namespace
+        for key, named in sorted(self._named.items()):
+            own = places.setdefault(key.split("/")[1], {})
+            for source, said in named:
+                seconds = said or self._limits.fetch_seconds
+                own[source.id] = (source, max(seconds, own[source.id][1]) if source.id in own else seconds)
+        wanted: dict[str, tuple[KeySource, float]] = {}
+        for turn in zip_longest(*(own.values() for own in places.values())):
+            for source, seconds in filter(None, turn):
+                known = wanted.get(source.id)
+                wanted[source.id] = (source, seconds if known is None else max(known[1], seconds))
+        return wanted
 
     def _is_fresh(self, found: _Followed) -> bool:
         return found.keys is not None and self._wall_clock() - found.had_at <= self._limits.stale_seconds

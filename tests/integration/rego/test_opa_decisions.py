@@ -163,3 +163,35 @@ async def test_more_questions_than_the_bound_are_refused_at_once() -> None:
         answers = await asyncio.gather(*(_ask(decisions) for _ in range(4)), return_exceptions=True)
 
     assert [ErrorCode.OVERLOADED] * 2 == [answer.code for answer in answers if isinstance(answer, AppError)]
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254", "100.100.100.200", "224.0.0.1"]
+)
+async def test_case_120_a_name_that_leads_to_instance_metadata_is_not_asked(address: str) -> None:
+    """Judged by all the addresses that the name has at that moment; a literal one is refused in the document."""
+    stand_in = OpaStandIn(RULES)
+
+    async def rebound(host: str, port: int) -> list[str]:
+        assert ("opa.shop", stand_in.port) == (host, port)
+        return ["127.0.0.1", address]
+
+    async with serve(stand_in):
+        address_of = OpaAddress.parse(f"http://opa.shop:{stand_in.port}")
+        refused = await _refused(OpaDecisions(address_of, LIMITS, resolve=rebound))
+
+    assert (ErrorCode.UNAVAILABLE, []) == (refused.code, stand_in.asked)
+    assert "metadata" in refused.detail
+
+
+async def test_the_next_address_is_tried_where_one_takes_no_connection() -> None:
+    """As `localhost` is `::1` first, where OPA may not listen."""
+    stand_in = OpaStandIn(RULES)
+
+    async def twice(_: str, __: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    async with serve(stand_in):
+        decisions = OpaDecisions(OpaAddress.parse(f"http://opa.shop:{stand_in.port}"), LIMITS, resolve=twice)
+        assert RuleValue(True, 1) == await _ask(decisions)
+        await decisions.close()

@@ -114,6 +114,15 @@ async def test_effects_of_an_allowing_provider_are_carried_out() -> None:
     )
 
 
+async def test_the_clients_own_spelling_of_a_header_does_not_survive() -> None:
+    """What a provider sets or removes is gone as the client wrote it, also with underscores (CGI reads them as one)."""
+    effects = Effects(headers=(("x-user", "ann"),), headers_to_remove=("x-secret",))
+    serving = await _serving(FakeProviders({"opa": ProviderAnswer(True, effects)}), ASK_OPA, OPA, EVERYBODY)
+    answer = await serving.decide(headers=xfcc() | {"x_user": ["root"], "x-user": ["root"], "x_secret": ["1"]})
+    assert (True, effects.headers) == (answer.decision.allowed, answer.effects.headers)
+    assert {"x-secret", "x_secret", "x_user"} == set(answer.effects.headers_to_remove)
+
+
 async def test_effects_that_cannot_be_carried_out_deny() -> None:
     """A service may go by the header: it must not see the client's own because ours was lost."""
     effects = Effects(headers=(("x-user", "alice\r\nx-admin: 1"),))

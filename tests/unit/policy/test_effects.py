@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from app.limits import EffectLimits
-from app.policy.effects import NO_EFFECTS, Effects, effects_problem, read_metadata, removed_spellings, sendable
+from app.policy.effects import (
+    NO_EFFECTS,
+    Effects,
+    effects_problem,
+    other_spellings,
+    read_metadata,
+    removed_spellings,
+    sendable,
+)
 
 LIMITS = EffectLimits(max_items=3, max_bytes=200, max_metadata_depth=4)
 
@@ -112,3 +120,20 @@ def test_other_spellings_of_a_parameter_are_taken_out(target: str, expected: tup
     """The service decodes names, Envoy compares bytes: a client's spelling must not stand beside ours."""
     effects = Effects(query_to_set=(("tenant", "shop"), ("two words", "x")), query_to_remove=("debug",))
     assert expected == removed_spellings(effects, target)
+
+
+@pytest.mark.parametrize(
+    ("effects", "sent", "expected"),
+    [
+        ({"headers": (("x-user", "ann"),)}, ["x-user", "x_user", "x-user-id", "host"], ("x_user",)),
+        ({"headers": (("x_user_id", "7"),)}, ["x-user_id", "x-user-id", "x_user_id"], ("x-user-id", "x-user_id")),
+        ({"headers_to_remove": ("x-secret",)}, ["x_secret", "x-secret"], ("x-secret", "x_secret")),
+        ({"response_headers": (("x-user", "ann"),)}, ["x_user"], ()),
+        ({}, ["x_user"], ()),
+    ],
+)
+def test_no_spelling_of_a_header_that_is_set_or_removed_stays(
+    effects: dict[str, Any], sent: list[str], expected: tuple[str, ...]
+) -> None:
+    """To a service behind CGI or WSGI a dash and an underscore are the same."""
+    assert expected == other_spellings(Effects(**effects), sent)

@@ -8,7 +8,7 @@ from app.decision.attributes import CheckAnswer, CheckAttributes
 from app.limits import CheckLimits
 from app.policy.decision import Decision, Reason
 from app.policy.effects import Effects
-from app.rpc.ext_authz_http_codec import Dialect, HttpDialects, carried_problem, read_check, write_answer
+from app.rpc.ext_authz_http_codec import Dialect, HttpDialects, carried_problem, read_check, seconds_left, write_answer
 
 BOTH = HttpDialects()
 NAMED = HttpDialects(identity_header="x-id", source_header="x-from", destination_header="x-to")
@@ -264,3 +264,25 @@ def test_case_088_a_body_beyond_the_bound_is_a_problem() -> None:
     limits = CheckLimits(max_body_bytes=3)
     assert not _read("/envoy/a", ("host", "a"), limits=limits, body=b"abc")[1].problem
     assert "max_body_bytes" in _read("/envoy/a", ("host", "a"), limits=limits, body=b"abcd")[1].problem
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("100", 0.08),
+        ("15", 0.0),
+        ("0", 0.0),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("\u0661", None),
+        ("1" * 10, None),
+    ],
+)
+def test_envoy_says_how_long_it_waits(value: str, seconds: float | None) -> None:
+    """Some of it is kept for the answer's way back; what is no number says nothing, and nginx says nothing at all."""
+    header = ("x-envoy-expected-rq-timeout-ms", value)
+    dialect, attributes = _read("/envoy/a", ("host", "a"), header)
+    assert pytest.approx(seconds) == seconds_left(attributes, dialect)
+    dialect, attributes = _read("/nginx", *NGINX, header)
+    assert seconds_left(attributes, dialect) is None

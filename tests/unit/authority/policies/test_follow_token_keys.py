@@ -32,10 +32,13 @@ class Issuer:
         self.asked: list[tuple[str, float]] = []
         self.asked_again = asyncio.Event()
         self.kept: dict[str, KeptKeys] = {}
+        self.silent: dict[str, asyncio.Event] = {}  # places that answer only when it is set
 
     async def fetch(self, source: KeySource, *, timeout_seconds: float) -> tuple[Mapping[str, Any], ...]:
         self.asked.append((source.place, timeout_seconds))
         self.asked_again.set()
+        if source.place in self.silent:
+            await self.silent[source.place].wait()
         if isinstance(self.answer, Exception):
             raise self.answer
         found: tuple[Mapping[str, Any], ...] = self.answer
@@ -79,13 +82,13 @@ AWAY = AppError(ErrorCode.UNAVAILABLE, "no answer")
 
 
 async def test_keys_that_documents_name_are_fetched_and_handed_on() -> None:
-    """By the place, once for all documents; the longest time that a rule gives counts."""
+    """By the place, once for all documents; the longest time that a rule gives counts, the usual one where it says none."""
     following = Following()
     other = authentication("more", {"issuer": "https://other.example", "jwksUri": URI}, {"issuer": ISSUER})
     following.keys.take({KEY: DOCUMENT, "RequestAuthentication/shop/more": other, "AuthorizationPolicy/a/b": {}})
     assert {} == following.keys.items()
     assert following.limits.refresh_seconds == await following.keys.refresh(SOURCE)
-    assert ({SOURCE: {"keys": list(OLD)}}, 1, [(URI, 2.0)]) == (
+    assert ({SOURCE: {"keys": list(OLD)}}, 1, [(URI, following.limits.fetch_seconds)]) == (
         following.keys.items(),
         following.changes,
         following.issuer.asked,
@@ -221,3 +224,46 @@ async def test_a_document_that_cannot_be_read_concerns_no_other() -> None:
     following.keys.take({KEY: DOCUMENT, "RequestAuthentication/shop/bad": {"kind": "RequestAuthentication"}})
     await following.keys.refresh(SOURCE)
     assert {SOURCE} == set(following.keys.items())
+
+
+def _places(namespace: str, count: int, **rule: Any) -> dict[str, Any]:
+    rules = [{"issuer": ISSUER, "jwksUri": f"https://{namespace}.example/{number}", **rule} for number in range(count)]
+    return {f"RequestAuthentication/{namespace}/many": authentication("many", *rules, namespace=namespace)}
+
+
+async def test_no_namespace_pushes_the_places_of_another_over_the_bound() -> None:
+    """They take turns, so that who names hundreds leaves out his own."""
+    following = Following(max_sources=3)
+    following.keys.take({**_places("aaa", 300), KEY: DOCUMENT})
+    places = {status.place for status in following.keys.statuses()}
+    assert {URI, "https://aaa.example/0", "https://aaa.example/1"} == places
+
+
+async def test_no_namespace_takes_the_time_of_another_away() -> None:
+    """A rule that gives a place a millisecond does not speak for the rules that say nothing."""
+    following = Following()
+    hasty = authentication("hasty", {"issuer": ISSUER, "jwksUri": URI, "timeout": "1ms"}, namespace="aaa")
+    plain = authentication("users", {"issuer": ISSUER, "jwksUri": URI})
+    following.keys.take({"RequestAuthentication/aaa/hasty": hasty, KEY: plain})
+    await following.keys.refresh(SOURCE)
+    assert [(URI, following.limits.fetch_seconds)] == following.issuer.asked
+
+
+async def test_places_that_cost_time_do_not_hold_up_the_others() -> None:
+    """However many there are: who failed or was slow the last time gets half of the turns."""
+    following = Following(max_fetches=2)
+    following.keys.take({**_places("aaa", 4), KEY: DOCUMENT})
+    slow = [KeySource(ISSUER, f"https://aaa.example/{number}").id for number in range(4)]
+    following.issuer.answer = AWAY
+    for source in slow:
+        await following.keys.refresh(source)
+    following.issuer.answer = OLD
+    silence = asyncio.Event()
+    following.issuer.silent = {f"https://aaa.example/{number}": silence for number in range(4)}
+    waiting = [asyncio.create_task(following.keys.refresh(source)) for source in slow]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5.0):
+        await following.keys.refresh(SOURCE)
+    assert {SOURCE} == set(following.keys.items())
+    silence.set()
+    await asyncio.gather(*waiting)
