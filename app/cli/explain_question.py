@@ -44,6 +44,8 @@ def from_flags(flags: Flags) -> dict[str, Any]:
     Raises:
         AppError: `INVALID` when a flag cannot be read, or the place of the decision is not said.
     """
+    if flags.source and not flags.source.startswith("spiffe://"):
+        _two(flags.source, "--from NAMESPACE/ACCOUNT or a SPIFFE ID")
     destination, service, port = _destination(flags.to)
     http = {"method": flags.method or "GET", "path": flags.path or "/"}
     request: dict[str, Any] = {"protocol": "tcp"} if flags.tcp else http
@@ -136,7 +138,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "services": services,
         "asks": _asks(answer.get("asks")),
         "shadow": _shadow(answer.get("shadow")),
-        "hint": decision.get("hint", ""),
+        "hint": decision.get("hint", "").removesuffix("; `policy explain` says why"),
         "claims": answer.get("claims", ""),
         "revision": answer.get("revision"),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.cli.failures import UsageError
+from app.cli.failures import UsageError, progress
 from app.errors import AppError
 from app.serving.documents_text import TextBounds, parse_documents
 
@@ -28,19 +28,35 @@ class Found:
 def read_documents(paths: Sequence[str]) -> list[Found]:
     """Every document in the files, in the files of the directories (recursively), or on standard input (`-`).
 
-    `kind: List` is expanded, so that each document has a place of its own.
-
     Raises:
-        AppError: `INVALID` when there is no document, or one cannot be read.
+        AppError: `INVALID` when there is no document, or as `documents_in`.
     """
-    found = [
-        Found(f"{where}, document {index + 1}" if len(values) > 1 else where, value)
-        for where, values in ((str(path), _expanded(read_values(path))) for path in files_of(paths))
-        for index, value in enumerate(values)
-    ]
+    found = [document for path in files_of(paths) for document in documents_in(path, named=path in paths)]
     if not found:
         raise UsageError(f"there are no documents in {', '.join(paths) or 'nothing'}")
     return found
+
+
+def documents_in(path: str, *, named: bool) -> list[Found]:
+    """The documents of one file; `kind: List` and plain lists are expanded, so that each has a place of its own.
+
+    Decision cases are no documents: a file of them that was not `named` but found in a directory is left out, with a
+    word to the reader.
+
+    Raises:
+        AppError: `INVALID` when it cannot be read, or was named and has decision cases.
+    """
+    values = read_values(path)
+    if _are_cases(values):
+        if named:
+            raise UsageError(f"{path} has decision cases, not documents", next_step=f"gatehouse policy test {path}")
+        progress(f"left out {path}: it has decision cases, which `gatehouse policy test` runs")
+        return []
+    expanded = _expanded(values)
+    return [
+        Found(f"{path}, document {index + 1}" if len(expanded) > 1 else path, value)
+        for index, value in enumerate(expanded)
+    ]
 
 
 def read_values(path: str | Path) -> list[Any]:
@@ -84,9 +100,16 @@ def _read(path: str | Path) -> bytes:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _expanded(values: Sequence[Any]) -> list[Any]:
-    expanded: list[Any] = []
+def _are_cases(values: Sequence[Any]) -> bool:
+    """Whether a file is one of decision cases; whatever could be meant as a document is not."""
+    listed: list[Any] = []
     for value in values:
-        is_list = isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list)
-        expanded.extend(value["items"] if is_list else [value])
-    return expanded
+        cases = value.get("cases") if isinstance(value, dict) and "kind" not in value else value
+        listed.extend(cases if isinstance(cases, list) else [cases])
+    return bool(listed) and all(isinstance(case, dict) and {"request", "expected"} <= case.keys() for case in listed)
+
+
+def _expanded(values: Sequence[Any]) -> list[Any]:
+    from app.policy.document import expand_list
+
+    return [document for value in values for document in expand_list(value)]

@@ -12,7 +12,7 @@ import typer
 from app.cli.failures import ExitCode, UsageError, warn
 from app.cli.files import read_documents
 from app.cli.options import ContextName, Files
-from app.cli.text import Format, print_documents, print_value, printable, write_yaml
+from app.cli.text import Format, counted, print_documents, print_table, print_value, printable, write_yaml
 
 
 def project(
@@ -46,7 +46,9 @@ def project(
     if output is Format.JSON:
         print_value(answer, output)
     else:
-        if directory is None and output is Format.YAML and documents:
+        if output is Format.TABLE and documents:
+            print_table(("KIND", "NAMESPACE", "NAME", "ACTION", "COPY OF"), map(_row, documents))
+        elif directory is None and documents:
             print_documents(documents, output)
         _report(answer)
     if any(finding["severity"] == "error" for finding in answer["findings"]):
@@ -70,6 +72,12 @@ def _stored(context: str, revision: int | None, marked: bool, with_custom: bool)
     return answer
 
 
+def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
+    metadata = document["metadata"]
+    origin = metadata.get("annotations", {}).get("gatehouse.dev/projected-from", "")
+    return (document["kind"], metadata["namespace"], metadata["name"], document["spec"].get("action", "ALLOW"), origin)
+
+
 def _report(answer: Mapping[str, Any]) -> None:
     """What was written, what stays here and why, and what is wrong, for people."""
     reasons, findings = answer["notProjected"], answer["findings"]
@@ -83,7 +91,9 @@ def _report(answer: Mapping[str, Any]) -> None:
             warn(line)
     stay = len({reason["document"] for reason in reasons})
     errors = sum(finding["severity"] == "error" for finding in findings)
-    print(f"{len(answer['documents'])} native documents, {stay} documents stay here, {errors} errors", file=sys.stderr)
+    native = counted(len(answer["documents"]), "native document")
+    stays = f"{counted(stay, 'document')} {'stays' if stay == 1 else 'stay'} here"
+    print(f"{native}, {stays}, {counted(errors, 'error')}", file=sys.stderr)
 
 
 def _write_files(documents: Sequence[Mapping[str, Any]], directory: Path) -> None:

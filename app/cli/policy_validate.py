@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.failures import ExitCode, UsageError, progress
-from app.cli.files import Found, files_of, read_documents
+from app.cli.files import Found, documents_in, files_of
 from app.cli.options import ContextName
-from app.cli.text import Format, Output, print_value, printable
+from app.cli.text import Format, Output, counted, print_value, printable
 from app.errors import AppError
 
 
@@ -42,7 +42,7 @@ def validate(
     if output is Format.TABLE:
         for finding in findings:
             print(_line(finding))
-        print(f"{errors} errors, {len(findings) - errors} warnings")
+        print(f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
     else:
         print_value({"errors": errors, "warnings": len(findings) - errors, "findings": findings}, output)
     if errors:
@@ -59,11 +59,13 @@ def _read(paths: Sequence[str]) -> tuple[list[Found], list[dict[str, str]]]:
     findings: list[dict[str, str]] = []
     for path in files_of(paths):
         try:
-            documents.extend(read_documents([path]))
+            documents.extend(documents_in(path, named=path in paths))
         except AppError as error:
             if not error.errors:
                 raise
             findings.extend(_finding(path, "", "error", item.pointer, "INVALID", item.message) for item in error.errors)
+    if paths and not documents and not findings:
+        raise UsageError(f"there are no documents in {', '.join(paths)}")
     return documents, findings
 
 
@@ -105,9 +107,9 @@ def _finding(where: str, document: str, severity: str, pointer: str, code: str, 
     return {
         "where": where,
         "document": document,
-        "severity": severity,
+        "severity": str(severity),  # plain text, also of an enumeration: YAML has no word for those
         "pointer": pointer,
-        "code": code,
+        "code": str(code),
         "message": message,
     }
 

@@ -12,7 +12,7 @@ import typer
 
 from app.cli.failures import ExitCode, UsageError, progress
 from app.cli.files import read_documents, read_values
-from app.cli.text import Format, Output, print_value, printable, say
+from app.cli.text import Format, Output, counted, print_value, printable, say
 from app.errors import AppError
 from app.limits import PolicyLimits, RegoLimits
 from app.policy.document import REGO_MODULE, parse_document
@@ -53,7 +53,8 @@ def check(
     if output is Format.TABLE:
         for problem in problems:
             say(f"{'error' if problem.is_error else 'warning'}: {problem.file or 'all modules'}: {problem}")
-        print(f"{len(modules)} modules, {errors} errors, {len(problems) - errors} warnings")
+        found = (counted(errors, "error"), counted(len(problems) - errors, "warning"))
+        print(", ".join((counted(len(modules), "module"), *found)))
     else:
         shown = [
             {"file": each.file, "line": each.line, "message": each.message, "error": each.is_error} for each in problems

@@ -58,6 +58,11 @@ def say(line: str) -> None:
     print(printable(line))
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun, such as `1 error` and `2 errors`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Text without control characters: what came from elsewhere must not steer the terminal."""
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.policy.field_tests import Dimension, Test
 from app.policy.hardened import Reading
+from app.policy.identity_matchers import SCHEME
 from app.policy.program import Outcome, Subject, header_holds, readings_of_header
 from app.policy.request import Request
 from app.policy.rules import Clause, CompiledRule, HeaderTests
@@ -146,7 +147,7 @@ def _failure(test: Test, subject: Subject, reading: _Reading) -> Failure:
 def _got(test: Test, request: Request, reading: _Reading) -> str:
     match test.dimension:
         case Dimension.IDENTITY:
-            return request.principal or "(not authenticated)"
+            return request.principal.removeprefix(SCHEME) or "(not authenticated)"  # as policies write it
         case Dimension.METHOD:
             return request.method
         case Dimension.PATH:

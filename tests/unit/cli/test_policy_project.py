@@ -48,7 +48,7 @@ def test_documents_go_to_stdout_and_the_report_to_stderr(run, files):
     assert ["gatehouse-only-from-waypoint", "readers"] == [each["metadata"]["name"] for each in documents]
     assert "AuthorizationPolicy/shop/paths /spec/rules/0/to/0/operation/paths: " in result.err
     assert "error: AuthorizationPolicy/shop/readers /spec/targetRefs/0: ENFORCED_BY_NOBODY: " in result.err
-    assert "2 native documents, 1 documents stay here, 2 errors" == result.err.splitlines()[-1]
+    assert "2 native documents, 1 document stays here, 2 errors" == result.err.splitlines()[-1]
 
 
 def test_with_custom_nothing_is_left_to_mend(run, files):
@@ -157,3 +157,12 @@ def test_explain_marks_what_is_not_decided_here(run, files, tmp_path):
     assert (["decision", "deny"], ["decision", "allow"]) == (before.out.split()[:2], after.out.split()[:2])
     assert "DENY     shop/readers" in before.out
     assert "DENY (observed)   shop/readers" in after.out
+
+
+def test_a_table_of_what_is_written(run, files):
+    """One line a document, with the document that it is a copy of."""
+    result = run("policy", "project", "-f", files, "--with-custom", "-o", "table")
+
+    lines = [line.split() for line in result.out.splitlines()]
+    assert ["KIND", "NAMESPACE", "NAME", "ACTION", "COPY", "OF"] == lines[0]
+    assert ["AuthorizationPolicy", "shop", "readers", "DENY", "AuthorizationPolicy/shop/readers"] in lines

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 _HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
 _META = "metadata: {name: NAME, namespace: shop}\n"
@@ -116,3 +117,46 @@ def test_live_looks_at_files_in_the_live_set(run, live, write):
     assert "SHADOWED" not in {found["code"] for found in json.loads(alone.out)["findings"]}
     assert 0 == together.code
     assert "AuthorizationPolicy/shop/b: warning: /spec/rules/0: rule 0 of shop/a" in together.out
+
+
+CASES = """\
+- name: a case
+  request: {method: GET, path: /}
+  workload: {kind: waypoint, namespace: shop, gateway_name: waypoint}
+  policies: []
+  expected: allow
+"""
+
+
+def test_findings_as_yaml(run, write):
+    """The same as in JSON; the words of our own enumerations are plain text there."""
+    path = write(_text("[{form: []}]"))
+    as_yaml, as_json = (run("policy", "validate", path, "-o", form) for form in ("yaml", "json"))
+
+    assert (3, 3) == (as_yaml.code, as_json.code), as_yaml.err
+    assert json.loads(as_json.out) == yaml.safe_load(as_yaml.out)
+
+
+def test_decision_cases_in_a_directory_are_no_documents(run, live, write, tmp_path):
+    """A directory of policies may have their cases beside them; `policy test` is for those."""
+    write(_text("[{}]"))
+    cases = write(CASES, "cases.yaml")
+    write("rule: a/b\ncases:\n- {name: x, request: {}, expected: {allowed: true}}\n", "rego.yaml")
+
+    for arguments in (("validate", str(tmp_path)), ("validate", "--live", str(tmp_path)), ("apply", str(tmp_path))):
+        result = run("policy", *arguments)
+        assert (0, False) == (result.code, "cases.yaml" in result.out), result.err
+    named = run("policy", "validate", cases)
+    assert (2, f"error: {cases} has decision cases, not documents") == (named.code, named.err.splitlines()[0])
+    assert f"  next: gatehouse policy test {cases}" in named.err
+
+
+def test_documents_in_a_list_of_yaml_keep_their_place(run, live, write):
+    """A list is several documents, here as on the server: a finding names the one that it is about."""
+    items = "".join(f"- {json.dumps(value)}\n" for value in ({"kind": "Mesh"}, {"kind": "None"}))
+    path = write(f"{items}---\n{_text('[{}]')}")
+    alone, over_live = run("policy", "validate", path), run("policy", "validate", "--live", path)
+
+    for result in (alone, over_live):
+        assert 3 == result.code, result.err
+        assert f"{path}, document 2: error: /kind: " in result.out

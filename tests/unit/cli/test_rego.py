@@ -39,7 +39,7 @@ def test_the_example_is_fine_and_holds_its_cases(run):
     checked = run("rego", "check", EXAMPLE)
     tested = run("rego", "test", EXAMPLE, "--cases", CASES)
 
-    assert (0, "1 modules, 0 errors, 0 warnings\n") == (checked.code, checked.out)
+    assert (0, "1 module, 0 errors, 0 warnings\n") == (checked.code, checked.out)
     assert (0, "10 cases: 10 passed, 0 failed\n") == (tested.code, tested.out)
 
 
