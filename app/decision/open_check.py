@@ -45,24 +45,27 @@ class OpenCheck:
     def settle(self, answers: Mapping[str, ProviderAnswer]) -> CheckAnswer:
         """The answer, given what the providers said; without an answer a provider has denied.
 
-        A denial by providers has the effects of the first of them by name; where all allow, they have all of theirs.
-        Who passes by a grant instead has none of them.
+        A denial by providers has the effects of the first of them by name; who passes where all allow has all of
+        theirs, also by a grant in place of an ALLOW rule, because the service goes by the headers that they set. Who
+        passes by a grant although a provider denied has none of them.
         """
         allowed = {name: answer.allowed is True for name, answer in answers.items()}
         decision = decide(self.state.table, self.target, self.request, allowed)
-        effects: Effects | None = NO_EFFECTS
+        denied_with = NO_EFFECTS
+        passes_with: Effects | None = NO_EFFECTS
         if decision.reason is Reason.PROVIDER_DENIED:
             denied = next((name for name in sorted(answers) if not allowed[name]), None)
             if denied is not None:
-                effects = answers[denied].effects
+                denied_with = answers[denied].effects
                 hint = answers[denied].hint[:_MAX_HINT_CHARS]
                 decision = replace(decision, hint=f"{decision.hint}: {hint}") if hint else decision
-        elif decision.allowed:
-            effects = combine_effects(answers[name].effects for name in sorted(answers))
-            if effects is None:
+        elif decision.allowed or decision.reason is Reason.NO_RULE_MATCHED:
+            passes_with = combine_effects(answers[name].effects for name in sorted(answers))
+            if passes_with is None:
                 decision = _CONTRADICTION
         answer = _decided(self.state, self.target, self.request, self.identity, decision, allowed, self.grants)
-        if effects is not None and effects is not NO_EFFECTS and answer.decision.reason is not Reason.GRANT:
+        effects = passes_with if answer.decision.allowed else denied_with
+        if effects is not None and effects is not NO_EFFECTS:
             answer = replace(answer, effects=effects)
         return self.user.seen_by_upstream(answer)
 

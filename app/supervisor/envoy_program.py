@@ -145,6 +145,8 @@ class EnvoyProgram:
                 "drain_timeout": _seconds(1.0),
                 "common_http_protocol_options": {
                     "max_connection_duration": _seconds(limits.max_connection_age_seconds),
+                    # The idle timeout begins anew with every byte of a message that never ends.
+                    "max_stream_duration": _seconds(limits.rpc_budget_seconds + 1.0),
                     "max_headers_count": _MAX_HEADERS,
                 },
                 "http2_protocol_options": {

@@ -131,3 +131,22 @@ async def test_a_deleted_grant_ends_at_once() -> None:
     assert (Reason.GRANT, Reason.NO_RULE_MATCHED) == (before, serving.check(headers=xfcc(REPORTS)).decision.reason)
     assert serving.holder.state is not None
     assert serving.holder.state.grants is None
+
+
+async def test_who_passes_by_a_grant_passes_as_whom_the_provider_says() -> None:
+    """The provider allowed and no ALLOW rule matched: the client's own header must not reach the service instead."""
+    effects = Effects(headers=(("x-user", "reports"),), headers_to_remove=("x-admin",))
+    ask = policy("ask", targetRefs=[SERVICE_REF], action="CUSTOM", provider={"name": "opa"}, rules=[{}])
+    providers = FakeProviders({"opa": ProviderAnswer(True, effects)})
+    serving = await worker(LOCAL_WAYPOINT, READERS, ask, provider("opa"), LET_IN, providers=providers)
+    clock = _Clock()
+    serving.service = CheckService(
+        serving.holder, limits=serving.limits, lag=serving.lag, providers=providers, wall_clock=clock.seconds
+    )
+
+    granted = await serving.decide(headers=xfcc(REPORTS))
+    clock.time = END
+    denied = await serving.decide(headers=xfcc(REPORTS))
+
+    assert (Reason.GRANT, effects) == (granted.decision.reason, granted.effects)
+    assert (Reason.NO_RULE_MATCHED, Effects()) == (denied.decision.reason, denied.effects)

@@ -35,7 +35,14 @@ def test_the_bounds_of_the_listener_stand_in_the_configuration(tmp_path: Path) -
     """What limits.check_grpc says holds on this transport too."""
     settings = _settings(
         tmp_path,
-        limits={"check_grpc": {"max_connections": 7, "max_concurrent_streams": 5, "max_connection_age_seconds": 3.0}},
+        limits={
+            "check_grpc": {
+                "max_connections": 7,
+                "max_concurrent_streams": 5,
+                "max_connection_age_seconds": 3.0,
+                "rpc_budget_seconds": 2.0,
+            }
+        },
     )
     config = _config(hosted_by_envoy(settings, "worker-1"))
     listener = config["static_resources"]["listeners"][0]
@@ -46,6 +53,7 @@ def test_the_bounds_of_the_listener_stand_in_the_configuration(tmp_path: Path) -
     assert 7 == monitor["max_active_downstream_connections"]
     assert 5 == manager["http2_protocol_options"]["max_concurrent_streams"]
     assert "3s" == manager["common_http_protocol_options"]["max_connection_duration"]
+    assert "3s" == manager["common_http_protocol_options"]["max_stream_duration"]
 
 
 def test_envoys_own_interface_is_a_socket_of_this_user_and_of_one_process(tmp_path: Path) -> None:
