@@ -13,7 +13,7 @@ from typing import Any
 
 from app.decision.attributes import CheckAnswer
 from app.decision.ports import TokenRefusal, TokenVerifier, VerifiedToken
-from app.decision.token_places import FoundToken, find_tokens
+from app.decision.token_places import FoundToken, TokenPlaces, find_tokens
 from app.limits import TokenLimits
 from app.policy.authentication_index import BelievedIssuer, KeySet, TargetTokens
 from app.policy.decision import Decision, Reason
@@ -75,9 +75,9 @@ class RequestAuthenticator:
         if is_preflight(request):
             return _without_token(tokens.output_headers)
         refusal: tuple[TokenRefusal, BelievedIssuer] | None = None
-        tried = 0
+        tried, places = 0, TokenPlaces(request)
         for believed in tokens.issuers:
-            found = find_tokens(believed.rule, request)
+            found = find_tokens(believed.rule, request, places)
             if not found:
                 continue
             outcome = self._verify_all(believed, found, now)

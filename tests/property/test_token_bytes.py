@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.decision.ports import TokenRefusal, VerifiedToken
-from app.decision.token_places import find_tokens
+from app.decision.token_places import TokenPlaces, find_tokens
 from app.limits import TokenLimits
 from app.policy.authentication_index import KeySet
 from app.policy.request import Request
@@ -72,6 +72,6 @@ def test_a_token_with_one_other_character_is_refused_or_has_the_same_claims(posi
 def test_no_header_query_or_cookie_breaks_the_search(header: str, query: str, cookie: str) -> None:
     """A token after the prefix alone in its header is always found."""
     request = Request(path=f"/?{query}", headers={"authorization": (header,), "cookie": (cookie,)})
-    find_tokens(RULE, request)
+    find_tokens(RULE, request, TokenPlaces(request))
     whole = JwtRule(pointer="", issuer=ISSUER, from_headers=(TokenHeader("authorization"),), from_params=())
-    assert header.strip(" \t") == "" or find_tokens(whole, request)
+    assert header.strip(" \t") == "" or find_tokens(whole, request, TokenPlaces(request))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
+from app.decision import token_places
 from app.decision.attributes import CheckAnswer
 from app.policy.authentication_index import KeySet
 from app.policy.decision import Reason
@@ -363,3 +365,26 @@ async def test_a_request_is_tried_by_a_bounded_number_of_rules_of_its_issuer() -
         serving = await worker(LOCAL_WAYPOINT, authentication("users", *rules))
 
         assert allowed == _ask(serving, bearer(USERS.token())).decision.allowed
+
+
+async def test_a_query_is_read_once_for_all_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one takes milliseconds: they must not come once for each issuer that is believed."""
+    read: list[str] = []
+    monkeypatch.setattr(
+        token_places, "parse_qsl", lambda query, **how: (read.append(query), parse_qsl(query, **how))[1]
+    )
+    others = [EndUsers(f"https://a{number}.example").rule() for number in range(8)]
+    serving = await worker(LOCAL_WAYPOINT, authentication("users", *others, USERS.rule()))
+    path = f"/orders?a=1&access_token={USERS.token()}"
+
+    assert _ask(serving, path=path).decision.allowed
+    assert 1 == len(read)
+
+
+async def test_a_header_of_very_many_tokens_is_refused() -> None:
+    """However many there are beyond the bound."""
+    serving = await worker(LOCAL_WAYPOINT, authentication("users", USERS.rule()))
+    good = f"Bearer {USERS.token()}"
+    for count in (9, 65, 400):
+        answer = _ask(serving, {"authorization": [",".join([good] * count)]})
+        assert (False, Reason.TOKEN_INVALID, 401) == _outcome(answer)
