@@ -212,7 +212,7 @@ class SnapshotLoader:
             etag=etag,
             table=table,
             services=services,
-            points=before.points if before is not None and same_points else EnforcementPoints.index(points.items()),
+            points=before.points if before is not None and same_points else EnforcementPoints.index(points),
             mesh=mesh,
             trust=change.trust or (before.trust if before is not None else TrustMaterial()),
             documents=len(self._documents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -13,6 +13,7 @@ from app.policy.document_values import NO_VALUES, DocumentValues
 from app.policy.enforcement_point import EnforcementPoint
 from app.policy.grant_index import GrantIndex
 from app.policy.mesh import MeshConfig
+from app.policy.point_callers import points_by_caller
 from app.policy.quarantine import QuarantineIndex
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex
@@ -28,18 +29,18 @@ class EnforcementPoints:
     behind_ztunnel: Mapping[str, EnforcementPoint]
 
     @classmethod
-    def index(cls, points: Iterable[tuple[str, EnforcementPoint]]) -> EnforcementPoints:
-        """Index points given with their keys; where two claim the same caller, the first key in order holds."""
+    def index(cls, points: Mapping[str, EnforcementPoint]) -> EnforcementPoints:
+        """Index points given by their keys; whose a caller is that several claim says `app.policy.point_callers`."""
         by_listener: dict[str, EnforcementPoint] = {}
         by_spiffe_id: dict[str, EnforcementPoint] = {}
         behind_ztunnel: dict[str, EnforcementPoint] = {}
-        for _, point in sorted(points, key=lambda item: item[0]):
-            if point.listener:
-                by_listener.setdefault(point.listener, point)
-            elif point.spiffe_id and point.via_ztunnel:
-                behind_ztunnel.setdefault(point.spiffe_id, point)
-            elif point.spiffe_id:
-                by_spiffe_id.setdefault(point.spiffe_id, point)
+        for (listener, spiffe_id, via_ztunnel), point in points_by_caller(points).items():
+            if listener:
+                by_listener[listener] = point
+            elif spiffe_id and via_ztunnel:
+                behind_ztunnel[spiffe_id] = point
+            elif spiffe_id:
+                by_spiffe_id[spiffe_id] = point
         return cls(by_listener, by_spiffe_id, behind_ztunnel)
 
 

@@ -19,6 +19,7 @@ from app.policy.lint_rules import never_matches, value_doubts
 from app.policy.lint_shadow import shadowed_rules
 from app.policy.lint_unknown import unknown_names
 from app.policy.ownership_findings import ownership_findings
+from app.policy.point_callers import caller_findings
 from app.policy.policy_view import PolicyView
 
 Labels = Mapping[str, str]
@@ -48,7 +49,7 @@ def lint(
     """
     around = Surroundings.of(view, workloads)
     policies = sorted(view.table.policies(), key=lambda policy: policy.key)
-    found = [*ownership_findings(view, sources), *rego_findings(view)]
+    found = [*ownership_findings(view, sources), *rego_findings(view), *caller_findings(view)]
     for policy in policies:
         for check in CHECKS:
             found.extend(SetFinding.about(policy.key, finding) for finding in check(policy, around))

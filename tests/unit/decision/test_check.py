@@ -28,7 +28,7 @@ from tests.support.decisions import (
     worker,
     xfcc,
 )
-from tests.support.snapshots import mesh, point, policy
+from tests.support.snapshots import point, policy
 
 EVERYBODY = policy("everybody", targetRefs=[GATEWAY_REF, SERVICE_REF], action="ALLOW", rules=[{}])
 
@@ -291,12 +291,16 @@ async def test_every_decision_is_counted_by_its_reason() -> None:
     assert {"ALLOW_RULE": 2} == counters.to_json()["allowed"]
 
 
-async def test_the_first_of_two_points_for_one_caller_holds() -> None:
-    """Which one is a matter of their keys, not of chance."""
-    second = point("b", "zoo", caller={"listener": "local"})
-    serving = await worker(second, point("a", "shop", caller={"listener": "local"}), mesh(trustDomain="cluster.local"))
-    assert serving.holder.state is not None
-    assert "shop" == serving.holder.state.points.by_listener["local"].namespace
+async def test_a_listener_that_two_namespaces_claim_is_nobodys() -> None:
+    """In whatever order they come; else a document of one would decide where requests at the other's proxy go."""
+    claims = [
+        point(name, namespace, caller={"listener": "local"}) for name, namespace in (("z", "edge"), ("a", "shop"))
+    ]
+    for documents in (claims, claims[::-1]):
+        serving = await worker(*documents, READERS)
+        assert serving.holder.state is not None
+        assert {} == serving.holder.state.points.by_listener
+        assert Reason.IDENTITY_UNAVAILABLE is serving.check(headers=xfcc()).decision.reason
 
 
 @pytest.mark.parametrize(
