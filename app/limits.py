@@ -210,6 +210,7 @@ class TokenLimits:
     max_nesting: int = 32  # of header and payload
     leeway_seconds: float = 60.0  # after exp and before nbf, as Envoy's jwt_authn allows
     cache_entries: int = 10_000  # verified tokens that a worker remembers
+    cache_bytes: int = 16_777_216  # of all of them, as they were sent; their claims take up to twenty times as much
     key_set_entries: int = 1_024  # parsed key sets that a worker remembers
     max_output_header_bytes: int = 8_192  # a claim that is longer is not sent upstream
     max_hints: int = 64  # key sources that a worker asks to be fetched again, in one report

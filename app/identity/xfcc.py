@@ -105,7 +105,9 @@ def _parse_cached(text: str) -> Xfcc | None:
 
 def read_xfcc(values: Sequence[str]) -> Xfcc | None:
     """The element of a header given by its values, or None when it is malformed or there are several headers."""
-    return _parse_cached(values[0]) if len(values) == 1 else None
+    if len(values) != 1 or len(values[0]) > MAX_XFCC_CHARS:  # too long to be remembered, too
+        return None
+    return _parse_cached(values[0])
 
 
 @lru_cache(maxsize=16_384)

@@ -39,6 +39,7 @@ class _Signed:
     audiences: frozenset[str]
     expires: float | None
     starts: float | None
+    size: int  # of the token
 
 
 class _RefusedError(Exception):
@@ -57,6 +58,7 @@ class EndUserTokenVerifier:
         self._signatures = jwt.PyJWS(options={"enforce_minimum_key_length": True})
         self._key_sets: OrderedDict[str, tuple[VerificationKey, ...]] = OrderedDict()
         self._verified: OrderedDict[tuple[str, bytes], _Signed] = OrderedDict()
+        self._verified_bytes = 0
         self._last_read: tuple[bytes, Mapping[str, Any], _Signed] | None = None
 
     def verify(self, token: str, rule: JwtRule, keys: KeySet | None, now: float) -> VerifiedToken | TokenRefusal:
@@ -83,10 +85,17 @@ class EndUserTokenVerifier:
         if keys is None or remembered is None:
             raise _RefusedError(f"the keys of issuer {rule.issuer} could not be had yet", ask_for_keys=True)
         self._check_signature(token, header, self._keys_of(keys), rule.issuer)
-        self._verified[remembered] = signed
-        if len(self._verified) > self._limits.cache_entries:
-            self._verified.popitem(last=False)
+        self._remember(remembered, signed)
         return signed.token
+
+    def _remember(self, key: tuple[str, bytes], signed: _Signed) -> None:
+        self._verified[key] = signed
+        self._verified_bytes += signed.size
+        while len(self._verified) > self._limits.cache_entries or self._verified_bytes > self._limits.cache_bytes:
+            self._forget(next(iter(self._verified)))
+
+    def _forget(self, key: tuple[str, bytes]) -> None:
+        self._verified_bytes -= self._verified.pop(key).size
 
     def _read_once(self, token: str, digest: bytes) -> tuple[Mapping[str, Any], _Signed]:
         """Header and payload; the same token is asked about for one rule after the other."""
@@ -110,6 +119,7 @@ class EndUserTokenVerifier:
             _audiences(claims.get("aud")),
             _seconds(claims, "exp"),
             _seconds(claims, "nbf"),
+            len(token),
         )
 
     def _object(self, part: str) -> dict[str, Any]:
@@ -126,7 +136,7 @@ class EndUserTokenVerifier:
         leeway = self._limits.leeway_seconds
         if signed.expires is not None and now >= signed.expires + leeway:
             if forget is not None:
-                self._verified.pop(forget, None)
+                self._forget(forget)
             raise _RefusedError(f"the token of {rule.issuer} has ended")
         if signed.starts is not None and now < signed.starts - leeway:
             raise _RefusedError(f"the token of {rule.issuer} begins later")

@@ -4,7 +4,16 @@ import pytest
 
 from app.errors import AppError, ErrorCode
 from app.identity.caller import UNAUTHENTICATED, CallerIdentity, IdentityState
-from app.identity.xfcc import ANNOTATION_HINT, MAX_XFCC_CHARS, Xfcc, XfccTrust, parse_xfcc, resolve_caller
+from app.identity.xfcc import (
+    ANNOTATION_HINT,
+    MAX_XFCC_CHARS,
+    Xfcc,
+    XfccTrust,
+    _parse_cached,
+    parse_xfcc,
+    read_xfcc,
+    resolve_caller,
+)
 
 WAYPOINT = "spiffe://cluster.local/ns/shop/sa/waypoint"
 CLIENT = "spiffe://cluster.local/ns/web/sa/frontend"
@@ -136,3 +145,11 @@ def test_a_header_that_no_waypoint_writes_identifies_nobody(xfcc: tuple[str, ...
         identity = _resolve(*xfcc, trust=trust)
         assert (IdentityState.UNAVAILABLE, "") == (identity.state, identity.principal)
         assert identity.hint
+
+
+def test_a_header_that_is_too_long_is_not_remembered() -> None:
+    """Clients may choose it: thousands of them would fill the memory."""
+    before = _parse_cached.cache_info().currsize
+    for number in range(3):
+        assert read_xfcc([f"By=spiffe://a/b;URI=spiffe://a/{number}" + "c" * MAX_XFCC_CHARS]) is None
+    assert before == _parse_cached.cache_info().currsize

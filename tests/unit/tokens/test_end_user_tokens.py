@@ -282,3 +282,21 @@ def test_a_token_is_read_once_for_all_rules(monkeypatch: pytest.MonkeyPatch) -> 
             assert outcome.other_issuer
 
     assert 4 == len(read)
+
+
+def test_what_is_remembered_of_tokens_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are forgotten; one that is alone too large is verified and not remembered."""
+    small, large = USERS.token(), USERS.token(filler="x" * 1_000)
+    checked: list[str] = []
+    verifier = EndUserTokenVerifier(TokenLimits(cache_bytes=2 * len(small)))
+    check = verifier._holds
+    monkeypatch.setattr(
+        EndUserTokenVerifier, "_holds", lambda _, token, *rest: (checked.append(token), check(token, *rest))[1]
+    )
+    others = [USERS.token(sub=name) for name in ("bobby", "carol")]
+    for token in (small, small, *others, small, large, large):
+        assert isinstance(verifier.verify(token, RULE, KEYS, NOW), VerifiedToken)
+
+    assert [small, *others, small, large, large] == checked
+    ended = verifier.verify(others[1], RULE, KEYS, NOW + 7_200)
+    assert isinstance(ended, TokenRefusal)
