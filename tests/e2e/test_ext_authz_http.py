@@ -262,7 +262,7 @@ class _Scripted:
     def __init__(self) -> None:
         self.counters = CheckCounters()
 
-    async def decide(self, attributes: CheckAttributes, _peer: Peer) -> CheckAnswer:
+    async def decide(self, attributes: CheckAttributes, _peer: Peer, _seconds: float | None) -> CheckAnswer:
         allow = CheckAnswer(Decision(True, Reason.ALLOW_RULE))
         match attributes.path:
             case "/set":
