@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from app.errors import AppError
 from app.policy.document import PROVIDER, REGO_MODULE
-from app.policy.finding import SetFinding, warning
+from app.policy.finding import Finding, SetFinding, warning
 from app.policy.finding_codes import Code
 from app.policy.policy_view import PolicyView
 from app.policy.provider import Provider, RegoEngine, RegoSpec
@@ -23,6 +23,22 @@ def rego_findings(view: PolicyView) -> Iterator[SetFinding]:
             if message:
                 said = f"{message}: everything that this provider is asked about is denied"
                 yield SetFinding.about(key, warning(pointer, said, Code.RULE_UNKNOWN))
+            else:
+                yield from (SetFinding.about(key, found) for found in _several_authors(spec, view))
+
+
+def _several_authors(spec: RegoSpec, view: PolicyView) -> Iterator[Finding]:
+    """Modules of several namespaces in packages of the rule: each of their authors can make it true."""
+    modules: Mapping[str, RegoModule] = view.values.of(REGO_MODULE)
+    selected = ModuleSelection(names=spec.modules, labels=spec.labels).of(modules.values())
+    path = rule_path(spec.path)
+    authors = {module.namespace for module in selected if path[: len(module.package)] == module.package}
+    if len(authors) > 1 and not all("/" in name for name in spec.modules or ("",)):
+        said = (
+            f"modules of the namespaces {', '.join(sorted(authors))} have the package of the rule, and any of them can "
+            "make it true: select modules as <namespace>/<name>"
+        )
+        yield warning("/spec/rego/modules" if spec.modules else "/spec/rego", said, Code.SEVERAL_AUTHORS)
 
 
 def _doubt(spec: RegoSpec, modules: Mapping[str, RegoModule]) -> tuple[str, str]:

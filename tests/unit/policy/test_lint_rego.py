@@ -59,3 +59,22 @@ def test_a_provider_that_can_only_deny_is_found(
 ) -> None:
     """With the reason that its denials will have."""
     assert [("Provider//authz", pointer, message)] == _found(*documents)
+
+
+@pytest.mark.parametrize(
+    ("rego", "pointers"),
+    [
+        ({}, ["/spec/rego"]),
+        ({"modules": ["authz"]}, ["/spec/rego/modules"]),
+        ({"modules": ["shop/authz", "evil/authz"]}, []),
+        ({"modules": ["shop/authz"]}, []),
+    ],
+)
+def test_a_rule_that_several_namespaces_can_make_true_is_found(rego: dict[str, Any], pointers: list[str]) -> None:
+    """Unless the provider names each of the modules with its namespace."""
+    theirs = module_document("authz", "package shop.authz\n\nallow := true\n", namespace="evil")
+    elsewhere = module_document("other", "package evil.authz\n\nallow := true\n", namespace="evil")
+    found = lint(view(GOOD, theirs, elsewhere, _provider(**rego)))
+
+    assert pointers == [each.pointer for each in found if each.code == Code.SEVERAL_AUTHORS]
+    assert not [each for each in lint(view(GOOD, elsewhere, _provider())) if each.code == Code.SEVERAL_AUTHORS]
