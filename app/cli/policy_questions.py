@@ -273,7 +273,8 @@ def _print_reach(
     else:
         answer = _asked(path, question, context, revision)
     if output is Format.TABLE:
-        class_tables.print_reach(answer)
+        class_tables.print_reach(answer, of_one_caller=path == "/v1/what-can")
+        explain_question.warn_of_unknown(answer)
     else:
         print_value(class_tables.without_words(answer), output)
 

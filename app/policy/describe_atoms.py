@@ -49,9 +49,9 @@ class AtomWords:
         inside, left = self._cover(block, universe)
         outside, left_out = self._cover(universe & ~block, universe)
         if not left and (left_out or len(inside) <= len(outside)):
-            return AtomSet(tuple(inside))
+            return AtomSet(tuple(sorted(inside)))
         if not left_out:
-            return AtomSet((), tuple(outside))
+            return AtomSet((), tuple(sorted(outside)))
         if len(outside) + left_out.bit_count() < len(inside) + left.bit_count():
             return AtomSet((), (*outside, *self._singles(left_out, universe)))
         return AtomSet((*inside, *self._singles(left, universe)))
