@@ -32,9 +32,7 @@ from app.limits import Limits
 from app.policy.document import GRANT, QUARANTINE
 
 # Going back is about policies, and these say who is cut off or let in today.
-_LIFTED = {
-    QUARANTINE: "this quarantine is lifted, for that revision has none: add it again if it is needed"
-}
+_LIFTED = {QUARANTINE: "this quarantine is lifted, for that revision has none: add it again if it is needed"}
 _REOPENED = {
     QUARANTINE: "this quarantine is as it was then, which may be less than it held: compare it",
     GRANT: "this grant lets in again until it expires: revoke it where it is not wanted",
