@@ -9,14 +9,15 @@ from app.cli.text import print_facts, print_table, say
 _CALLER = "caller"
 
 
-def print_reach(answer: dict[str, Any]) -> None:
-    """A table for each place; places that answer alike are put together."""
+def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
+    """A table for each place; places that answer alike are put together. Of one caller it has no column of callers."""
+    headers = ("VERDICT", "REQUESTS", "BY") if of_one_caller else ("VERDICT", "CALLER", "REQUESTS", "BY")
     alike: dict[str, tuple[list[str], list[tuple[str, ...]]]] = {}
     for place in answer["places"]:
         rows: list[tuple[str, ...]] = [
             (
                 _verdict(one),
-                one["words"].get(_CALLER, "any"),
+                *(() if of_one_caller else (one["words"].get(_CALLER, "any"),)),
                 _conditions(one["words"]),
                 _by(one),
             )
@@ -28,7 +29,7 @@ def print_reach(answer: dict[str, Any]) -> None:
             print()
         for place in places:
             say(place)
-        print_table(("VERDICT", "CALLER", "REQUESTS", "BY"), rows)
+        print_table(headers, rows)
     if not alike:
         say("no target is known: name one with --to, --at or --point")
     _print_scope(answer)

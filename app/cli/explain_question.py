@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from app.cli.failures import UsageError
+from app.cli.failures import UsageError, warn
 from app.cli.files import Found
 from app.cli.text import print_facts, print_table
 from app.errors import AppError
@@ -143,6 +143,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "revision": answer.get("revision"),
     }
     print_facts({name: value for name, value in facts.items() if value not in ("", None)})
+    warn_of_unknown(answer)
     if answer["rules"]:
         print()
         print_table(
@@ -172,6 +173,12 @@ def print_answer(answer: dict[str, Any]) -> None:
     if nearest:
         print()
         print_facts({"nearest miss": f"{nearest['rule'] or nearest['policy']}: {_failure(nearest.get('failure'))}"})
+
+
+def warn_of_unknown(answer: dict[str, Any]) -> None:
+    """Say which services the question named that nobody knows: no request is taken to go there."""
+    for name in answer.get("unknownServices", ()):
+        warn(f"the inventory has no service {name}, so no request goes there; see `gatehouse inventory get services`")
 
 
 def _asks(asks: list[dict[str, Any]] | None) -> str:

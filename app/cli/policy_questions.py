@@ -34,6 +34,8 @@ SourceIp = Annotated[str, typer.Option("--source-ip", help="The address of the c
 Tcp = Annotated[bool, typer.Option("--tcp", help="A TCP connection instead of an HTTP request.")]
 Revision = Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")]
 
+_NO_FLAGS = Flags(source="", method="", path="", host="", headers=(), to="", at=None, point="", labels=())
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `gatehouse policy`."""
@@ -49,8 +51,8 @@ def explain(
         str, typer.Option("--request", help="A file with the question (request, and target or enforcementPoint).")
     ] = "",
     source: Source = "",
-    method: Method = "GET",
-    path: PathName = "/",
+    method: Annotated[str, typer.Option("--method", help="The HTTP method, GET if not said.")] = "",
+    path: Annotated[str, typer.Option("--path", help="The path, / if not said.")] = "",
     host: Host = "",
     headers: Headers = None,
     to: To = "",
@@ -73,29 +75,24 @@ def explain(
     context: ContextName = "",
 ) -> None:
     """Decide one request and say why: over the live set, a revision, or with -f over files alone."""
-    if request:
-        (question, *rest) = read_values(request) or [None]
-        if rest or not isinstance(question, dict):
-            raise UsageError(f"{request} must hold one question: an object with `request` and `target`")
-    else:
-        question = explain_question.from_flags(
-            Flags(
-                source=source,
-                method=method,
-                path=path,
-                host=host,
-                headers=tuple(headers or ()),
-                to=to,
-                at=at,
-                point=point,
-                labels=tuple(labels or ()),
-                port=port,
-                source_ip=source_ip,
-                tcp=tcp,
-                claims=tuple(claims or ()),
-                providers=tuple(providers or ()),
-            )
-        )
+    flags = Flags(
+        source=source,
+        method=method,
+        path=path,
+        host=host,
+        headers=tuple(headers or ()),
+        to=to,
+        at=at,
+        point=point,
+        labels=tuple(labels or ()),
+        port=port,
+        source_ip=source_ip,
+        tcp=tcp,
+        claims=tuple(claims or ()),
+        providers=tuple(providers or ()),
+    )
+    question = _question_in(request, flags) if request else explain_question.from_flags(flags)
+    _check_one_set(files, revision)
     if files:
         answer = explain_question.over_files(question, read_documents(files))
     else:
@@ -233,6 +230,20 @@ def diff(
         raise typer.Exit(ExitCode.TESTS_FAILED)
 
 
+def _question_in(file: str, flags: Flags) -> dict[str, Any]:
+    if flags != _NO_FLAGS:
+        raise UsageError("--request has the whole question; leave the flags about the request out, or write no file")
+    question, *rest = read_values(file) or [None]
+    if rest or not isinstance(question, dict):
+        raise UsageError(f"{file} must hold one question: an object with `request` and `target`")
+    return question
+
+
+def _check_one_set(files: list[str] | None, revision: int | None) -> None:
+    if files and revision is not None:
+        raise UsageError("-f takes files and --revision a stored set; give one of them")
+
+
 def _diff_of_files(question: dict[str, Any], before: str, after: str, *, apply: bool) -> dict[str, Any]:
     from app.policy.broad_question import answer_diff
 
@@ -265,6 +276,7 @@ def _print_reach(
     output: Format,
     context: str,
 ) -> None:
+    _check_one_set(files, revision)
     if files:
         from app.policy.broad_question import answer_reach
 
@@ -273,7 +285,8 @@ def _print_reach(
     else:
         answer = _asked(path, question, context, revision)
     if output is Format.TABLE:
-        class_tables.print_reach(answer)
+        class_tables.print_reach(answer, of_one_caller=path == "/v1/what-can")
+        explain_question.warn_of_unknown(answer)
     else:
         print_value(class_tables.without_words(answer), output)
 

@@ -21,7 +21,7 @@ from app.policy.known_targets import known_targets, targets_of_service
 from app.policy.mesh import MeshConfig
 from app.policy.paths import cut, normalize
 from app.policy.policy_view import PolicyView
-from app.policy.question import full_identity, is_account
+from app.policy.question import doubts_about, full_identity, is_account
 from app.policy.target import ServiceRef, Target
 
 _PLACES = ("target", "enforcementPoint")
@@ -38,6 +38,7 @@ _TEXTS: Mapping[str, Part] = {
 _REQUEST_MEMBERS = ("protocol", "source_principal", "port", "path", "headers", *_TEXTS)
 _PROTOCOLS = ("http", "grpc", "tcp")
 _KEY_PARTS = 2
+_PLACED = {"service", "target"}  # members that name a service, which somebody may have misspelt
 
 
 def answer_reach(question: Any, view: PolicyView, *, now: datetime) -> dict[str, Any]:
@@ -49,8 +50,10 @@ def answer_reach(question: Any, view: PolicyView, *, now: datetime) -> dict[str,
     """
     members = _members(question, _MEMBERS)
     protocol, given = _known(members.get("request"), view.mesh)
-    places = reachability.places_at(_targets(members, (view,)), protocol or "http")
-    return reachability.reach(view, places, given, now)
+    targets = _targets(members, (view,))
+    places = reachability.places_at(targets, protocol or "http")
+    doubts = doubts_about(targets, view) if _PLACED & members.keys() else {}
+    return reachability.reach(view, places, given, now) | doubts
 
 
 def answer_diff(question: Any, before: PolicyView, after: PolicyView, *, now: datetime) -> dict[str, Any]:

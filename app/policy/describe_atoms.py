@@ -49,12 +49,12 @@ class AtomWords:
         inside, left = self._cover(block, universe)
         outside, left_out = self._cover(universe & ~block, universe)
         if not left and (left_out or len(inside) <= len(outside)):
-            return AtomSet(tuple(inside))
+            return AtomSet(tuple(sorted(inside)))
         if not left_out:
-            return AtomSet((), tuple(outside))
-        if len(outside) + left_out.bit_count() < len(inside) + left.bit_count():
-            return AtomSet((), (*outside, *self._singles(left_out, universe)))
-        return AtomSet((*inside, *self._singles(left, universe)))
+            return AtomSet((), tuple(sorted(outside)))
+        of = self._with_singles(inside, left, block, universe)
+        but = self._with_singles(outside, left_out, universe & ~block, universe)
+        return AtomSet((), but) if (len(but), sum(map(len, but))) < (len(of), sum(map(len, of))) else AtomSet(of)
 
     def _implied(self, block: int) -> int:
         """Spellings that are in the set, or not, as the plain atoms like them are: not worth a word."""
@@ -71,20 +71,29 @@ class AtomWords:
                 left &= ~members
         return labels, left
 
-    def _singles(self, block: int, universe: int) -> Iterator[str]:
-        while block:
-            lowest = block & -block
-            yield self._single(lowest.bit_length() - 1, universe)
-            block ^= lowest
+    def _with_singles(self, labels: list[str], left: int, block: int, universe: int) -> tuple[str, ...]:
+        """The labels, and words for what they leave over of the block; a label that these words include is left out."""
+        words, said = [], 0
+        while left:
+            word, covered = self._single((left & -left).bit_length() - 1, block, universe)
+            words.append(word)
+            said |= covered
+            left &= ~covered
+        wanted = set(labels)
+        needed = [label for label, members in self._covers if label in wanted and members & block & ~said]
+        return (*sorted(needed), *words)
 
-    def _single(self, at: int, universe: int) -> str:
-        """One atom by the patterns that match it, and those that could but do not."""
+    def _single(self, at: int, block: int, universe: int) -> tuple[str, int]:
+        """One atom by the patterns that match it and those that could but do not, and the atoms that this covers.
+
+        What else lies in the block need not be told apart from it.
+        """
         atoms = self._atoms
         bits = atoms.atoms[at].readings[0][0]
         numbers = range(len(atoms.patterns))
         matched = [number for number in numbers if bits >> number & 1]
         if not matched:
-            return "any other"
+            return "any other", 1 << at
         masks = [atoms.matching(number) for number in matched]
         common = atoms.every
         for mask in masks:
@@ -95,18 +104,33 @@ class AtomWords:
             for number, mask in zip(matched, masks, strict=True)
             if not any(other & ~mask == 0 and other != mask for other in masks)
         ]
-        unlike = [
-            atoms.patterns[number].label
-            for number in numbers
-            if not bits >> number & 1 and atoms.matching(number) & common
-        ]
+        others = self._told_apart(bits, common, block)
+        covered = common & block
+        for number in others:
+            covered &= ~atoms.matching(number)
+        unlike = [atoms.patterns[number].label for number in others]
         unlike += [
             str(atoms.atoms[spelled].value)
             for spelled, like in self._spellings
-            if like == at and universe >> spelled & 1
+            if like is not None and covered >> like & 1 and (universe & ~block) >> spelled & 1
         ]
         words = " and ".join(dict.fromkeys(narrow))
-        return f"{words} (not {', '.join(unlike)})" if unlike else words
+        return (f"{words} (not {', '.join(unlike)})" if unlike else words), covered
+
+    def _told_apart(self, bits: int, common: int, block: int) -> list[int]:
+        """Patterns, none of these bits, that take out of the common atoms what is not in the block."""
+        masks = [
+            (number, self._atoms.matching(number) & common)
+            for number in range(len(self._atoms.patterns))
+            if not bits >> number & 1
+        ]
+        masks.sort(key=lambda one: (bool(one[1] & block), -one[1].bit_count(), one[0]))
+        chosen, left = [], common & ~block
+        for number, mask in masks:
+            if mask & left:
+                chosen.append(number)
+                left &= ~mask
+        return sorted(chosen)
 
 
 def _covers(atoms: Atoms) -> Iterator[tuple[str, int]]:

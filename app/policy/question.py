@@ -9,7 +9,7 @@ services behind it by the request's destination, as a decision worker does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -66,7 +66,22 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
             grants=view.grants.at(now),
         )
     note = user.note(request, explanation.rules)
-    return {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
+    answer = {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
+    return answer | doubts_about((target,), view)
+
+
+def doubts_about(targets: Iterable[Target], view: PolicyView) -> dict[str, Any]:
+    """The member `unknownServices` of an answer: services that were asked about and that the inventory lacks.
+
+    Not said where the inventory has no services at all, as for files alone.
+    """
+    services = {service for target in targets for service in target.services} if len(view.services) else set()
+    names = [
+        f"{one.namespace}/{one.name}"
+        for one in services
+        if view.services.named(f"{one.registry}/{one.namespace}/{one.name}") is None
+    ]
+    return {"unknownServices": sorted(names)} if names else {}
 
 
 def _answers(request: Any, view: PolicyView) -> dict[str, bool]:

@@ -17,6 +17,7 @@ from app.limits import Limits
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, administration_over
 from tests.support.authorities import make_kit
+from tests.support.grants import grant
 from tests.support.quarantines import quarantine
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -99,6 +100,21 @@ async def test_applying_deleting_and_rolling_back_reach_the_view_as_well(databas
     back = view.find(identity=CART)
 
     assert (True, None, True) == (held is not None, lifted, back is not None)
+
+
+async def test_a_rollback_that_lifts_a_quarantine_or_opens_a_grant_says_so(database: Database) -> None:
+    """Going back over a change of policy may go over a quarantine, too: whoever does sees it, before in a dry run."""
+    administration = administration_over(database)
+    before = await administration.apply_batch(ALICE, [grant("repair")])
+    await administration.apply_batch(ALICE, [quarantine(identity=CART)])
+    await administration.delete_policy(ALICE, ("Grant", "shop", "repair"), expected="*")
+
+    for dry_run in (True, False):
+        change = await administration.roll_back(ALICE, before.revision.number, dry_run=dry_run)
+        said = {one.key: [warning.message for warning in one.warnings] for one in change.changes}
+        assert {"Grant/shop/repair", "Quarantine//q"} == said.keys()
+        assert "lets in again" in said["Grant/shop/repair"][0]
+        assert "is lifted" in said["Quarantine//q"][0]
 
 
 async def test_another_replica_s_quarantine_is_noticed(database: Database) -> None:

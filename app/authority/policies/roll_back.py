@@ -7,7 +7,7 @@ nobody should wait for the writer; the write then insists that the set did not m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.authority.actor import Role
@@ -27,8 +27,16 @@ from app.authority.policies.read_policies import MAX_REVISION
 from app.authority.reasons import check_reason
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome, PolicyChange
 from app.authority.store import Store, Transaction
-from app.errors import AppError, ErrorCode
+from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
+from app.policy.document import GRANT, QUARANTINE
+
+# Going back is about policies, and these say who is cut off or let in today.
+_LIFTED = {QUARANTINE: "this quarantine is lifted, for that revision has none: add it again if it is needed"}
+_REOPENED = {
+    QUARANTINE: "this quarantine is as it was then, which may be less than it held: compare it",
+    GRANT: "this grant lets in again until it expires: revoke it where it is not wanted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +147,25 @@ def _plan(transaction: Transaction, current: Mapping[str, Head], target: Mapping
         if key in target:
             write = _restoration(key, head, target[key], contents[key], writer)
             changes.append(
-                DocumentChange(key=key, outcome=write.outcome, etag=write.etag, previous_etag=write.previous_etag)
+                DocumentChange(
+                    key=key,
+                    outcome=write.outcome,
+                    etag=write.etag,
+                    previous_etag=write.previous_etag,
+                    warnings=_warnings(key, _REOPENED),
+                )
             )
             writes.append(write)
         elif head is not None:
-            changes.append(deletion_change(key, head))
+            changes.append(replace(deletion_change(key, head), warnings=_warnings(key, _LIFTED)))
             writes.append(deletion_write(key, head, writer))
     return _Plan(transaction.policies.current_revision().number, tuple(changes), tuple(writes))
+
+
+def _warnings(key: str, messages: Mapping[str, str]) -> tuple[FieldError, ...]:
+    """What somebody who thinks of policies may not have meant."""
+    message = messages.get(key.partition("/")[0])
+    return () if message is None else (FieldError("", message),)
 
 
 def _etag(head: Head | None) -> str:

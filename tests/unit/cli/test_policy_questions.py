@@ -98,6 +98,10 @@ def test_diff_with_the_server(run, live, file):
         ("who-can", "GET", "orders", "--to", "shop/orders", "-f", "{file}"),
         ("who-can", "--to", "a/b/c", "-f", "{file}"),
         ("what-can", "web", "-f", "{file}"),
+        ("explain", "--from", "web", "--to", "shop/orders", "-f", "{file}"),
+        ("explain", "--request", "{file}", "--from", "shop/web"),
+        ("explain", "--to", "shop/orders", "-f", "{file}", "--revision", "1"),
+        ("who-can", "--to", "shop/orders", "-f", "{file}", "--revision", "1"),
         ("explain", "--to", "shop/orders", "--claim", "x", "-f", "{file}"),
         ("explain", "--to", "shop/orders", "--provider", "p=perhaps", "-f", "{file}"),
     ],
@@ -118,3 +122,30 @@ def test_explain_takes_a_caller_in_short_and_a_connection(run, file):
 
     assert json.loads(http.out)["decision"]["allowed"]
     assert "NO_RULE_MATCHED" == json.loads(tcp.out)["decision"]["reason"]
+
+
+def test_what_is_shown_compares_at_a_glance(run, file):
+    """Wanted and got in the same form, and no column of callers where the caller was given."""
+    explained = run(
+        "policy", "explain", "--from", "shop/other", "--to", "shop/orders", "--path", "/orders", "-f", file()
+    )
+    reached = run("policy", "what-can", "shop/web", "--to", "shop/orders", "-f", file())
+
+    assert "principals wants cluster.local/ns/shop/sa/web; got cluster.local/ns/shop/sa/other (" in explained.out
+    assert ["VERDICT", "REQUESTS", "BY"] == reached.out.splitlines()[1].split()
+
+
+def test_a_service_that_nobody_knows_is_a_warning(run, live, file, tmp_path):
+    """Else the answer about a misspelt name would look like one about a service without policies."""
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text("services:\n- {namespace: shop, name: orders, addresses: [10.0.0.1]}\n", encoding="utf-8")
+    run("policy", "apply", file())
+    applied = run("inventory", "apply", str(inventory))
+    known, *unknown = (
+        run("policy", *question, "--to", f"shop/{name}")
+        for name, question in (("orders", ["explain"]), ("odrers", ["explain"]), ("odrers", ["who-can", "GET", "/"]))
+    )
+
+    assert (0, 0, "") == (applied.code, known.code, known.err), applied.err
+    for result in unknown:
+        assert (0, True) == (result.code, "no service shop/odrers" in result.err)

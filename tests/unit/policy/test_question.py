@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.limits import PolicyLimits
+from app.policy.broad_question import answer_reach
 from app.policy.document import parse_document
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
@@ -61,3 +62,22 @@ def test_a_provider_without_a_document_denies_whatever_is_said_of_it() -> None:
     answer = _ask(ASKED, CUSTOM)
     assert (False, "PROVIDER_DENIED") == (answer["decision"]["allowed"], answer["decision"]["reason"])
     assert [{"provider": "opa", "answer": None}] == answer["asks"]
+
+
+def test_a_service_that_the_inventory_lacks_is_said() -> None:
+    """A misspelt service has no policies, which must not look like an answer; an inventory without services says nothing."""
+    limits = PolicyLimits()
+    service = {"registry": "Kubernetes", "namespace": "shop", "name": "orders", "addresses": ["10.0.0.1"], "hosts": []}
+    view = PolicyView.empty(limits).changed({}, {"Kubernetes/shop/orders": service}, limits)
+    waypoint = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "service_namespace": "shop"}
+
+    def ask(name: str, asked: PolicyView = view) -> Any:
+        question = {"request": {"method": "GET", "path": "/"}, "target": {**waypoint, "service": name}}
+        reached = answer_reach({"service": f"shop/{name}"}, asked, now=NOW)
+        answer = answer_question(question, asked, now=NOW)
+        assert answer.get("unknownServices") == reached.get("unknownServices")
+        return answer.get("unknownServices")
+
+    assert ["shop/odrers"] == ask("odrers")
+    assert ask("orders") is None
+    assert ask("odrers", PolicyView.empty(limits)) is None
