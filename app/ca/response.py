@@ -101,6 +101,19 @@ def _any_authority() -> verification.ExtensionPolicy:
     )
 
 
+def _policy(anchors: list[x509.Certificate], *, max_depth: int) -> verification.PolicyBuilder:
+    """What a path up to one of the anchors must look like, all but the time at which it must hold."""
+    leaf_policy = verification.ExtensionPolicy.webpki_defaults_ee().require_present(
+        x509.ExtendedKeyUsage, verification.Criticality.NON_CRITICAL, _require_both_directions
+    )
+    return (
+        verification.PolicyBuilder()
+        .store(verification.Store(anchors))
+        .max_chain_depth(max_depth)
+        .extension_policies(ca_policy=_any_authority(), ee_policy=leaf_policy)
+    )
+
+
 class PathChecker:
     """Validates the paths of what one authority issues, for both TLS directions, against one bundle.
 
@@ -113,8 +126,8 @@ class PathChecker:
 
     def __init__(self, authority: Authority, bundle: TrustBundle) -> None:
         self._authority = authority
-        self._roots = verification.Store(list(bundle.roots))
-        self._anchor = verification.Store([authority.certificate])
+        self._to_roots = _policy(list(bundle.roots), max_depth=len(authority.intermediates))
+        self._to_authority = _policy([authority.certificate], max_depth=0)
         self._path_is_known = False
 
     def check(self, issued: IssuedSvid, *, now: datetime) -> None:
@@ -129,29 +142,10 @@ class PathChecker:
             raise _unusable("the certificate outlives an element of its chain")
         try:
             if self._path_is_known:
-                self._verify(issued, now, self._anchor, [])
+                self._to_authority.time(now).build_client_verifier().verify(issued.certificate, [])
             else:
-                self._verify(issued, now, self._roots, list(self._authority.intermediates))
+                intermediates = list(self._authority.intermediates)
+                self._to_roots.time(now).build_client_verifier().verify(issued.certificate, intermediates)
                 self._path_is_known = True
         except verification.VerificationError as error:
             raise _unusable(f"path validation: {error}") from None
-
-    @staticmethod
-    def _verify(
-        issued: IssuedSvid, now: datetime, store: verification.Store, intermediates: list[x509.Certificate]
-    ) -> None:
-        leaf_policy = verification.ExtensionPolicy.webpki_defaults_ee().require_present(
-            x509.ExtendedKeyUsage, verification.Criticality.NON_CRITICAL, _require_both_directions
-        )
-        verifier = (
-            verification.PolicyBuilder()
-            .store(store)
-            .time(now)
-            .max_chain_depth(len(intermediates))
-            .extension_policies(
-                ca_policy=_any_authority(),
-                ee_policy=leaf_policy,
-            )
-            .build_client_verifier()
-        )
-        verifier.verify(issued.certificate, intermediates)

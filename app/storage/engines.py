@@ -20,6 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from app.errors import AppError, ErrorCode
 from app.limits import StorageLimits
+from app.storage.many_rows import KEPT_STATEMENTS
 
 _MIN_SQLITE = (3, 35, 0)  # RETURNING
 WRITERS = 3  # PostgreSQL: lanes for administration, for the ledger, and for numbering it
@@ -73,7 +74,13 @@ def _sqlite_engines(path: Path, limits: StorageLimits) -> Engines:
 
     def write_connection() -> sqlite3.Connection:
         # isolation_level None: the driver starts no transactions of its own; the begin event below does.
-        return sqlite3.connect(path, timeout=limits.busy_timeout_seconds, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(
+            path,
+            timeout=limits.busy_timeout_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=KEPT_STATEMENTS,
+        )
 
     def read_connection() -> sqlite3.Connection:
         return sqlite3.connect(

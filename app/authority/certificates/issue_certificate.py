@@ -189,7 +189,7 @@ class Issuer:
         self._jobs.add(job)
         job.add_done_callback(self._forget)
         issued = await asyncio.shield(job)
-        return replace(issued, key_is_shared=is_shared)
+        return replace(issued, key_is_shared=True) if is_shared else issued
 
     def foresee(self, identity: SpiffeId, ttl_seconds: int, holder: str) -> TtlGrant:
         """The lifetime that an order of `holder` would be granted now; nothing is issued.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import create_engine
 
-from app.storage.many_rows import MAX_ROWS, execute_for_rows, value_lists
+from app.storage.many_rows import EXACT_ROWS, MAX_ROWS, execute_for_rows, value_lists
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 256, 257, 1023])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 32, 33, 256, 257, 1023])
 def test_every_row_is_given_once_in_few_statements(count: int) -> None:
-    """Numbers of rows are powers of two, so that few statements need to be prepared, and no row is left out."""
+    """A few rows take one statement, many take few that are the same ones again, and no row is left out."""
     asked: list[int] = []
 
     def insert(rows: int) -> str:
@@ -28,4 +28,6 @@ def test_every_row_is_given_once_in_few_statements(count: int) -> None:
     assert count == stored
     assert [(number, 2 * number) for number in range(count + 1)] == [tuple(row) for row in found]
     assert 0 == again, "what is there already does not count as stored"
-    assert all(rows <= MAX_ROWS and rows & (rows - 1) == 0 for rows in asked)
+    assert all(rows <= EXACT_ROWS or (rows <= MAX_ROWS and rows & (rows - 1) == 0) for rows in asked)
+    if count <= EXACT_ROWS:
+        assert [count, count] == asked or not count, "one statement for storing, one for storing again"
