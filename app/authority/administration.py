@@ -39,7 +39,7 @@ from app.authority.policies.policy_commit import BY_API, Act, Writer
 from app.authority.policies.project_policies import project_policies
 from app.authority.policies.put_policy import PutPolicy, put_policy
 from app.authority.policies.roll_back import roll_back, roll_back_document
-from app.authority.ports import Clock, InventoryContents
+from app.authority.ports import Aside, Clock, InventoryContents
 from app.authority.records import (
     AdminToken,
     DocumentVersion,
@@ -68,7 +68,7 @@ class Administration:
         *,
         clock: Clock,
         limits: Limits,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        aside: Aside,
         clusters: Clusters | None = None,
         on_quarantine: Callable[[], Awaitable[None]] | None = None,
         rego: RegoChecker | None = None,
@@ -81,16 +81,16 @@ class Administration:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._random_bytes = random_bytes
         self._clusters = clusters or Clusters()
         self._on_quarantine = on_quarantine
         self._rego = rego
         self._services_from = services_from
         self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
-        self.linter = Linter(store, self._explainer, limits, clock)
-        self.questions = BroadQuestions(self._explainer, limits)
-        self.pages = PageKeys(store, random_bytes)
+        self._aside = aside
+        self.linter = Linter(store, aside, limits, clock)
+        self.questions = BroadQuestions(store, aside)
+        self.pages = PageKeys(store, secrets.token_bytes)
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".
 
@@ -271,7 +271,7 @@ class Administration:
         """
         return await admin_tokens.create_token(
             self._store,
-            self._random_bytes,
+            secrets.token_bytes,
             actor,
             name=name,
             role=role,
@@ -298,7 +298,7 @@ class Administration:
         """Revoke every active token of that name and role and make a new one, in one transaction."""
         try:
             return await admin_tokens.reset_token(
-                self._store, self._random_bytes, actor, name=name, role=role, now=self._clock.now()
+                self._store, secrets.token_bytes, actor, name=name, role=role, now=self._clock.now()
             )
         finally:
             self._authenticator.forget()
@@ -411,7 +411,7 @@ class Administration:
 
     async def project(self, options: ProjectionOptions, *, revision: int | None = None) -> dict[str, Any]:
         """The set as native documents; see `project_policies`."""
-        return await project_policies(self._store, self._explainer, options, revision=revision)
+        return await project_policies(self._store, self._aside, options, revision=revision)
 
     async def status(self) -> StoreStatus:
         """The numbers of the store."""

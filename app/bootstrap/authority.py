@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from app.aside.confined_aside import ConfinedAside
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.authority.authorities.known_authorities import KnownAuthorities
@@ -28,6 +29,7 @@ from app.authority.link_ports import WorkerCaller
 from app.authority.policies.follow_token_keys import TokenKeys
 from app.authority.policies.opa_bundles import OpaBundles
 from app.authority.policies.publish_snapshot import SnapshotPublisher
+from app.authority.ports import Aside
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.background import in_background
 from app.bootstrap.certificates import Certificates, build_certificates, quarantine_view
@@ -199,7 +201,9 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         foundation.authorities.authorities.wait_for(ledger.has_unrecorded)
         placement = await open_placement(settings, foundation.database, foundation.token_issuer, stack)
         placement.services_kept = keep_services(settings, foundation.database, placement, clock)
-        core = _build_core(settings, foundation, placement, ledger, clock)
+        aside = ConfinedAside(settings.limits.policy)
+        stack.push_async_callback(aside.close)
+        core = _build_core(settings, foundation, placement, ledger, aside, clock)
         await core.issued_certificates.view.refresh()
         await core.known_authorities.refresh()
         await core.rest.converge.refresh()
@@ -261,7 +265,12 @@ def _follow_keys(core: _Core, settings: Settings, clock: SystemClock) -> list[Co
 
 
 def _build_core(
-    settings: Settings, foundation: Foundation, placement: Placement, ledger: OpenLedger, clock: SystemClock
+    settings: Settings,
+    foundation: Foundation,
+    placement: Placement,
+    ledger: OpenLedger,
+    aside: Aside,
+    clock: SystemClock,
 ) -> _Core:
     """The use cases over what was opened."""
     limits, database, parts = settings.limits, foundation.database, foundation.authorities
@@ -307,6 +316,7 @@ def _build_core(
         database,
         clock=clock,
         limits=limits,
+        aside=aside,
         clusters=rules.clusters,
         on_quarantine=quarantines.refresh,
         rego=rego_checker(settings),

@@ -18,6 +18,7 @@ from app.identity.inventory import Service
 from app.limits import KubernetesLimits, Limits
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, administration_over
+from tests.support.direct_aside import DirectAside
 
 LIMITS = KubernetesLimits(services_gather_seconds=0.0, services_settle_seconds=60.0)
 
@@ -213,7 +214,9 @@ async def test_the_api_does_not_write_services_that_somebody_else_keeps(database
     source = ProgrammedSource()
     source.set(service("a"), version=7)
     await keeper(database, source).keep()
-    administration = Administration(database, clock=StandingClock(), limits=Limits(), services_from="kubernetes")
+    administration = Administration(
+        database, clock=StandingClock(), limits=Limits(), aside=DirectAside(), services_from="kubernetes"
+    )
     with_services = {"services": [{"namespace": "shop", "name": "x", "addresses": ["10.0.0.1"]}]}
 
     for refused in (
