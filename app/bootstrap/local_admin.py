@@ -30,7 +30,7 @@ async def reset_admin_token_offline(settings: Settings, *, name: str) -> str:
         limits = settings.limits
         aside = ConfinedAside(limits.policy)  # is asked nothing, and so never starts its child
         administration = Administration(database, clock=SystemClock(), limits=limits, aside=aside)
-        made = await administration.reset_token(Actor.system(), name=name, role=Role.ADMIN)
+        made = await administration.tokens.reset(Actor.system(), name=name, role=Role.ADMIN)
     finally:
         await asyncio.to_thread(database.close)
     return made.secret

@@ -92,7 +92,7 @@ async def test_what_differs_is_written_as_one_change(database: Database) -> None
 async def test_a_registry_that_is_not_known_is_left_as_it_is(database: Database) -> None:
     """Nor are the nodes and pods of the inventory touched."""
     administration = administration_over(database)
-    await administration.put_inventory(
+    await administration.inventory.put(
         ALICE,
         {
             "nodes": [{"name": "node-a"}],
@@ -220,12 +220,12 @@ async def test_the_api_does_not_write_services_that_somebody_else_keeps(database
     with_services = {"services": [{"namespace": "shop", "name": "x", "addresses": ["10.0.0.1"]}]}
 
     for refused in (
-        lambda: administration.put_inventory(ALICE, with_services),
-        lambda: administration.apply_inventory(ALICE, with_services),
-        lambda: administration.delete_inventory_item(ALICE, "service", "Kubernetes/shop/a"),
+        lambda: administration.inventory.put(ALICE, with_services),
+        lambda: administration.inventory.apply(ALICE, with_services),
+        lambda: administration.inventory.delete_item(ALICE, "service", "Kubernetes/shop/a"),
     ):
         with pytest.raises(AppError) as caught:
             await refused()
         assert (ErrorCode.CONFLICT, True) == (caught.value.code, "kubernetes" in caught.value.detail)
-    await administration.put_inventory(ALICE, {"nodes": [{"name": "node-a"}]})
+    await administration.inventory.put(ALICE, {"nodes": [{"name": "node-a"}]})
     assert ["Kubernetes/shop/a"] == list(await stored(database))

@@ -163,7 +163,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             clock=clock,
             limits=limits,
         )
-        made = await administration.create_token(Actor.system(), name="alice", role=Role.ADMIN)
+        made = await administration.tokens.create(Actor.system(), name="alice", role=Role.ADMIN)
         app = create_app(services)
         async with httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app),
