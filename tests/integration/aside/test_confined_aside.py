@@ -243,3 +243,11 @@ async def test_the_child_has_no_network_and_no_environment(made: Callable[..., C
 
     assert "2" == lines["Seccomp"].strip()
     assert "1" == lines["NoNewPrivs"].strip()
+
+
+async def test_the_child_is_the_first_to_go_when_memory_ends(made: Callable[..., ConfinedAside]) -> None:
+    """The kernel's own choice would be the authority, if that is larger."""
+    aside = made()
+    await aside.run(*reach(GivenSource(for_cart("a"))))
+
+    assert "1000" == Path(f"/proc/{aside.pid}/oom_score_adj").read_text().strip()
