@@ -194,7 +194,10 @@ class PolicyLimits:
     max_question_steps: int = 2_000_000  # rules followed from one field to the next, at one target
     max_question_classes: int = 5_000  # of one answer
     max_question_targets: int = 10_000
-    max_waiting_questions: int = 4  # behind the one that is being answered
+    max_waiting_questions: int = 4  # behind the one that is being answered; lint and projection wait in the same line
+    question_seconds: float = 25.0  # below http.request_budget_seconds; the child that answers is killed then
+    question_memory_bytes: int = 2_147_483_648  # that the child may map, with the sets that it keeps
+    question_start_seconds: float = 10.0
     max_grant_seconds: int = 30 * 86_400  # of a grant, from notBefore to expiresAt
     max_break_glass_seconds: int = 86_400
 

@@ -1,4 +1,4 @@
-"""The administration of policies, inventory and tokens: one typed front for REST and the command line.
+"""The administration: one typed front for REST and the command line; policies here, other matters as attributes.
 
 It wires modules that each do one thing and holds no logic. Every method that writes takes the actor, does its
 work in one transaction together with its ledger entry, and returns after the commit.
@@ -12,22 +12,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from typing import Any
 
-from app.authority import admin_tokens
-from app.authority.actor import Actor, Role
-from app.authority.authenticate_administrator import AdministratorAuthenticator
+from app.authority.actor import Actor
+from app.authority.administer_tokens import TokenAdministration
 from app.authority.page_keys import PageKeys
+from app.authority.placement.administer_inventory import InventoryAdministration
 from app.authority.placement.clusters import Clusters
-from app.authority.placement.lease_inventory import lease_inventory
-from app.authority.placement.put_inventory import (
-    API,
-    InventoryWrite,
-    check_owner_of_services,
-    delete_inventory_item,
-    put_inventory,
-)
+from app.authority.placement.put_inventory import API
 from app.authority.policies import read_policies
 from app.authority.policies.apply_batch import apply_batch
 from app.authority.policies.broad_questions import BroadQuestions
@@ -39,28 +31,24 @@ from app.authority.policies.policy_commit import BY_API, Act, Writer
 from app.authority.policies.project_policies import project_policies
 from app.authority.policies.put_policy import PutPolicy, put_policy
 from app.authority.policies.roll_back import roll_back, roll_back_document
-from app.authority.ports import Clock, InventoryContents
+from app.authority.ports import Aside, Clock
 from app.authority.records import (
-    AdminToken,
     DocumentVersion,
-    InventoryChange,
-    NewToken,
     Page,
     PolicyChange,
     Revision,
     StoredDocument,
     StoreStatus,
 )
-from app.authority.store import Store, Transaction
-from app.errors import AppError, ErrorCode
-from app.identity.inventory_fields import ClusterNames
+from app.authority.store import Store
+from app.errors import AppError
 from app.limits import Limits
 from app.policy.document import QUARANTINE
 from app.policy.project import ProjectionOptions
 
 
 class Administration:
-    """Everything an administrator can do."""
+    """Everything an administrator can do; inventory, tokens, lint and questions are attributes of their own."""
 
     def __init__(
         self,
@@ -68,7 +56,7 @@ class Administration:
         *,
         clock: Clock,
         limits: Limits,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        aside: Aside,
         clusters: Clusters | None = None,
         on_quarantine: Callable[[], Awaitable[None]] | None = None,
         rego: RegoChecker | None = None,
@@ -81,16 +69,17 @@ class Administration:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._random_bytes = random_bytes
-        self._clusters = clusters or Clusters()
         self._on_quarantine = on_quarantine
         self._rego = rego
-        self._services_from = services_from
-        self._authenticator = AdministratorAuthenticator(store, limits.administration)
         self._explainer = Explainer(store, limits)
-        self.linter = Linter(store, self._explainer, limits, clock)
-        self.questions = BroadQuestions(self._explainer, limits)
-        self.pages = PageKeys(store, random_bytes)
+        self._aside = aside
+        self.linter = Linter(store, aside, limits, clock)
+        self.questions = BroadQuestions(store, aside)
+        self.inventory = InventoryAdministration(
+            store, clock=clock, limits=limits, clusters=clusters or Clusters(), services_from=services_from
+        )
+        self.tokens = TokenAdministration(store, clock=clock, limits=limits)
+        self.pages = PageKeys(store, secrets.token_bytes)
 
     # Policy documents. `key` is (kind, namespace, name); `expected` is an ETag without quotes, or "*".
 
@@ -259,143 +248,6 @@ class Administration:
         )
         return await self._applied(change)
 
-    # Tokens
-
-    async def create_token(
-        self, actor: Actor, *, name: str, role: Role, expires_at: datetime | None = None
-    ) -> NewToken:
-        """Make a named token; its secret is in the answer and nowhere else.
-
-        Raises:
-            AppError: `CONFLICT` when an active token of that role has the name; `INVALID` for a bad name.
-        """
-        return await admin_tokens.create_token(
-            self._store,
-            self._random_bytes,
-            actor,
-            name=name,
-            role=role,
-            now=self._clock.now(),
-            expires_at=expires_at,
-        )
-
-    async def list_tokens(self, actor: Actor, *, include_revoked: bool = False) -> tuple[AdminToken, ...]:
-        """Tokens, oldest first, without secrets."""
-        return await admin_tokens.list_tokens(self._store, actor, include_revoked=include_revoked)
-
-    async def revoke_token(self, actor: Actor, token_id: str) -> AdminToken:
-        """Revoke a token; in this process it stops working before this returns.
-
-        Raises:
-            AppError: `NOT_FOUND`.
-        """
-        try:
-            return await admin_tokens.revoke_token(self._store, actor, token_id, now=self._clock.now())
-        finally:
-            self._authenticator.forget()
-
-    async def reset_token(self, actor: Actor, *, name: str, role: Role) -> NewToken:
-        """Revoke every active token of that name and role and make a new one, in one transaction."""
-        try:
-            return await admin_tokens.reset_token(
-                self._store, self._random_bytes, actor, name=name, role=role, now=self._clock.now()
-            )
-        finally:
-            self._authenticator.forget()
-
-    async def authenticate(self, bearer: str) -> Actor:
-        """Who holds this bearer string. Cached for a few seconds.
-
-        Raises:
-            AppError: `UNAUTHENTICATED`, always with the same words.
-        """
-        return await self._authenticator.authenticate(bearer, now=self._clock.now())
-
-    # Inventory
-
-    async def get_inventory(self) -> InventoryContents:
-        """Everything: nodes, workloads, services, and the generation."""
-        return await self._store.read(_whole_inventory)
-
-    async def put_inventory(
-        self,
-        actor: Actor,
-        value: Any,
-        *,
-        cluster: str = "",
-        lease: timedelta | None = None,
-        expected_generation: int | None = None,
-        reason: str = "",
-        dry_run: bool = False,
-    ) -> InventoryChange:
-        """Replace the inventory of a cluster by a JSON value (the compact form, or a Kubernetes list).
-
-        `lease` is the time until the caller promises to come again: None leaves it as it is, zero ends it.
-
-        Raises:
-            AppError: `INVALID` with field errors, `TOO_LARGE`, `PRECONDITION_FAILED`, `NOT_FOUND` for the cluster.
-        """
-        act = self._act("inventory.put", actor, reason, dry_run)
-        write = InventoryWrite(
-            value=value,
-            clusters=self._cluster_names(cluster),
-            replace_all=True,
-            expected_generation=expected_generation,
-            lease=lease,
-            services_from=self._services_from,
-        )
-        return await put_inventory(self._store, self._limits, act, write)
-
-    async def apply_inventory(
-        self,
-        actor: Actor,
-        value: Any,
-        *,
-        cluster: str = "",
-        lease: timedelta | None = None,
-        reason: str = "",
-        dry_run: bool = False,
-    ) -> InventoryChange:
-        """Create or replace the items that a JSON value holds; what it does not name stays.
-
-        Raises:
-            AppError: as `put_inventory`.
-        """
-        act = self._act("inventory.apply", actor, reason, dry_run)
-        names = self._cluster_names(cluster)
-        write = InventoryWrite(
-            value=value, clusters=names, replace_all=False, lease=lease, services_from=self._services_from
-        )
-        return await put_inventory(self._store, self._limits, act, write)
-
-    async def lease_inventory(
-        self, actor: Actor, lease: timedelta, *, cluster: str = "", reason: str = ""
-    ) -> datetime | None:
-        """Say that the inventory of a cluster still holds, for `lease` from now; zero ends the lease.
-
-        Raises:
-            AppError: `INVALID` for a lease out of bounds, `NOT_FOUND` for the cluster.
-        """
-        act = self._act("inventory.lease", actor, reason, False)
-        stored = self._cluster_names(cluster).default
-        return await lease_inventory(self._store, self._limits.administration, act, stored, lease)
-
-    async def delete_inventory_item(
-        self, actor: Actor, kind: str, key: str, *, cluster: str = "", reason: str = ""
-    ) -> InventoryChange:
-        """Delete one `node` (by name), `workload` (by `<namespace>/<name>`) or `service` (by its key).
-
-        Raises:
-            AppError: `NOT_FOUND`.
-        """
-        if kind == "service":
-            check_owner_of_services(self._services_from)
-        act = self._act("inventory.delete", actor, reason, False)
-        stored = self._cluster_names(cluster).default
-        if stored and kind != "service":
-            key = f"{stored}/{key}"
-        return await delete_inventory_item(self._store, self._limits, act, kind, key)
-
     # Questions
 
     async def explain(self, question: Any, *, revision: int | None = None) -> dict[str, Any]:
@@ -411,17 +263,11 @@ class Administration:
 
     async def project(self, options: ProjectionOptions, *, revision: int | None = None) -> dict[str, Any]:
         """The set as native documents; see `project_policies`."""
-        return await project_policies(self._store, self._explainer, options, revision=revision)
+        return await project_policies(self._store, self._aside, options, revision=revision)
 
     async def status(self) -> StoreStatus:
         """The numbers of the store."""
         return await self._store.read(lambda transaction: transaction.status())
-
-    def _cluster_names(self, name: str) -> ClusterNames:
-        stored = self._clusters.stored(name)
-        if stored is None:
-            raise AppError(ErrorCode.NOT_FOUND, f"no cluster is called {name!r}; there are {', '.join(self._clusters)}")
-        return ClusterNames(stored, self._clusters.stored)
 
     async def _applied(self, change: PolicyChange) -> PolicyChange:
         """The change, after this process's view of quarantines knows it; the change poll mends what fails here."""
@@ -433,13 +279,3 @@ class Administration:
 
     def _act(self, verb: str, actor: Actor, reason: str, dry_run: bool, **more: Any) -> Act:
         return Act(verb=verb, actor=actor, reason=reason, now=self._clock.now(), dry_run=dry_run, **more)
-
-
-def _whole_inventory(transaction: Transaction) -> InventoryContents:
-    rows = transaction.inventory
-    return InventoryContents(
-        rows.generation(),
-        workloads=tuple(rows.workloads().values()),
-        services=tuple(rows.services().values()),
-        nodes=tuple(rows.nodes().values()),
-    )

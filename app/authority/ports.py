@@ -6,7 +6,7 @@ that waits is async; an adapter decides for itself which thread does the waiting
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -151,4 +151,38 @@ class SnapshotSource(Protocol):
 
     async def read_delta(self, since_number: int) -> SnapshotDelta:
         """Everything that changed after `since_number`; -1 asks for everything there is."""
+        ...
+
+
+class SetSource(Protocol):
+    """A set of documents that a question is about, read when its turn has come."""
+
+    @property
+    def name(self) -> str:
+        """What it is kept as; the same name is the same set at another time."""
+        ...
+
+    async def since(self, number: int) -> SnapshotDelta:
+        """What changed after `number` of this set; everything for -1.
+
+        Raises:
+            AppError: `NOT_FOUND` when there is no such set.
+        """
+        ...
+
+
+class Aside(Protocol):
+    """Does long work over whole sets without holding up anything else."""
+
+    async def run(
+        self, work: str, sets: Sequence[SetSource], argument: Callable[[], Any], values: Sequence[Any] = ()
+    ) -> Any:
+        """The answer of a function of `app.policy.set_work`, as JSON.
+
+        The first of `sets` is the live one; `argument` is asked for when they have been read.
+
+        Raises:
+            AppError: what the work or the reading raised; `OVERLOADED` while others wait; `TIMEOUT` or `TOO_LARGE` when
+                it takes too long or too much memory; `UNAVAILABLE` when it ended for another reason.
+        """
         ...

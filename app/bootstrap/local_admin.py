@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from app.aside.confined_aside import ConfinedAside
 from app.authority.actor import Actor, Role
 from app.authority.administration import Administration
 from app.bootstrap.clock import SystemClock
@@ -26,8 +27,10 @@ async def reset_admin_token_offline(settings: Settings, *, name: str) -> str:
         )
     database = await asyncio.to_thread(Database.open, settings.database_url, settings.limits.storage)
     try:
-        administration = Administration(database, clock=SystemClock(), limits=settings.limits)
-        made = await administration.reset_token(Actor.system(), name=name, role=Role.ADMIN)
+        limits = settings.limits
+        aside = ConfinedAside(limits.policy)  # is asked nothing, and so never starts its child
+        administration = Administration(database, clock=SystemClock(), limits=limits, aside=aside)
+        made = await administration.tokens.reset(Actor.system(), name=name, role=Role.ADMIN)
     finally:
         await asyncio.to_thread(database.close)
     return made.secret

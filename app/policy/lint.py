@@ -17,7 +17,7 @@ from app.policy.lint_places import Surroundings, place_doubts, several_providers
 from app.policy.lint_rego import rego_findings
 from app.policy.lint_rules import never_matches, value_doubts
 from app.policy.lint_shadow import shadowed_rules
-from app.policy.lint_unknown import unknown_names
+from app.policy.lint_unknown import providers_named_as_ours, unknown_names
 from app.policy.ownership_findings import ownership_findings
 from app.policy.point_callers import caller_findings
 from app.policy.policy_view import PolicyView
@@ -34,6 +34,7 @@ SET_CHECKS: tuple[Callable[[Sequence[CompiledPolicy], Surroundings], Iterator[Se
     shadowed_rules,
     waypoint_bypasses,
     several_providers,
+    providers_named_as_ours,
 )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from app.policy.asked_user import asks_for_claims
 from app.policy.attachment import WAYPOINT_CLASS, ref_kind
 from app.policy.authorization_policy import Action, FieldTest, TargetRef
 from app.policy.compile import CompiledPolicy
 from app.policy.document import PROVIDER, REQUEST_AUTHENTICATION
-from app.policy.finding import Finding, warning
+from app.policy.finding import Finding, SetFinding, error, warning
 from app.policy.finding_codes import Code
 from app.policy.lint_places import Surroundings
 from app.policy.provider import provider_key
@@ -28,6 +28,18 @@ def unknown_names(policy: CompiledPolicy, around: Surroundings) -> Iterator[Find
             yield warning(f"{ref.pointer}/name", message, Code.TARGET_UNKNOWN)
     yield from _provider_doubts(policy, around)
     yield from _claim_doubts(policy, around)
+
+
+def providers_named_as_ours(_: Sequence[CompiledPolicy], around: Surroundings) -> Iterator[SetFinding]:
+    """Providers that nobody ever asks, because CUSTOM policies with their name are how a request came to us."""
+    for name in around.view.mesh.own_providers:
+        key = provider_key(name)
+        if key in around.view.values.of(PROVIDER):
+            message = (
+                f"{name} is one of the mesh's ownProviders, so a CUSTOM policy that names it is how a request came "
+                "here, and this is never asked: give it another name, here and in the policies that mean it"
+            )
+            yield SetFinding.about(key, error("/metadata/name", message, Code.PROVIDER_NEVER_ASKED))
 
 
 def _provider_doubts(policy: CompiledPolicy, around: Surroundings) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ from app.rest.parameters import refuse_unknown_query
 from app.rest.problems import on_app_error, on_http_exception, on_unexpected, on_validation_error
 from app.rest.schemas import REQUEST_MODELS, Problem
 from app.rest.services import RestServices
+from app.rest.token_shapes import TOKEN_REQUESTS
 from app.serving.bounded import AsgiApp
 
 _IMPORT_PATHS = ("/v1/apply", "/v1/diff", "/v1/inventory", "/v1/lint")
@@ -114,7 +115,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        models: tuple[type[BaseModel], ...] = (Problem, *REQUEST_MODELS, *AUTHORITY_REQUESTS, *CERTIFICATE_REQUESTS)
+        models: tuple[type[BaseModel], ...] = (
+            Problem,
+            *REQUEST_MODELS,
+            *TOKEN_REQUESTS,
+            *AUTHORITY_REQUESTS,
+            *CERTIFICATE_REQUESTS,
+        )
         for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}

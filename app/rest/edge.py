@@ -85,7 +85,7 @@ class Edge:
             return problem_response(error, scope[REQUEST_ID])
         try:
             if scope["path"].startswith("/v1/") and not is_public(scope["path"]):
-                actor = scope[ACTOR] = await self._administration.authenticate(_bearer(scope))
+                actor = scope[ACTOR] = await self._administration.tokens.authenticate(_bearer(scope))
                 if not (actor.role is Role.BUNDLE and _reads_bundle(scope)):
                     actor.require(Role.ADMIN)
         except AppError as error:

@@ -12,8 +12,8 @@ from app.identity.inventory import Service, Workload
 from app.limits import Limits
 from app.rest.bodies import documents_schema, read_documents
 from app.rest.conditional import IfMatch, expected_number, quoted
+from app.rest.inventory_shapes import InventoryChangeShape, InventoryShape, LeaseShape
 from app.rest.parameters import Cluster, DryRun, Push, Reason, lease_of
-from app.rest.schemas import InventoryChangeShape, InventoryShape, LeaseShape
 from app.rest.services import CallingActor, Services
 
 router = APIRouter(prefix="/v1/inventory", tags=["inventory"])
@@ -25,7 +25,7 @@ _BODY = documents_schema(
 @router.get("", response_model=InventoryShape)
 async def get_inventory(services: Services, response: Response) -> dict[str, Any]:
     """Everything."""
-    contents = await services.administration.get_inventory()
+    contents = await services.administration.inventory.get()
     response.headers["etag"] = quoted(contents.generation)
     return {
         "generation": contents.generation,
@@ -48,7 +48,7 @@ async def put_inventory(
     reason: Reason = "",
 ) -> InventoryChange:
     """Replace the inventory of a cluster; If-Match is optional and names the generation that it must be at."""
-    change = await services.administration.put_inventory(
+    change = await services.administration.inventory.put(
         actor,
         await _read(request, services.limits),
         cluster=push.cluster,
@@ -72,7 +72,7 @@ async def apply_inventory(
     reason: Reason = "",
 ) -> InventoryChange:
     """Create or replace the items of the body; what it does not name stays."""
-    return await services.administration.apply_inventory(
+    return await services.administration.inventory.apply(
         actor,
         await _read(request, services.limits),
         cluster=push.cluster,
@@ -88,7 +88,7 @@ async def lease_inventory(services: Services, actor: CallingActor, push: Push, r
     asked = lease_of(push.lease)
     if asked is None:
         raise AppError(ErrorCode.INVALID, "lease is missing: a time such as 120s or 2m, or none.")
-    until = await services.administration.lease_inventory(actor, asked, cluster=push.cluster, reason=reason)
+    until = await services.administration.inventory.lease(actor, asked, cluster=push.cluster, reason=reason)
     return {"cluster": services.placements.named(push.cluster)[0], "lease_until": until}
 
 
@@ -107,7 +107,7 @@ async def delete_node(
     services: Services, actor: CallingActor, name: str, cluster: Cluster = "", reason: Reason = ""
 ) -> InventoryChange:
     """Delete a node."""
-    return await services.administration.delete_inventory_item(actor, "node", name, cluster=cluster, reason=reason)
+    return await services.administration.inventory.delete_item(actor, "node", name, cluster=cluster, reason=reason)
 
 
 @router.delete("/workloads/{namespace}/{name}", response_model=InventoryChangeShape)
@@ -116,7 +116,7 @@ async def delete_workload(
 ) -> InventoryChange:
     """Delete a workload."""
     key = f"{namespace}/{name}"
-    return await services.administration.delete_inventory_item(actor, "workload", key, cluster=cluster, reason=reason)
+    return await services.administration.inventory.delete_item(actor, "workload", key, cluster=cluster, reason=reason)
 
 
 @router.delete("/services/{registry}/{namespace}/{name}", response_model=InventoryChangeShape)
@@ -125,7 +125,7 @@ async def delete_service(
 ) -> InventoryChange:
     """Delete a service."""
     key = f"{registry}/{namespace}/{name}"
-    return await services.administration.delete_inventory_item(actor, "service", key, reason=reason)
+    return await services.administration.inventory.delete_item(actor, "service", key, reason=reason)
 
 
 async def _read(request: Request, limits: Limits) -> Any:

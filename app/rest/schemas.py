@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -157,128 +157,6 @@ class DocumentName(Shape):
     name: Annotated[str, Field(max_length=253)]
 
 
-class InventoryChangeShape(Shape):
-    """How many items of each kind met which outcome."""
-
-    generation: int
-    nodes: dict[str, int]
-    workloads: dict[str, int]
-    services: dict[str, int]
-    dry_run: bool
-    lease_until: datetime | None = None
-
-
-class LeaseShape(Shape):
-    """Until when whoever pushes the inventory of a cluster promised to come again; null: there is no promise."""
-
-    cluster: str
-    lease_until: datetime | None
-
-
-class WorkloadShape(Shape):
-    """A workload on a node."""
-
-    namespace: str
-    name: str
-    service_account: str
-    node: str
-    uid: str
-    phase: str
-    addresses: list[str]
-    labels: dict[str, str]
-    cluster: str
-
-
-class ServiceShape(Shape):
-    """A service and its addresses."""
-
-    namespace: str
-    name: str
-    registry: str
-    hosts: list[str]
-    addresses: list[str]
-    ports: list[int]
-    labels: dict[str, str]
-
-
-class NodeShape(Shape):
-    """A machine; a banned one gets no certificates."""
-
-    name: str
-    banned: bool
-    cluster: str
-
-
-class InventoryShape(Shape):
-    """Everything that runs where. PUT takes the same shape without the generation."""
-
-    generation: int
-    nodes: list[NodeShape]
-    workloads: list[WorkloadShape]
-    services: list[ServiceShape]
-
-
-class TokenShape(Shape):
-    """A named token, without its secret."""
-
-    id: str
-    name: str
-    role: str
-    created_at: datetime
-    created_by: str
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-
-class TokenList(Shape):
-    """Tokens, oldest first."""
-
-    items: list[TokenShape]
-
-
-class NewTokenShape(Shape):
-    """A new token; the secret is shown this once."""
-
-    token: TokenShape
-    secret: str
-
-
-class TokenRequest(Shape):
-    """A token to make: for an administrator, a decision worker on another host, or an OPA that reads bundles."""
-
-    name: Annotated[str, Field(max_length=253)]
-    role: Literal["admin", "worker", "bundle"] = "admin"
-    expires_in_seconds: Annotated[int | None, Field(ge=60, le=10 * 366 * 86_400)] = None
-
-
-class NodeTokenRequest(Shape):
-    """A token for the node proxy of a node."""
-
-    node: Annotated[str, Field(max_length=253)]
-    namespace: Annotated[str, Field(max_length=253)] = "istio-system"
-    service_account: Annotated[str, Field(max_length=253)] = "ztunnel"
-    pod_name: Annotated[str, Field(max_length=253)] = ""
-    pod_uid: Annotated[str, Field(max_length=128)] = ""
-    lifetime_seconds: Annotated[int, Field(ge=60, le=366 * 86_400)] = 43_200
-
-
-class WorkloadTokenRequest(Shape):
-    """A token with which a workload gets its own certificate."""
-
-    namespace: Annotated[str, Field(max_length=253)]
-    service_account: Annotated[str, Field(max_length=253)]
-    node: Annotated[str, Field(max_length=253)] = ""
-    lifetime_seconds: Annotated[int, Field(ge=60, le=366 * 86_400)] = 43_200
-
-
-class MintedTokenShape(Shape):
-    """A signed bearer token for port 15012; shown this once."""
-
-    id: str
-    token: str
-    expires_at: datetime
-
-
 class StoreShape(Shape):
     """The numbers of the store."""
 
@@ -408,10 +286,4 @@ class SpiffeBundleShape(BaseModel):
 RollbackRequest.model_rebuild()
 
 # Read by hand (app.rest.bodies), so FastAPI does not know them; the OpenAPI document must.
-REQUEST_MODELS: tuple[type[Shape], ...] = (
-    RollbackRequest,
-    TokenRequest,
-    NodeTokenRequest,
-    WorkloadTokenRequest,
-    ConvergenceRequest,
-)
+REQUEST_MODELS: tuple[type[Shape], ...] = (RollbackRequest, ConvergenceRequest)

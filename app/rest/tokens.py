@@ -11,7 +11,8 @@ from app.authority.actor import Role
 from app.authority.certificates.mint_tokens import MintedToken
 from app.authority.records import AdminToken, NewToken
 from app.rest.bodies import body_schema, read_model
-from app.rest.schemas import (
+from app.rest.services import CallingActor, Services
+from app.rest.token_shapes import (
     MintedTokenShape,
     NewTokenShape,
     NodeTokenRequest,
@@ -20,7 +21,6 @@ from app.rest.schemas import (
     TokenShape,
     WorkloadTokenRequest,
 )
-from app.rest.services import CallingActor, Services
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
 
@@ -32,7 +32,7 @@ async def create_token(request: Request, services: Services, actor: CallingActor
     expires_at = None
     if asked.expires_in_seconds is not None:
         expires_at = services.clock.now() + timedelta(seconds=asked.expires_in_seconds)
-    return await services.administration.create_token(
+    return await services.administration.tokens.create(
         actor, name=asked.name, role=Role(asked.role), expires_at=expires_at
     )
 
@@ -45,13 +45,13 @@ async def list_tokens(
     include_revoked: Annotated[bool, Query(alias="includeRevoked")] = False,
 ) -> dict[str, tuple[AdminToken, ...]]:
     """Tokens, without secrets."""
-    return {"items": await services.administration.list_tokens(actor, include_revoked=include_revoked)}
+    return {"items": await services.administration.tokens.read_all(actor, include_revoked=include_revoked)}
 
 
 @router.delete("/{token_id}", response_model=TokenShape)
 async def revoke_token(services: Services, actor: CallingActor, token_id: str) -> AdminToken:
     """Revoke a token; it stops working at once."""
-    return await services.administration.revoke_token(actor, token_id)
+    return await services.administration.tokens.revoke(actor, token_id)
 
 
 @router.post("/node", status_code=201, response_model=MintedTokenShape, openapi_extra=body_schema(NodeTokenRequest))

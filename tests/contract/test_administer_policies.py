@@ -162,7 +162,7 @@ async def test_only_administrators_write(database: Database) -> None:
         administration.apply_batch(WORKER, [policy()]),
         administration.roll_back(WORKER, 0),
         administration.roll_back_document(WORKER, key(), 0),
-        administration.put_inventory(WORKER, {}),
+        administration.inventory.put(WORKER, {}),
     ):
         error = await refused(attempt)
         assert error.code in {ErrorCode.PERMISSION_DENIED, ErrorCode.NOT_FOUND}

@@ -90,13 +90,13 @@ async def test_a_registered_proxy_finds_the_service_behind_the_address(database:
         "spec": {"kind": "waypoint", "gateway": "wp", "caller": {"listener": "9191"}},
     }
     await administration.apply_batch(ALICE, [for_service("cart"), point])
-    await administration.put_inventory(ALICE, SERVICES)
+    await administration.inventory.put(ALICE, SERVICES)
     answer = await administration.explain(question("PUT", enforcementPoint="shop/wp"))
     assert (False, [{"registry": "Kubernetes", "namespace": "shop", "name": "cart"}]) == (
         answer["decision"]["allowed"],
         answer["target"]["services"],
     )
-    await administration.put_inventory(ALICE, {})
+    await administration.inventory.put(ALICE, {})
     answer = await administration.explain(question("PUT", enforcementPoint="shop/wp"))
     assert (True, []) == (answer["decision"]["allowed"], answer["target"]["services"])
     unknown = administration.explain(question("PUT", enforcementPoint="shop/other"))

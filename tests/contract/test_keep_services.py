@@ -18,6 +18,7 @@ from app.identity.inventory import Service
 from app.limits import KubernetesLimits, Limits
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, administration_over
+from tests.support.direct_aside import DirectAside
 
 LIMITS = KubernetesLimits(services_gather_seconds=0.0, services_settle_seconds=60.0)
 
@@ -91,7 +92,7 @@ async def test_what_differs_is_written_as_one_change(database: Database) -> None
 async def test_a_registry_that_is_not_known_is_left_as_it_is(database: Database) -> None:
     """Nor are the nodes and pods of the inventory touched."""
     administration = administration_over(database)
-    await administration.put_inventory(
+    await administration.inventory.put(
         ALICE,
         {
             "nodes": [{"name": "node-a"}],
@@ -213,16 +214,18 @@ async def test_the_api_does_not_write_services_that_somebody_else_keeps(database
     source = ProgrammedSource()
     source.set(service("a"), version=7)
     await keeper(database, source).keep()
-    administration = Administration(database, clock=StandingClock(), limits=Limits(), services_from="kubernetes")
+    administration = Administration(
+        database, clock=StandingClock(), limits=Limits(), aside=DirectAside(), services_from="kubernetes"
+    )
     with_services = {"services": [{"namespace": "shop", "name": "x", "addresses": ["10.0.0.1"]}]}
 
     for refused in (
-        lambda: administration.put_inventory(ALICE, with_services),
-        lambda: administration.apply_inventory(ALICE, with_services),
-        lambda: administration.delete_inventory_item(ALICE, "service", "Kubernetes/shop/a"),
+        lambda: administration.inventory.put(ALICE, with_services),
+        lambda: administration.inventory.apply(ALICE, with_services),
+        lambda: administration.inventory.delete_item(ALICE, "service", "Kubernetes/shop/a"),
     ):
         with pytest.raises(AppError) as caught:
             await refused()
         assert (ErrorCode.CONFLICT, True) == (caught.value.code, "kubernetes" in caught.value.detail)
-    await administration.put_inventory(ALICE, {"nodes": [{"name": "node-a"}]})
+    await administration.inventory.put(ALICE, {"nodes": [{"name": "node-a"}]})
     assert ["Kubernetes/shop/a"] == list(await stored(database))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -75,14 +74,3 @@ async def test_what_cannot_be_compared_is_said(database: Database) -> None:
         with pytest.raises(AppError) as caught:
             await administration.questions.diff({}, None, after, now=NOW)
         assert code is caught.value.code
-
-
-async def test_more_questions_than_can_wait_are_refused(database: Database) -> None:
-    """They are answered one at a time, so that they do not keep others from their work."""
-    administration = administration_over(database)
-    asked = [administration.questions.reach(CART, revision=None, now=NOW) for _ in range(8)]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-
-    refused = [answer for answer in answers if isinstance(answer, AppError)]
-    assert {ErrorCode.OVERLOADED} == {error.code for error in refused}
-    assert 0 < len(refused) < len(answers)

@@ -10,6 +10,7 @@ from app.limits import Limits
 from app.policy.rego_module import ModuleProblem, RegoModule
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, policy, refused
+from tests.support.direct_aside import DirectAside
 from tests.support.rego import module_document
 
 GOOD = "package shop.authz\n\nallow := true\n"
@@ -31,7 +32,7 @@ class ScriptedChecker:
 
 
 def _administration(database: Database, checker: ScriptedChecker | None) -> Administration:
-    return Administration(database, clock=StandingClock(), limits=Limits(), rego=checker)
+    return Administration(database, clock=StandingClock(), limits=Limits(), aside=DirectAside(), rego=checker)
 
 
 async def test_a_module_is_checked_together_with_those_that_are_stored(database: Database) -> None:

@@ -16,6 +16,7 @@ from app.authority.store import Store
 from app.errors import AppError
 from app.limits import Limits
 from app.storage.database import Database
+from tests.support.direct_aside import DirectAside
 
 ALICE = Actor(name="alice", role=Role.ADMIN, token_id="t-alice", request_id="r-7")
 WORKER = Actor(name="edge", role=Role.WORKER, token_id="t-edge")
@@ -45,7 +46,9 @@ def administration_over(
     *,
     clusters: Clusters | None = None,
 ) -> Administration:
-    return Administration(store, clock=clock or StandingClock(), limits=limits or Limits(), clusters=clusters)
+    return Administration(
+        store, clock=clock or StandingClock(), limits=limits or Limits(), aside=DirectAside(), clusters=clusters
+    )
 
 
 def policy(name: str = "cart", namespace: str = "shop", method: str = "GET", **metadata: Any) -> dict[str, Any]:

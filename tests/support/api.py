@@ -43,6 +43,7 @@ from tests.support.authorities import FixedClock, Kit, make_kit
 from tests.support.ca import MemoryLedger
 from tests.support.certificates import make_pki
 from tests.support.databases import new_sqlite
+from tests.support.direct_aside import DirectAside
 from tests.support.key_keeper import AnythingSigner
 from tests.support.ledger import LEDGER_KEY
 from tests.support.revocation import certificate_services, view_over
@@ -122,7 +123,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
         await view.refresh()
         clusters = Clusters(aliases={"primary"}, others={"east": {"e"}})
         administration = Administration(
-            database, clock=clock, limits=limits, clusters=clusters, on_quarantine=view.refresh
+            database, clock=clock, limits=limits, aside=DirectAside(), clusters=clusters, on_quarantine=view.refresh
         )
         inventory = InventoryView(database, now=clock.now)
         kit = await make_kit(database, clock=clock).open()
@@ -162,7 +163,7 @@ async def running_api(directory: Path, limits: Limits | None = None) -> AsyncIte
             clock=clock,
             limits=limits,
         )
-        made = await administration.create_token(Actor.system(), name="alice", role=Role.ADMIN)
+        made = await administration.tokens.create(Actor.system(), name="alice", role=Role.ADMIN)
         app = create_app(services)
         async with httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app),

@@ -22,7 +22,7 @@ async def lease_inventory(
     """Say that the inventory of a cluster, as it is stored, still holds; zero ends its lease. Until when it does.
 
     Raises:
-        AppError: see `Administration.lease_inventory`.
+        AppError: see `InventoryAdministration.lease`.
     """
     act.actor.require(Role.ADMIN)
     check_lease(lease, limits)

@@ -76,7 +76,7 @@ async def put_inventory(store: Store, limits: Limits, act: Act, write: Inventory
     """Store the items of an inventory document.
 
     Raises:
-        AppError: see `Administration.put_inventory`.
+        AppError: see `InventoryAdministration.put`.
     """
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
@@ -163,7 +163,7 @@ async def delete_inventory_item(store: Store, limits: Limits, act: Act, kind: st
     """Delete one node, workload or service.
 
     Raises:
-        AppError: see `Administration.delete_inventory_item`.
+        AppError: see `InventoryAdministration.delete_item`.
     """
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)

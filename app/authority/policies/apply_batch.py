@@ -8,7 +8,7 @@ from typing import Any
 from app.authority.actor import Role
 from app.authority.policies.check_rego import RegoChecker, check_rego
 from app.authority.policies.policy_commit import Act, check_revision, commit_changes
-from app.authority.policies.prepare_documents import prepare_aside, read_stored_mesh
+from app.authority.policies.prepare_documents import prepare_many, read_stored_mesh
 from app.authority.reasons import check_reason
 from app.authority.records import PolicyChange
 from app.authority.store import Store, Transaction
@@ -33,7 +33,7 @@ async def apply_batch(
     act.actor.require(Role.ADMIN)
     check_reason(act.reason, limits.policy.max_reason_chars)
     values = [value for document in documents for value in expand_list(document)]
-    prepared = await prepare_aside(values, await read_stored_mesh(store), limits, act.now)
+    prepared = await prepare_many(values, await read_stored_mesh(store), limits, act.now)
     prepared = await check_rego(rego, store, limits, prepared, numbered=True)
 
     def work(transaction: Transaction) -> PolicyChange:

@@ -1,23 +1,18 @@
 """Who can, what can and what differs, over the live set, old revisions and given documents.
 
-These questions take long. They are answered in a thread, one at a time and within the bounds of `limits.policy`, so
-that they leave the processor to others.
+These questions take long; `Aside` answers them, one at a time and within the bounds of `limits.policy`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app.authority.policies.explain_request import Explainer
-from app.errors import AppError, ErrorCode
-from app.limits import Limits
-from app.policy.broad_question import answer_diff, answer_reach
-from app.policy.policy_view import PolicyView, view_of_documents
+from app.authority.policies.set_sources import LiveSet, RevisionSet
+from app.authority.ports import Aside
+from app.authority.store import Store
+from app.policy.set_work import DIFF, REACH
 
 Revision = int | None  # None: the live set
 
@@ -34,23 +29,21 @@ class GivenSet:
 class BroadQuestions:
     """Answers questions about all requests at once."""
 
-    def __init__(self, sets: Explainer, limits: Limits) -> None:
-        self._sets = sets
-        self._limits = limits.policy
-        self._turns = asyncio.Lock()
-        self._waiting = 0
+    def __init__(self, store: Store, aside: Aside) -> None:
+        self._store = store
+        self._aside = aside
 
     async def reach(self, question: Any, *, revision: Revision, now: datetime) -> dict[str, Any]:
         """Who can send the requests that the question describes, and what they can reach.
 
         Raises:
-            AppError: see `answer_reach`; `NOT_FOUND` for an unknown revision; `OVERLOADED` while several such
-                questions wait for their answer.
+            AppError: see `answer_reach`; `NOT_FOUND` for an unknown revision; as `Aside`.
         """
-        async with self._turn():
-            loaded = await self._sets.load(revision)
-            answer = await asyncio.to_thread(answer_reach, question, loaded.view, now=now)
-        return {"revision": loaded.revision, **answer}
+        sets = _Sets(self._store)
+        index = sets.index(revision)
+        argument = {"question": question, "set": index, "now": now.isoformat()}
+        answer = await self._aside.run(REACH, sets.sources, lambda: argument)
+        return {"revision": sets.sources[index].revision, **answer}
 
     async def diff(
         self, question: Any, before: Revision | GivenSet, after: Revision | GivenSet, *, now: datetime
@@ -60,27 +53,32 @@ class BroadQuestions:
         Raises:
             AppError: as `reach`; `INVALID` for documents that are not acceptable.
         """
-        async with self._turn():
-            first, then = await self._load(before), await self._load(after)
-            answer = await asyncio.to_thread(answer_diff, question, first[1], then[1], now=now)
-        return {"before": first[0], "after": then[0], **answer}
+        sets, documents = _Sets(self._store), list[Any]()
+        sides = [sets.side(side, documents) for side in (before, after)]
+        argument = {"question": question, "sides": sides, "now": now.isoformat()}
+        answer = await self._aside.run(DIFF, sets.sources, lambda: argument, documents)
+        first, then = (None if side["given"] else sets.sources[side["set"]].revision for side in sides)
+        return {"before": first, "after": then, **answer}
 
-    async def _load(self, side: Revision | GivenSet) -> tuple[Revision, PolicyView]:
+
+class _Sets:
+    """The stored sets that a question is about; the live one always, for its services."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.sources: list[LiveSet | RevisionSet] = [LiveSet(store)]
+        self._indices: dict[Revision, int] = {None: 0}
+
+    def index(self, revision: Revision) -> int:
+        if revision not in self._indices:
+            self._indices[revision] = len(self.sources)
+            self.sources.append(RevisionSet(self._store, revision or 0))
+        return self._indices[revision]
+
+    def side(self, side: Revision | GivenSet, documents: list[Any]) -> dict[str, Any]:
+        """One side of a comparison; documents that come with it are put behind `documents`."""
         if not isinstance(side, GivenSet):
-            loaded = await self._sets.load(side)
-            return loaded.revision, loaded.view
-        stored = (await self._sets.load(side.over)).view
-        over = stored if side.is_applied else None
-        view = await asyncio.to_thread(view_of_documents, side.documents, over, self._limits)
-        return None, view.with_services(stored.services)
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if self._waiting > self._limits.max_waiting_questions:
-            raise AppError(ErrorCode.OVERLOADED, "other questions of this size wait for their answer; ask again later")
-        self._waiting += 1
-        try:
-            async with self._turns:
-                yield
-        finally:
-            self._waiting -= 1
+            return {"set": self.index(side), "given": None}
+        first = len(documents)
+        documents.extend(side.documents)
+        return {"set": self.index(side.over), "given": [first, len(documents)], "applied": side.is_applied}

@@ -1,12 +1,13 @@
 """From JSON values to documents that may be stored: parsed, validated, and proven to compile.
 
-Pure and possibly long; `prepare_aside` keeps what is long off the event loop.
+Pure and possibly long; `prepare_many` lets others have their turn after each document. In a thread the same work would
+hold up the event loop for longer at a time, because threads share the interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +26,7 @@ from app.policy.mesh import MeshConfig, mesh_from_document
 from app.policy.quarantine import quarantine_from_document
 from app.policy.validate import validate
 
-_ASIDE_FROM = 20  # documents; fewer take less than what a thread costs
+Prepared = tuple["PreparedDocument", ...] | AppError
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,13 @@ def prepare(value: Any, stored_mesh: Any | None, limits: Limits, now: datetime) 
     Raises:
         AppError: `INVALID` with field errors, `TOO_LARGE`.
     """
-    prepared = _prepare_all([value], stored_mesh, limits, now)
+    prepared = _finish(_steps([value], stored_mesh, limits, now))
     if isinstance(prepared, AppError):
         raise prepared
     return prepared[0]
 
 
-async def prepare_aside(
+async def prepare_many(
     values: Sequence[Any], stored_mesh: Any | None, limits: Limits, now: datetime
 ) -> tuple[PreparedDocument, ...]:
     """Prepare many documents, the pointers of their errors prefixed by their index.
@@ -102,10 +103,14 @@ async def prepare_aside(
     maximum = limits.policy.max_batch_documents
     if len(values) > maximum:
         raise AppError(ErrorCode.TOO_LARGE, f"{len(values)} documents are more than the {maximum} of one batch")
-    if len(values) < _ASIDE_FROM:
-        prepared = _prepare_all(values, stored_mesh, limits, now, numbered=True)
-    else:
-        prepared = await asyncio.to_thread(_prepare_all, values, stored_mesh, limits, now, numbered=True)
+    steps = _steps(values, stored_mesh, limits, now, numbered=True)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            prepared: Prepared = end.value
+            break
+        await asyncio.sleep(0)
     if isinstance(prepared, AppError):
         raise prepared
     return prepared
@@ -122,10 +127,19 @@ def mesh_from_content(content: Any | None, limits: Limits) -> MeshConfig:
     return MeshConfig() if content is None else mesh_from_document(parse_document(content, limits.policy))
 
 
-def _prepare_all(
-    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, now: datetime, *, numbered: bool = False
-) -> tuple[PreparedDocument, ...] | AppError:
+def _finish(steps: Generator[None, None, Prepared]) -> Prepared:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            prepared: Prepared = end.value
+            return prepared
 
+
+def _steps(
+    values: Sequence[Any], stored_mesh: Any | None, limits: Limits, now: datetime, *, numbered: bool = False
+) -> Generator[None, None, Prepared]:
+    """Prepare one document after the other; between two of them it may be left for a while."""
     errors: list[FieldError] = []
     parsed: list[tuple[str, Document]] = []
     etags: dict[str, str] = {}
@@ -139,6 +153,7 @@ def _prepare_all(
             errors.extend(_prefixed(prefix, error))
         except ValueError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
             errors.append(FieldError(prefix, "the document has text that is not valid Unicode"))
+        yield
     errors.extend(_duplicates(parsed))
     mesh_document = next((document for _, document in parsed if document.key == MESH_KEY), None)
     try:
@@ -150,6 +165,7 @@ def _prepare_all(
         found, warnings = _check(document, mesh, limits, now)
         errors.extend(FieldError(prefix + error.pointer, error.message) for error in found)
         prepared.append(PreparedDocument(document, etags[document.key], warnings))
+        yield
     if errors:
         return _invalid(errors, limits.administration.max_reported_errors)
     return tuple(prepared)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from app.authority.policies.explain_request import Explainer
-from app.authority.store import Store, Transaction
-from app.policy.ownership import Source
-from app.policy.project import ProjectionOptions, project
+from app.authority.policies.set_sources import LiveSet, RevisionSet, see_owners
+from app.authority.ports import Aside
+from app.authority.store import Store
+from app.policy.project import ProjectionOptions
+from app.policy.set_work import PROJECT
 
 
 async def project_policies(
-    store: Store, explainer: Explainer, options: ProjectionOptions, *, revision: int | None
+    store: Store, aside: Aside, options: ProjectionOptions, *, revision: int | None
 ) -> dict[str, Any]:
     """The native documents, the reasons for what is not projected, and the findings, with the revision.
 
     Raises:
-        AppError: `NOT_FOUND` for an unknown revision.
+        AppError: `NOT_FOUND` for an unknown revision; as `Aside`.
     """
-    loaded = await explainer.load(revision)
-
-    def sources_of(transaction: Transaction) -> dict[str, str]:
-        heads = transaction.policies.heads_at(loaded.revision)
-        return {key: head.source for key, head in heads.items() if head.source != Source.API}
-
-    sources = await store.read(sources_of)
-    marked = replace(options, revision=loaded.revision)
-    projection = await asyncio.to_thread(project, loaded.view, marked, sources)
-    return {"revision": loaded.revision, **projection.to_json()}
+    sets: list[LiveSet | RevisionSet] = [LiveSet(store, see_owners)]
+    if revision is not None:
+        sets.append(RevisionSet(store, revision, see_owners))
+    asked = sets[-1]
+    answer = await aside.run(
+        PROJECT,
+        sets,
+        lambda: {"options": asdict(replace(options, revision=asked.revision)), "sources": asked.seen},
+    )
+    return {"revision": asked.revision, **answer}

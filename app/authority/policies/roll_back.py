@@ -22,7 +22,7 @@ from app.authority.policies.policy_commit import (
     check_revision,
     commit_changes,
 )
-from app.authority.policies.prepare_documents import prepare_aside, read_stored_mesh
+from app.authority.policies.prepare_documents import prepare_many, read_stored_mesh
 from app.authority.policies.read_policies import MAX_REVISION
 from app.authority.reasons import check_reason
 from app.authority.records import DocumentChange, DocumentWrite, Head, Outcome, PolicyChange
@@ -111,7 +111,7 @@ async def _carry_out(
         planned = await store.read(plan)
         # What was acceptable then may not be now: the rules or the mesh may have changed.
         values = [write.content for write in planned.writes if write.content is not None]
-        prepared = await prepare_aside(values, await read_stored_mesh(store), limits, act.now)
+        prepared = await prepare_many(values, await read_stored_mesh(store), limits, act.now)
         await check_rego(rego, store, limits, prepared, numbered=True)
 
         def work(transaction: Transaction, planned: _Plan = planned) -> PolicyChange | None:

@@ -40,10 +40,13 @@ async def test_the_next_command_works_after_a_first_run(tmp_path: Path) -> None:
             code, output, errors = await _command(environment, "status")
             assert (0, "") == (code, errors)
             assert "worker-1" in output
+            code, output, errors = await _command(environment, "policy", "who-can", "--to", "shop/cart", "-o", "json")
+            assert 0 == code, errors  # answered by a child of the authority
             assert 0o600 == context.stat().st_mode & 0o777
             tokens.append(yaml.safe_load(context.read_text())["contexts"]["local"]["token"])
     assert tokens[0] == tokens[1]
     said = run.log.read_text()
+    assert "aside_started" in said
     assert "Next: gatehouse status" in said
     assert str(run.state_dir / "passphrase") in said
     assert "no protection from root" in said

@@ -46,7 +46,7 @@ class Authority:
 @pytest.fixture
 async def authority(tmp_path: Path) -> AsyncIterator[Authority]:
     async with running_api(tmp_path) as api, HttpServer(api.app, TcpEndpoint(), limits=HttpLimits()) as server:
-        made = await api.services.administration.create_token(Actor.system(), name="opa", role=Role.BUNDLE)
+        made = await api.services.administration.tokens.create(Actor.system(), name="opa", role=Role.BUNDLE)
         running = Authority(api, server.url, made.secret)
         await api.services.administration.put_policy(ALICE, policy())
         await running.put(1)

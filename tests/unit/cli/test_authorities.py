@@ -61,7 +61,7 @@ def test_json_is_what_the_api_says(run, live):
 
 def test_force_asks_and_somebody_else_confirms(run, live, monkeypatch):
     """The line that the other one has to type is printed."""
-    made = live.do(live.api.services.administration.create_token(Actor.system(), name="bob", role=Role.ADMIN))
+    made = live.do(live.api.services.administration.tokens.create(Actor.system(), name="bob", role=Role.ADMIN))
     live.api.clock.advance(MINUTE)
     issuing = prepared_id(run)
     asked = run("ca", "activate", issuing, "--force")

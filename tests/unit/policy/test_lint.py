@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.policy.finding import Severity
 from app.policy.finding_codes import Code
 from app.policy.lint import lint
 from tests.support.policies import policy, source, to, when
@@ -336,6 +337,21 @@ def test_a_provider_that_is_not_in_the_set() -> None:
     assert Code.PROVIDER_UNKNOWN in _codes(asking)
     assert Code.PROVIDER_UNKNOWN not in _codes(asking, provider)
     assert Code.PROVIDER_UNKNOWN not in _codes(policy({}, action="CUSTOM", provider={"name": "gatehouse"}, **_REF))
+
+
+def test_a_provider_with_a_name_that_is_ours() -> None:
+    """Nobody asks it, which its author cannot have meant: an error, whichever names the mesh calls its own."""
+    provider = {
+        "apiVersion": "gatehouse.dev/v1",
+        "kind": "Provider",
+        "metadata": {"name": "gatehouse"},
+        "spec": {"rego": {"engine": "opa", "opa": {"url": "http://127.0.0.1:8181"}}},
+    }
+    asking = policy({}, action="CUSTOM", provider={"name": "gatehouse"}, **_REF)
+    found = [item for item in lint(view(provider, asking)) if item.code is Code.PROVIDER_NEVER_ASKED]
+
+    assert [("Provider//gatehouse", Severity.ERROR)] == [(item.document, item.severity) for item in found]
+    assert Code.PROVIDER_NEVER_ASKED not in _codes(provider, mesh_document(ownProviders=["another"]))
 
 
 def test_claims_where_no_token_is_verified() -> None:

@@ -11,7 +11,7 @@ MINUTE = timedelta(minutes=1)
 
 async def second_client_headers(api):
     """Another administrator's token; the clock moves on, because a token must be older than the act."""
-    made = await api.services.administration.create_token(Actor.system(), name="bob", role=Role.ADMIN)
+    made = await api.services.administration.tokens.create(Actor.system(), name="bob", role=Role.ADMIN)
     api.clock.advance(MINUTE)
     return {"authorization": f"Bearer {made.secret}"}
 

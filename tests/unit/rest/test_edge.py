@@ -49,7 +49,7 @@ async def test_two_authorization_headers_are_401(shared_api):
 
 async def test_a_workers_token_is_403(shared_api):
     """A worker's token opens the link, and nothing here."""
-    made = await shared_api.services.administration.create_token(Actor.system(), name="edge", role=Role.WORKER)
+    made = await shared_api.services.administration.tokens.create(Actor.system(), name="edge", role=Role.WORKER)
     response = await shared_api.anonymous().get("/v1/status", headers={"authorization": f"Bearer {made.secret}"})
 
     assert (403, ErrorCode.PERMISSION_DENIED) == (response.status_code, response.json()["code"])
@@ -134,7 +134,7 @@ async def test_a_failure_while_authenticating_is_a_problem_too(shared_api, monke
     async def broken(*_args):
         raise ValueError("secret detail")
 
-    monkeypatch.setattr(type(shared_api.services.administration), "authenticate", broken)
+    monkeypatch.setattr(type(shared_api.services.administration.tokens), "authenticate", broken)
     response = await shared_api.client.get("/v1/status")
 
     assert (500, ErrorCode.INTERNAL) == (response.status_code, response.json()["code"])

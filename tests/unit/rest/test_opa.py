@@ -22,7 +22,7 @@ async def bundle_client(api):
     """A client with a bundle token, and a set with one module that is published."""
     await api.services.administration.put_policy(ALICE, module_document("authz", "package shop.authz\n", {"a": 1}))
     await api.publisher.refresh()
-    made = await api.services.administration.create_token(Actor.system(), name="opa", role=Role.BUNDLE)
+    made = await api.services.administration.tokens.create(Actor.system(), name="opa", role=Role.BUNDLE)
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(api.app),
         base_url="http://api",

@@ -1,0 +1,1 @@
+"""Long questions about whole sets, answered beside the authority by a confined child."""
