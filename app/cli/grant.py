@@ -52,6 +52,8 @@ def create(
 ) -> None:
     """Let somebody in for a time."""
     namespace, services = _services(to)
+    if lasts.isdigit():  # seconds elsewhere, where nobody would be let in for too short a time
+        raise UsageError(f"--for {lasts} has no unit; write {lasts}h, {lasts}m or {lasts}d")
     begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds_of(start, "--in"))
     operation = {"methods": methods, "paths": paths}
     spec: dict[str, Any] = {

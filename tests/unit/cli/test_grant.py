@@ -123,3 +123,10 @@ def test_validating_says_that_a_grant_has_ended(run, tmp_path):
 
     assert 0 == done.code
     assert "the grant has ended" in done.out
+
+
+def test_how_long_has_a_unit(run):
+    """Two what? A grant of two seconds is nothing that anybody asks for."""
+    result = run("grant", "create", "--from", "shop/a", "--to", "shop/b", "--for", "2", "--reason", "x")
+
+    assert (2, "error: --for 2 has no unit; write 2h, 2m or 2d\n") == (result.code, result.err)
