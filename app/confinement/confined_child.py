@@ -17,6 +17,7 @@ from app.errors import AppError, ErrorCode
 
 HELLO = "ready"
 _SMALL_FRAME_BYTES = 65_536
+_EXIT_SECONDS = 0.5  # from hanging up to being gone; it has given back its memory before
 
 
 class ConfinedChild:
@@ -113,7 +114,7 @@ class ConfinedChild:
             self.kill()
             raise _late(within_seconds) from None
         except (EOFError, ConnectionError):
-            self.kill()
+            await self._end_by_itself()
             raise _ended() from None
         except ValueError:
             self.kill()
@@ -121,6 +122,18 @@ class ConfinedChild:
         except BaseException:
             self.kill()
             raise
+
+    async def _end_by_itself(self) -> None:
+        """Let a child that hung up be gone before it is killed, for killing it first may lose its exit code."""
+        self.is_open = False
+        self._questions.close()
+        try:
+            async with asyncio.timeout(_EXIT_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End it at once."""
