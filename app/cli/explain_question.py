@@ -136,6 +136,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         "rule": decision["rule"],
         "target": f"{target.get('kind', '')} in {target.get('namespace', '')}" if target else "",
         "services": services,
+        "port": f"{answer['assumedPort']}, the only one of the service" if "assumedPort" in answer else "",
         "asks": _asks(answer.get("asks")),
         "shadow": _shadow(answer.get("shadow")),
         "hint": decision.get("hint", "").removesuffix("; `policy explain` says why"),

@@ -33,8 +33,9 @@ def policy_findings(document: Document, limits: PolicyLimits) -> Iterator[Findin
         yield error(problem.pointer, problem.message, Code.EMPTY)
     for problem in content_problems(spec):
         yield error(problem.pointer, problem.message, Code.VALUE)
-    yield from _action_findings(spec)
-    yield from _mode_findings(document, spec)
+    if all(problem.pointer != "/spec/action" for problem in reader.errors):  # else nobody knows what was meant
+        yield from _action_findings(spec)
+        yield from _mode_findings(document, spec)
     yield from attachment_findings(document, spec)
     for rule in spec.rules:
         yield from rule_findings(rule, spec.action)

@@ -52,6 +52,8 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
         return {**_before_policies(quarantine.decision).to_json(), "target": shown}
     if target is None:
         return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
+    assumed = 0 if request.port else _only_port(target, view)
+    request.port = request.port or assumed
     bad_token = rejected is not None and rejected.reason is Reason.TOKEN_INVALID
     user = asked_user(view.authentications, target, request, rejected if bad_token else None)
     rejected = user.refusal if bad_token or rejected is None else rejected
@@ -67,7 +69,13 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
         )
     note = user.note(request, explanation.rules)
     answer = {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
-    return answer | doubts_about((target,), view)
+    return answer | ({"assumedPort": assumed} if assumed else {}) | doubts_about((target,), view)
+
+
+def _only_port(target: Target, view: PolicyView) -> int:
+    """The one port of the services behind the target, 0 where they have none or several."""
+    ports = {port for service in target.services for port in view.services.ports(service)}
+    return ports.pop() if len(ports) == 1 else 0
 
 
 def doubts_about(targets: Iterable[Target], view: PolicyView) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class ServiceIndex:
         service = self._by_key.get(key)
         return None if service is None else _ref(service)
 
+    def ports(self, service: ServiceRef) -> tuple[int, ...]:
+        """The ports that are known of a service."""
+        found = self._by_key.get(f"{service.registry}/{service.namespace}/{service.name}")
+        return () if found is None else tuple(found.ports)
+
     def _reached(self, keys: Iterable[str], port: int) -> Iterator[ServiceRef]:
         return (_ref(service) for service in self._services(keys) if not service.ports or port in service.ports)
 

@@ -81,3 +81,26 @@ def test_a_service_that_the_inventory_lacks_is_said() -> None:
     assert ["shop/odrers"] == ask("odrers")
     assert ask("orders") is None
     assert ask("odrers", PolicyView.empty(limits)) is None
+
+
+def test_without_a_port_the_only_one_of_the_service_is_asked_about() -> None:
+    """A rule about that port holds, and the answer says what was taken; with two ports none is guessed."""
+    limits = PolicyLimits()
+    service = {"registry": "Kubernetes", "namespace": "shop", "name": "orders", "addresses": ["10.0.0.1"], "hosts": []}
+    at_orders = [{"kind": "Service", "group": "", "name": "orders"}]
+    deny = policy("p", action="DENY", targetRefs=at_orders, rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])
+    target = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "gateway_class": "istio-waypoint"}
+    question = {
+        "request": {"method": "GET", "path": "/"},
+        "target": {**target, "service": "orders", "service_namespace": "shop"},
+    }
+
+    def ask(*ports: int) -> tuple[str, Any]:
+        services = {"Kubernetes/shop/orders": {**service, "ports": list(ports)}}
+        documents = {f"AuthorizationPolicy/{deny['metadata']['namespace']}/p": deny}
+        answer = answer_question(question, PolicyView.empty(limits).changed(documents, services, limits), now=NOW)
+        return answer["decision"]["reason"], answer.get("assumedPort")
+
+    assert ("DENY_RULE", 8080) == ask(8080)
+    assert ("NO_ALLOW_POLICY", None) == ask(8080, 9090)
+    assert ("NO_ALLOW_POLICY", None) == ask()

@@ -228,3 +228,8 @@ def test_errors_come_first() -> None:
 
     assert [Severity.ERROR, Severity.WARNING, Severity.WARNING] == [finding.severity for finding in findings]
     assert {"severity", "pointer", "code", "message"} == set(findings[0].to_json())
+
+
+def test_a_misspelt_action_is_the_only_thing_that_is_found() -> None:
+    """What the action may have meant is not guessed."""
+    assert ["/spec/action"] == _errors(policy(action="ALOW", **_REF))
