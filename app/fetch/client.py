@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +20,8 @@ import httpx2
 
 from app.errors import AppError, ErrorCode
 from app.fetch.reach import IpAddress, Reach, reach_of
+from app.fetch.resolve import Resolve, resolve
 from app.limits import FetchLimits
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _TEMPORARY_REDIRECTS = frozenset({302, 303, 307})
 _USER_AGENT = "gatehouse"
@@ -36,13 +34,6 @@ class Fetched:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, as the host's resolver gives them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [str(address[0]) for *_, address in found]
 
 
 class HttpClient:

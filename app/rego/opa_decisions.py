@@ -19,8 +19,8 @@ from typing import Any
 import h11
 
 from app.errors import AppError, ErrorCode
-from app.fetch.client import Resolve, resolve
 from app.fetch.reach import Reach, reach_of
+from app.fetch.resolve import Resolve, resolve
 from app.limits import RegoLimits
 from app.policy.rego_module import rule_path
 from app.rego.opa_address import OpaAddress

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.errors import AppError, ErrorCode
-from app.fetch.client import HttpClient, Resolve, resolve
+from app.fetch.client import HttpClient
+from app.fetch.resolve import Resolve, resolve
 from app.limits import FetchLimits, TokenLimits
 from app.policy.request_authentication import KeySource
 from app.tokens.jwks import usable_keys

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 # Each is a way to a key, a database or an administrator; `alembic` comes with them. Of `app.tokens` a worker has what
-# verifies tokens of end users.
+# verifies tokens of end users, of `app.fetch` what judges where the address of an OPA leads.
 FORBIDDEN = (
     "app.storage",
     "app.keys",
@@ -16,7 +16,7 @@ FORBIDDEN = (
     "app.tokens.jwks_source",
     "app.tokens.key_cache",
     "app.tokens.token_issuers",
-    "app.fetch",
+    "app.fetch.client",
     "app.ca",
     "app.ledger",
     "app.authority",
