@@ -39,11 +39,11 @@ class OrdersService:
         return f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+        ended = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError)
+        with contextlib.closing(writer), contextlib.suppress(*ended):
             while True:
                 async with asyncio.timeout(HEAD_SECONDS):
                     await reader.readuntil(b"\r\n\r\n")
                 self.served += 1
                 writer.write(_ANSWER)
                 await writer.drain()
-        writer.close()

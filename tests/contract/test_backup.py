@@ -81,7 +81,7 @@ async def back_up_sqlite(tmp_path: Path, *, count: int) -> None:
     with Database.open(f"sqlite:///{source}", StorageLimits()) as database:
         async with appending(database) as acknowledged:
             for number in range(count):
-                while len(acknowledged) < 200 * (number + 1):
+                while len(acknowledged) < 200 * (number + 1) or not await database.read_ledger(0, 1):
                     await asyncio.sleep(0.01)
                 before = set(acknowledged)
                 target = tmp_path / f"backup-{number}.db"
@@ -105,7 +105,7 @@ async def back_up_postgres(server: PostgresServer, *, count: int) -> None:
     with Database.open(source, StorageLimits()) as database:
         async with appending(database) as acknowledged:
             for number in range(count):
-                while len(acknowledged) < 200 * (number + 1):
+                while len(acknowledged) < 200 * (number + 1) or not await database.read_ledger(0, 1):
                     await asyncio.sleep(0.01)
                 before = set(acknowledged)
                 target = server.create_database()

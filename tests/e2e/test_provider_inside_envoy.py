@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class SilentOpa:
             yield self
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, EOFError):
+        with closing(writer), suppress(OSError, EOFError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -56,7 +56,6 @@ class SilentOpa:
                 result = {"allowed": asked["parsed_path"] == ["orders"], "response_headers_to_add": {"x-by": "opa"}}
                 body = json.dumps({"result": result}).encode()
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-        writer.close()
 
 
 def _documents(opa: SilentOpa) -> list[dict[str, Any]]:

@@ -37,10 +37,9 @@ def _authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
         writer.write(await reader.readexactly(5))
         await writer.drain()
-    writer.close()
 
 
 class Proxy:

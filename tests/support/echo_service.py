@@ -15,7 +15,7 @@ async def echo_service(**response_headers: str) -> AsyncIterator[str]:
     extra = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in response_headers.items())
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 first, *lines = head.rstrip("\r\n").split("\r\n")
@@ -24,7 +24,6 @@ async def echo_service(**response_headers: str) -> AsyncIterator[str]:
                 body = json.dumps({"target": first.split(" ")[1], "headers": headers})
                 writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{extra}\r\n{body}".encode())
                 await writer.drain()
-        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:

@@ -129,9 +129,8 @@ async def test_nobody_waits_longer_than_the_deadline() -> None:
     """For a server that takes connections and never answers, and for a turn."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.closing(writer), contextlib.suppress(OSError):
             await reader.read()
-        writer.close()
 
     listener = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
