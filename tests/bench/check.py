@@ -88,7 +88,7 @@ def _question(headers: int) -> bytes:
 
 
 @asynccontextmanager
-async def _channel(port: int) -> AsyncIterator[Any]:
+async def channel(port: int) -> AsyncIterator[Any]:
     """One connection of its own, as a method to call."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
@@ -103,12 +103,12 @@ async def _ask_until(check: Any, data: bytes, ends: asyncio.Event, latencies: li
 
 
 async def _measure(worker: _WorkerProcess, data: bytes, *, in_flight: int, seconds: float) -> dict[str, Any]:
-    async with _channel(worker.port) as check:
+    async with channel(worker.port) as check:
         answer = CheckResponse.FromString(await check(data))
         assert answer.status.code == 0, answer
-        await _run(check, data, in_flight, seconds / 5)  # warm
+        await ask_steadily(check, data, in_flight, seconds / 5)  # warm
         before = cpu_seconds([worker.pid])
-        latencies = await _run(check, data, in_flight, seconds)
+        latencies = await ask_steadily(check, data, in_flight, seconds)
         cpu = cpu_seconds([worker.pid]) - before
     ordered = sorted(latencies)
     return {
@@ -123,7 +123,7 @@ async def _measure(worker: _WorkerProcess, data: bytes, *, in_flight: int, secon
     }
 
 
-async def _run(check: Any, data: bytes, in_flight: int, seconds: float) -> list[float]:
+async def ask_steadily(check: Any, data: bytes, in_flight: int, seconds: float) -> list[float]:
     latencies: list[float] = []
     ends = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, ends.set)
@@ -138,7 +138,7 @@ async def _run(check: Any, data: bytes, in_flight: int, seconds: float) -> list[
 async def _swap(worker: _WorkerProcess, data: bytes, which: str, rounds: int) -> dict[str, Any]:
     """The worst Check of all during swaps, beside the worst during as long a time without one."""
     worst, quiet, loads = [], [], []
-    async with _channel(worker.port) as check:
+    async with channel(worker.port) as check:
         await check(data)
         for _ in range(rounds):
             await worker.ask(f"prepare {which}")
@@ -152,7 +152,7 @@ async def _swap(worker: _WorkerProcess, data: bytes, which: str, rounds: int) ->
             await running  # with the Check that is under way: it may be the worst
             loads.append(load)
             worst.append(max(latencies))
-            quiet.append(max(await _run(check, data, 1, 0.1 + load["seconds"])))
+            quiet.append(max(await ask_steadily(check, data, 1, 0.1 + load["seconds"])))
     return {
         "compiled": loads[-1]["compiled"],
         "load_ms": round(statistics.median(load["seconds"] for load in loads) * 1e3, 1),
@@ -176,7 +176,7 @@ async def _balance(workers: int, connections: int, trials: int, per_connection: 
         for _ in range(trials):
             before = [(await process.ask("count"))["checks"] for process in processes]
             async with AsyncExitStack() as channels:
-                checks = [await channels.enter_async_context(_channel(first.port)) for _ in range(connections)]
+                checks = [await channels.enter_async_context(channel(first.port)) for _ in range(connections)]
 
                 async def ask(check: Any) -> None:
                     for _ in range(per_connection):

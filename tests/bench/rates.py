@@ -3,7 +3,8 @@
 Requests carry 10 KB of headers, and 30 % of them a bearer token that a RequestAuthentication has verified; 10,000
 policies, ten of which concern the target. Gatehouse is measured with each transport of `check.transport`: steadily, while
 policies are pushed, with the authority dead, and while its worker is replaced. Latency counts from when a request was
-due; what is added is against no filter at the same rate in the same run.
+due; what is added is against no filter at the same rate in the same run. `direct` is the worker alone, asked over gRPC with so
+many questions in flight.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 
 from app.demo.service import GatehouseService
 from app.demo.waypoint import Enforcement, ExtAuthz, HboneClient, NativeRbac, Tunnel, Waypoint, WaypointOptions
+from app.rpc.pb.ext_authz_pb2 import CheckRequest, CheckResponse
 from app.supervisor.control import send_control
-from tests.bench import mesh
+from tests.bench import check, mesh
 from tests.bench.cpu import cpu_seconds
+from tests.bench.load import quantile
 from tests.support.pki import TestAuthority
 
 RATES = (1_000, 3_000, 5_000)
@@ -32,6 +35,7 @@ HEADER_BYTES = 10_000
 TOKEN_SHARE = 0.3
 POLICIES = 10_000
 TRANSPORTS = ("grpcio", "envoy")
+IN_FLIGHT = (1, 16, 64)
 _PUSH_EVERY_SECONDS = 0.25
 
 Json = dict[str, Any]
@@ -99,6 +103,40 @@ async def _enforcing(
         async with HboneClient({"client": tunnel}, directory) as client:
             bench = _Bench(waypoint, client, seconds, token)
             yield bench
+
+
+async def _direct(port: int, workers: list[int], seconds: float) -> Json:
+    """The worker alone: the same question again and again, without an Envoy that asks."""
+    report: Json = {}
+    question = _question()
+    for in_flight in IN_FLIGHT:
+        async with check.channel(port) as method:
+            if CheckResponse.FromString(await method(question)).status.code != 0:
+                raise SystemExit("the question was not allowed")
+            await check.ask_steadily(method, question, in_flight, seconds / 10)
+            before = cpu_seconds(workers)
+            latencies = sorted(await check.ask_steadily(method, question, in_flight, seconds / 2))
+            cpu = cpu_seconds(workers) - before
+        report[str(in_flight)] = {
+            "cpu_microseconds": round(cpu / len(latencies) * 1e6, 1),
+            "checks_per_second": round(len(latencies) / (seconds / 2)),
+            "p50_microseconds": round(quantile(latencies, 0.5) * 1e6, 1),
+        }
+    return report
+
+
+def _question() -> bytes:
+    """What the waypoint asks about the requests of the load."""
+    request = CheckRequest()
+    destination = request.attributes.destination.address.socket_address
+    destination.address, destination.port_value = mesh.SERVICE_IP, mesh.SERVICE_PORT
+    request.attributes.source.address.socket_address.address = "10.0.1.11"
+    http = request.attributes.request.http
+    http.method, http.path, http.host = "GET", mesh.PATH, "orders.shop"
+    http.headers["x-forwarded-client-cert"] = f"By={mesh.WAYPOINT};URI={mesh.CLIENT}"
+    for index in range(HEADER_BYTES // 215):
+        http.headers[f"x-filler-{index}"] = "v" * 200
+    return request.SerializeToString()
 
 
 def _added(measured: Json, baseline: Json) -> Json:
@@ -180,9 +218,12 @@ async def run(*, quick: bool) -> Json:
                 await gatehouse.apply([*mesh.documents(policies), tokens.document], reason=f"{policies} policies")
                 await gatehouse.wait_until_served()
                 waits = ExtAuthz(address=gatehouse.address("check"), timeout_seconds=2.0)
+                port = int(gatehouse.address("check").rpartition(":")[2])
+                direct = await _direct(port, await gatehouse.worker_pids(), seconds)
                 async with _enforcing(authority, waits, directory / variant, seconds, tokens.token) as bench:
                     await bench.warm()
-                    report[variant] = await _gatehouse(bench, gatehouse, rates, report["no_filter"])
+                    found = await _gatehouse(bench, gatehouse, rates, report["no_filter"])
+                report[variant] = {"direct": direct, **found}
     return report
 
 
