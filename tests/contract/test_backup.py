@@ -26,9 +26,9 @@ BACKUPS, TORTURE_BACKUPS = 3, 10
 
 @asynccontextmanager
 async def appending(database: Database) -> AsyncIterator[list[str]]:
-    """Append and number all the time; gives the subjects that were acknowledged so far."""
+    """Append and number all the time; gives the subjects that were acknowledged so far, once some are numbered."""
     acknowledged: list[str] = []
-    stop = asyncio.Event()
+    stop, numbered = asyncio.Event(), asyncio.Event()
 
     async def client(name: int) -> None:
         number = 0
@@ -39,11 +39,13 @@ async def appending(database: Database) -> AsyncIterator[list[str]]:
 
     async def sequencer() -> None:
         while not stop.is_set():
-            await number_all(database)
+            if await number_all(database):
+                numbered.set()
             await asyncio.sleep(0.02)
 
     tasks = [*(asyncio.create_task(client(name)) for name in range(16)), asyncio.create_task(sequencer())]
     try:
+        await numbered.wait()
         yield acknowledged
     finally:
         stop.set()
@@ -81,7 +83,7 @@ async def back_up_sqlite(tmp_path: Path, *, count: int) -> None:
     with Database.open(f"sqlite:///{source}", StorageLimits()) as database:
         async with appending(database) as acknowledged:
             for number in range(count):
-                while len(acknowledged) < 200 * (number + 1) or not await database.read_ledger(0, 1):
+                while len(acknowledged) < 200 * (number + 1):
                     await asyncio.sleep(0.01)
                 before = set(acknowledged)
                 target = tmp_path / f"backup-{number}.db"
@@ -105,7 +107,7 @@ async def back_up_postgres(server: PostgresServer, *, count: int) -> None:
     with Database.open(source, StorageLimits()) as database:
         async with appending(database) as acknowledged:
             for number in range(count):
-                while len(acknowledged) < 200 * (number + 1) or not await database.read_ledger(0, 1):
+                while len(acknowledged) < 200 * (number + 1):
                     await asyncio.sleep(0.01)
                 before = set(acknowledged)
                 target = server.create_database()
