@@ -211,13 +211,16 @@ async def test_a_child_that_dies_is_replaced(made: Callable[..., ConfinedAside],
 async def test_nobody_computes_for_a_caller_who_is_gone(made: Callable[..., ConfinedAside]) -> None:
     """A cancelled question ends its child."""
     aside = made()
-    await aside.run(*reach(GivenSource(for_cart("a"))))
-    pid, large = aside.pid, GivenSource(*many(3_000), name="other")
-    asked = asyncio.create_task(aside.run(LINT, [large], lambda: LINT_IT))
-    while not large.asked:  # from here on the child has something to do
-        assert not asked.done()
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    sent = asyncio.Event()
+
+    def argument() -> Any:  # read when the sets have been sent, right before the question
+        sent.set()
+        return LINT_IT
+
+    asked = asyncio.create_task(aside.run(LINT, [GivenSource(*many(3_000))], argument))
+    async with asyncio.timeout(60):
+        await sent.wait()
+    pid = aside.pid
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await aside.run(*reach(GivenSource(for_cart("a"))))
