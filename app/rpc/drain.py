@@ -42,11 +42,7 @@ async def stop_accepting(ports: Collection[int]) -> int:
     """
     count = 0
     with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(found.dup())
-            for found in _sockets_on(ports)
-            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        ]
+        listeners = _keep_listeners(stack, ports)
         await _steer(listeners)
         for listener in listeners:
             with suppress(OSError):  # the same socket under another descriptor was shut a moment ago
@@ -58,13 +54,30 @@ async def stop_accepting(ports: Collection[int]) -> int:
 async def steer_new_connections(ports: Collection[int]) -> None:
     """Have the kernel hand new connections to the process that joined these ports last, and let begun ones settle."""
     with ExitStack() as stack:
-        await _steer(
-            [
-                stack.enter_context(found.dup())
-                for found in _sockets_on(ports)
-                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            ]
-        )
+        await _steer(_keep_listeners(stack, ports))
+
+
+def _keep_listeners(stack: ExitStack, ports: Collection[int]) -> list[socket.socket]:
+    """Handles on the listening sockets that stay open until the stack is closed."""
+    return [
+        stack.enter_context(_second_handle(found.fileno()))
+        for found in _sockets_on(ports)
+        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ]
+
+
+def _second_handle(descriptor: int) -> socket.socket:
+    """Another handle on an open socket.
+
+    Not `socket.dup`: it makes the socket blocking, for its owner too, who shares the flag. A thread that accepts until
+    nothing waits would then wait in `accept` for ever, and every connection that it serves with it.
+    """
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:  # the descriptor is something else by now
+        os.close(copy)
+        raise
 
 
 async def _steer(listeners: Iterable[socket.socket]) -> None:
@@ -169,6 +182,6 @@ def _tcp_socket(entry: Path) -> Iterator[socket.socket | None]:
     if not str(entry.readlink()).startswith("socket:"):
         yield None
         return
-    with closing(socket.socket(fileno=os.dup(int(entry.name)))) as found:
+    with closing(_second_handle(int(entry.name))) as found:
         is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
         yield found if is_tcp else None

@@ -1,11 +1,14 @@
 """How a gRPC server's connections leave: found by their port, in /proc."""
 
 import asyncio
+import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 import grpc.aio
+import pytest
 
 from app.limits import GrpcLimits
 from app.rpc.call import Call, UnaryMethod
@@ -15,6 +18,7 @@ from app.rpc.drain import (
     count_connections,
     cut_connections,
     let_connections_leave,
+    steer_new_connections,
     stop_accepting,
 )
 from app.rpc.server import GrpcServer
@@ -104,6 +108,22 @@ def test_connections_that_wait_to_be_accepted_are_seen() -> None:
         assert 2 == _waiting(listener)
         for client in (*clients, accepted):
             client.close()
+
+
+@pytest.mark.parametrize("leave", [steer_new_connections, stop_accepting])
+async def test_a_socket_that_is_left_never_blocks_its_owner(leave: Callable[[set[int]], Awaitable[object]]) -> None:
+    """Who accepts until nothing waits would wait for ever, and whatever else its thread serves too."""
+    with ExitStack() as stack:
+        listener = _sharing(stack, 0)
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        _sharing(stack, port).setblocking(True)
+        leaving = asyncio.create_task(leave({port}))
+        while not leaving.done():
+            assert not os.get_blocking(listener.fileno())
+            await asyncio.sleep(0)
+        await leaving
+        assert not os.get_blocking(listener.fileno())
 
 
 def test_new_connections_go_to_the_newest_listener_until_the_others_have_left() -> None:
