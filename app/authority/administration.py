@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +35,7 @@ from app.authority.policies.roll_back import roll_back, roll_back_document
 from app.authority.ports import Aside, Clock
 from app.authority.records import (
     DocumentVersion,
+    KeptKind,
     Page,
     PolicyChange,
     Revision,
@@ -210,18 +212,28 @@ class Administration:
         actor: Actor,
         to_revision: int,
         *,
+        include: AbstractSet[KeptKind] = frozenset(),
         expected_revision: int | None = None,
         reason: str = "",
         dry_run: bool = False,
     ) -> PolicyChange:
         """Bring back the whole set as it was at a revision, as a new revision.
 
+        Documents of the kept kinds stay as they are now, present or absent, unless their kind is in `include`; those
+        that differ are in `kept` of the answer.
+
         Raises:
             AppError: `NOT_FOUND`, `PRECONDITION_FAILED`.
         """
         act = self._act("policy.rollback", actor, reason, dry_run, rollback_of=to_revision)
         change = await roll_back(
-            self._store, self._limits, act, to_revision, expected_revision=expected_revision, rego=self._rego
+            self._store,
+            self._limits,
+            act,
+            to_revision,
+            include=include,
+            expected_revision=expected_revision,
+            rego=self._rego,
         )
         return await self._applied(change)
 

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from app.authority.actor import Role
 from app.errors import FieldError
+from app.policy.document import GRANT as _GRANT
+from app.policy.document import QUARANTINE as _QUARANTINE
 from app.policy.ownership import effect_of_content
 
 T = TypeVar("T")
@@ -30,6 +32,13 @@ class Outcome(StrEnum):
     CONFIGURED = "configured"  # it existed and is different now
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+
+
+class KeptKind(StrEnum):
+    """Kinds that say who is cut off and who is let in today: a rollback of the set leaves them, unless asked to."""
+
+    QUARANTINE = _QUARANTINE
+    GRANT = _GRANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,7 @@ class Revision:
     reason: str
     time: datetime
     changes: int = 0  # how many documents it changed
-    rollback_of: int | None = None  # the revision whose contents it brought back
+    rollback_of: int | None = None  # the revision that it went back to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +99,35 @@ class DocumentChange:
     warnings: tuple[FieldError, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class KeptDocument:
+    """A document that a rollback left as it is, and what would have become of it had its kind been included."""
+
+    key: str
+    if_included: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDocuments:
+    """What differs from the revision that was gone back to and was left as it is; only the first are named."""
+
+    count: int = 0
+    documents: tuple[KeptDocument, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChange:
     """The result of writing to the set: one change a document, in the order given.
 
     `revision` is the set's current revision afterwards, unchanged when nothing changed or in a dry run.
-    `number` is the snapshot number that carries the change to the workers.
+    `number` is the snapshot number that carries the change to the workers. `kept` is for rollbacks of the set.
     """
 
     revision: Revision
     number: int
     changes: tuple[DocumentChange, ...]
     dry_run: bool = False
+    kept: KeptDocuments = KeptDocuments()
 
 
 @dataclass(frozen=True, slots=True)

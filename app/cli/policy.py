@@ -9,7 +9,7 @@ import typer
 
 from app.cli import policy_confirm, policy_offline, policy_project, policy_questions, policy_validate
 from app.cli.client import ApiClient, connect
-from app.cli.failures import CommandError, progress, warn
+from app.cli.failures import CommandError, UsageError, progress, warn
 from app.cli.files import Found, read_documents
 from app.cli.options import (
     ContextName,
@@ -31,6 +31,7 @@ from app.errors import AppError, ErrorCode, FieldError
 app = typer.Typer(name="policy", help="Policy documents: apply, read, test, ask questions.", no_args_is_help=True)
 _PAGE = 500
 _SETTLED_POLL_SECONDS = 0.1
+_THEN = {"created": "there", "configured": "different", "deleted": "absent"}  # of what a rollback would have done
 
 
 @app.command("apply")
@@ -151,20 +152,33 @@ def rollback(
     name: Annotated[str, typer.Argument(help="… and its name.")] = "",
     *,
     namespace: NamespaceName = "",
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Have documents of this kind go back, too: Quarantine or Grant; repeatable."),
+    ] = None,
     dry_run: DryRun = False,
     reason: Reason = "",
     wait: Annotated[float, typer.Option("--wait", help="Wait up to SECONDS until every worker serves it.")] = 0.0,
     output: Output = Format.TABLE,
     context: ContextName = "",
 ) -> None:
-    """Bring back the whole set, or one document, as it was at a revision; this makes a new revision."""
+    """Bring back the whole set, or one document, as it was at a revision; this makes a new revision.
+
+    Quarantines and grants stay as they are now, unless their kind is included or one of them is named.
+    """
     body: dict[str, Any] = {"revision": revision}
     kind, namespace, name = document_words(kind, namespace, name)
     if kind or name:
+        if include:
+            raise UsageError("--include is for the whole set; one document goes back whatever its kind")
         _, _, _, kind_word, namespace_word, name_word = document_path(kind, namespace, name).split("/")
         body["document"] = {"kind": kind_word, "namespace": namespace_word, "name": name_word}
+    else:  # said also when it is empty: an earlier release, which would lift quarantines, refuses the word
+        body["include"] = [kind_of(word) for word in include or []]
     with connect(context) as api:
         change, _ = api.call("POST", "/v1/rollback", query=_write_query(dry_run, reason), body=body)
+        if output is Format.TABLE and "include" in body:
+            _print_kept(change["kept"], revision)
         _print_change(change, output)
         if wait and not dry_run:
             _wait_until_served(api, change["number"], wait)
@@ -195,6 +209,16 @@ def _print_change(change: dict[str, Any], output: Format) -> None:
         for warning in item["warnings"]:
             warn(f"{item['key']} {warning['pointer']}: {warning['message']}")
     say(f"revision {change['revision']['number']}, snapshot {change['number']}{suffix}")
+
+
+def _print_kept(kept: dict[str, Any], revision: int) -> None:
+    for item in kept["documents"]:
+        say(f"{item['key']} left as it is (at revision {revision}: {_THEN[item['ifIncluded']]})")
+    more = kept["count"] - len(kept["documents"])
+    if more:
+        say(f"and {more} more left as they are")
+    if kept["count"]:
+        warn(f"{kept['count']} quarantines and grants did not go back; --include Quarantine --include Grant takes them")
 
 
 def _located(error: AppError, documents: list[Found]) -> AppError:

@@ -36,6 +36,7 @@ class PolicyLimits:
     question_start_seconds: float = 10.0
     max_grant_seconds: int = 30 * 86_400  # of a grant, from notBefore to expiresAt
     max_break_glass_seconds: int = 86_400
+    max_listed_kept: int = 100  # documents that a rollback of the set left as they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

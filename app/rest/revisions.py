@@ -10,7 +10,7 @@ from app.authority.records import PolicyChange, Revision
 from app.rest.bodies import body_schema, read_model
 from app.rest.conditional import IfMatch, expected_etag, expected_number, quoted
 from app.rest.parameters import DryRun, PageSize, PageToken, Reason, document_key, number
-from app.rest.schemas import PolicyChangeShape, RevisionPage, RevisionShape, RollbackRequest, VersionPage
+from app.rest.schemas import RevisionPage, RevisionShape, RollbackRequest, RollbackShape, VersionPage
 from app.rest.services import CallingActor, Services
 
 router = APIRouter(prefix="/v1", tags=["revisions"])
@@ -40,7 +40,7 @@ async def list_revision_changes(
     )
 
 
-@router.post("/rollback", response_model=PolicyChangeShape, openapi_extra=body_schema(RollbackRequest))
+@router.post("/rollback", response_model=RollbackShape, openapi_extra=body_schema(RollbackRequest))
 async def roll_back(
     request: Request,
     response: Response,
@@ -52,6 +52,9 @@ async def roll_back(
     reason: Reason = "",
 ) -> PolicyChange:
     """Bring back a revision as a new one: the whole set, or one document.
+
+    Quarantines and grants say who is cut off and who is let in today. The set goes back without them, and `kept` in the
+    answer says which would have changed; `include` has them go back too, and one document goes back when it is named.
 
     If-Match is optional: a rollback names its goal. For the set it is a revision, for a document its entity tag.
     """
@@ -68,6 +71,7 @@ async def roll_back(
     change = await services.administration.roll_back(
         actor,
         asked.revision,
+        include=asked.include,
         expected_revision=expected_number(if_match, "revision"),
         reason=reason,
         dry_run=dry_run is not None,

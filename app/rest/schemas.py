@@ -8,6 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from app.authority.records import KeptKind
+
 
 class Shape(BaseModel):
     """camelCase outside, attributes inside."""
@@ -142,11 +144,41 @@ class PolicyChangeShape(Shape):
     dry_run: bool
 
 
+class KeptDocumentShape(Shape):
+    """A document that stayed as it is, and what would have become of it, had its kind been included."""
+
+    key: str
+    if_included: str
+
+
+class KeptShape(Shape):
+    """How many documents stayed as they are although the revision has them otherwise, and the first of them."""
+
+    count: int
+    documents: list[KeptDocumentShape]
+
+
+class RollbackShape(PolicyChangeShape):
+    """The result of going back. `kept` says what did not."""
+
+    kept: KeptShape
+
+
 class RollbackRequest(Shape):
-    """Which revision to bring back: the whole set, or one document."""
+    """Which revision to bring back: the whole set, or one document.
+
+    The set goes back without quarantines and grants, which stay as they are now, unless their kind is in `include`.
+    """
 
     revision: Annotated[int, Field(ge=0, le=2**62)]
     document: DocumentName | None = None
+    include: Annotated[frozenset[KeptKind], Field(description="Kinds that go back with the whole set.")] = frozenset()
+
+    @model_validator(mode="after")
+    def _must_include_kinds_in_the_whole_set(self) -> Self:
+        if self.document is not None and self.include:
+            raise ValueError("include is for the whole set; one document goes back whatever its kind")
+        return self
 
 
 class DocumentName(Shape):

@@ -11,11 +11,12 @@ from cryptography import x509
 
 from app.authority.certificates.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
 from app.authority.quarantine.quarantines import QuarantineView
+from app.authority.records import KeptKind
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind, LedgerEntry
 from app.limits import Limits
 from app.storage.database import Database
-from tests.support.administration import ALICE, StandingClock, administration_over
+from tests.support.administration import ALICE, StandingClock, administration_over, policy
 from tests.support.authorities import make_kit
 from tests.support.grants import grant
 from tests.support.quarantines import quarantine
@@ -96,25 +97,42 @@ async def test_applying_deleting_and_rolling_back_reach_the_view_as_well(databas
     held = view.find(identity=CART)
     await administration.delete_policy(ALICE, ("Quarantine", "", "q"), expected="*")
     lifted = view.find(identity=CART)
-    await administration.roll_back(ALICE, applied.revision.number)
+    await administration.roll_back(ALICE, applied.revision.number, include={KeptKind.QUARANTINE})
     back = view.find(identity=CART)
 
     assert (True, None, True) == (held is not None, lifted, back is not None)
 
 
 async def test_a_rollback_that_lifts_a_quarantine_or_opens_a_grant_says_so(database: Database) -> None:
-    """Going back over a change of policy may go over a quarantine, too: whoever does sees it, before in a dry run."""
+    """Whoever includes them sees what it means today, before in a dry run."""
     administration = administration_over(database)
     before = await administration.apply_batch(ALICE, [grant("repair")])
     await administration.apply_batch(ALICE, [quarantine(identity=CART)])
     await administration.delete_policy(ALICE, ("Grant", "shop", "repair"), expected="*")
 
     for dry_run in (True, False):
-        change = await administration.roll_back(ALICE, before.revision.number, dry_run=dry_run)
+        change = await administration.roll_back(ALICE, before.revision.number, include=set(KeptKind), dry_run=dry_run)
         said = {one.key: [warning.message for warning in one.warnings] for one in change.changes}
         assert {"Grant/shop/repair", "Quarantine//q"} == said.keys()
         assert "lets in again" in said["Grant/shop/repair"][0]
         assert "is lifted" in said["Quarantine//q"][0]
+
+
+async def test_a_rollback_of_the_set_leaves_the_view_and_the_receipt_of_a_quarantine(database: Database) -> None:
+    """Who was cut off since stays cut off at issuing, and by the same snapshot number as the receipt says."""
+    view = view_over(database)
+    administration = administration_over(database)
+    administration._on_quarantine = view.refresh
+    before = await administration.apply_batch(ALICE, [policy("a")])
+    added = await administration.apply_batch(ALICE, [quarantine(identity=CART)])
+    await administration.put_policy(ALICE, policy("a", method="PUT"), expected="*")
+    await administration.roll_back(ALICE, before.revision.number)
+    await view.refresh()
+
+    assert view.find(identity=CART) is not None
+    stored = await administration.get_policy(("Quarantine", "", "q"))
+    number = await database.read(lambda transaction: transaction.policies.changed_number("Quarantine//q"))
+    assert (added.revision.number, added.number) == (stored.revision, number)
 
 
 async def test_another_replica_s_quarantine_is_noticed(database: Database) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from app.authority.actor import Actor
 from app.authority.records import DocumentChange, DocumentWrite, Outcome, PolicyChange, RevisionDraft
@@ -29,7 +30,10 @@ BY_API = Writer()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """Who changes the set, when, and what for. `verb` names it in the ledger (`policy.put`)."""
+    """Who changes the set, when, and what for.
+
+    `verb` names it in the ledger (`policy.put`), and `remarks` are what else its entry says.
+    """
 
     verb: str
     actor: Actor
@@ -38,6 +42,7 @@ class Act:
     dry_run: bool = False
     rollback_of: int | None = None
     writer: Writer = BY_API
+    remarks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_precondition(key: str, current: str | None, expected: str | None) -> None:
@@ -122,6 +127,7 @@ def commit_changes(
         "before": single.previous_etag if single else before.content_hash,
         "after": single.etag if single else revision.content_hash,
         "documents": [[write.key, write.previous_etag, write.etag] for write in writes[:_LISTED_IN_ENTRY]],
+        **act.remarks,
     }
     if act.rollback_of is not None:
         detail["rollbackOf"] = act.rollback_of

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.cli.policy import _print_kept
+from tests.support.grants import grant
+from tests.support.quarantines import quarantine
+
 POLICY = """\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -114,6 +118,42 @@ def test_history_and_rollback(run, live, file):
     assert 4 == len(versions.out.splitlines())
     assert 0 == document.code, document.err
     assert ["POST"] == json.loads(shown.out)["spec"]["rules"][0]["to"][0]["operation"]["methods"]
+
+
+def test_a_rollback_of_the_set_says_what_stayed_and_takes_it_along_when_told(run, live, file, tmp_path):
+    """Each document that stayed is named with how it was then; `--include` has its kind go back, too."""
+    more = tmp_path / "more.json"
+    more.write_text(json.dumps([quarantine(node="n"), grant()]), encoding="utf-8")
+    run("policy", "apply", file())
+    run("policy", "apply", str(more))
+    run("policy", "apply", file(method="POST"))
+    first = run("policy", "rollback", "1")
+    second = run("policy", "rollback", "1", "--include", "quarantines", "-o", "json")
+    third = run("policy", "rollback", "3", "--include", "Quarantine", "--include", "grant", "--dry-run")
+    wrong = run("policy", "rollback", "1", "--include", "Mesh")
+    both = run("policy", "rollback", "1", "grant", "g", "-n", "shop", "--include", "Grant")
+
+    assert 0 == first.code, first.err
+    assert "Quarantine//q left as it is (at revision 1: absent)\n" in first.out
+    assert "Grant/shop/g left as it is (at revision 1: absent)\n" in first.out
+    assert "2 quarantines and grants did not go back; --include" in first.err
+    assert [("Quarantine//q", "deleted")] == [(i["key"], i["outcome"]) for i in json.loads(second.out)["changes"]]
+    assert ("Grant/shop/g", 1) == (json.loads(second.out)["kept"]["documents"][0]["key"], second.out.count("Grant/"))
+    assert "Quarantine//q created (dry run)" in third.out
+    assert (2, True) == (wrong.code, "/include/0" in wrong.err)
+    assert (2, True) == (both.code, "--include is for the whole set" in both.err)
+
+
+def test_what_stayed_and_is_not_named_is_counted(capsys):
+    """An answer names only the first."""
+    _print_kept({"count": 7, "documents": [{"key": "Quarantine//q", "ifIncluded": "created"}]}, 3)
+    said = capsys.readouterr()
+
+    assert [
+        "Quarantine//q left as it is (at revision 3: there)",
+        "and 6 more left as they are",
+    ] == said.out.splitlines()
+    assert "7 quarantines and grants" in said.err
 
 
 def test_case_098_an_unknown_field_is_named_with_its_file(run, live, file, tmp_path):

@@ -127,6 +127,9 @@ async def test_a_document_path_takes_one_document(shared_api, count):
         ("/v1/tokens", [], ""),
         ("/v1/rollback", {"revision": -1}, "/revision"),
         ("/v1/rollback", {"revision": 1, "document": {"kind": "Mesh"}}, "/document/name"),
+        ("/v1/rollback", {"revision": 1, "include": ["Grant", "Mesh"]}, "/include/1"),
+        ("/v1/rollback", {"revision": 1, "include": "Grant"}, "/include"),
+        ("/v1/rollback", {"revision": 1, "document": {"kind": "Mesh", "name": "m"}, "include": ["Grant"]}, ""),
         ("/v1/tokens/node", {"node": "n", "lifetimeSeconds": 10**12}, "/lifetimeSeconds"),
     ],
 )

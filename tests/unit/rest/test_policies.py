@@ -8,6 +8,8 @@ import copy
 import pytest
 
 from app.errors import ErrorCode
+from tests.support.grants import grant
+from tests.support.quarantines import quarantine
 
 PATH = "/v1/policies/AuthorizationPolicy/shop/readers"
 POLICY = {
@@ -281,6 +283,37 @@ async def test_rollback_of_the_set_and_of_one_document(api):
     assert 404 == (await api.client.get("/v1/policies/Mesh/-/mesh")).status_code
     assert _policy(method="POST") == old.json()
     assert [412, 404] == [stale.status_code, missing.status_code]
+
+
+async def test_the_set_goes_back_without_quarantines_and_grants_unless_they_are_included(api):
+    """The answer counts and names what stayed; a kind that is included goes back as well."""
+    await api.client.put(PATH, json=_policy())
+    await api.client.post("/v1/apply", json=[_policy(method="POST"), quarantine(node="n"), grant()])
+    kept = await api.client.post("/v1/rollback", json={"revision": 1})
+    some = await api.client.post("/v1/rollback", json={"revision": 1, "include": ["Grant"]}, params={"dryRun": "All"})
+    both = await api.client.post("/v1/rollback", json={"revision": 1, "include": ["Quarantine", "Grant"]})
+    one = {"revision": 2, "document": {"kind": "Quarantine", "name": "q"}}
+    back = await api.client.post("/v1/rollback", json=one)
+
+    answers = [response.json() for response in (kept, some, both, back)]
+    assert [
+        {
+            "count": 2,
+            "documents": [
+                {"key": "Quarantine//q", "ifIncluded": "deleted"},
+                {"key": "Grant/shop/g", "ifIncluded": "deleted"},
+            ],
+        },
+        {"count": 1, "documents": [{"key": "Quarantine//q", "ifIncluded": "deleted"}]},
+        {"count": 0, "documents": []},
+        {"count": 0, "documents": []},
+    ] == [answer["kept"] for answer in answers]
+    assert [
+        ["AuthorizationPolicy/shop/readers"],
+        ["Grant/shop/g"],
+        ["Grant/shop/g", "Quarantine//q"],
+        ["Quarantine//q"],
+    ] == [[change["key"] for change in answer["changes"]] for answer in answers]
 
 
 async def test_explain_over_the_live_set_and_a_revision(api):
