@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 
 from app.demo import shop
+from app.demo.envoy_parts import Credentials
 from app.demo.narrator import DemoFailed, Narrator, expect
 from app.demo.node_agent import CertificateRefused, NodeAgent, UnusableResponse, WorkloadCertificate
-from app.demo.proxy_config import Credentials
 from app.demo.service import GatehouseService
 
 ANSWER_SECONDS = 10.0

@@ -8,30 +8,31 @@ and why the annotation `ambient.istio.io/xfcc-include-client-identity` exists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from app.demo.envoy_parts import (
+    LOOPBACK,
+    Credentials,
+    Json,
+    bootstrap,
+    cluster,
+    connection_manager,
+    downstream_tls,
+    router,
+    socket_address,
+    typed,
+    upstream_tls,
+    virtual_host,
+)
 
-_TYPES = "type.googleapis.com/envoy."
 PEER_PRINCIPAL = "io.istio.peer_principal"
 LOCAL_PRINCIPAL = "io.istio.local_principal"
 XFCC = "x-forwarded-client-cert"
-LOOPBACK = "127.0.0.1"
 CONNECT_TERMINATE = "connect_terminate"
 MAIN_INTERNAL = "main_internal"
 INBOUND = "inbound"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """An identity as files: certificate chain (leaf first), private key and trust bundle, all PEM."""
-
-    certificate: Path
-    private_key: Path
-    trust_bundle: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +85,6 @@ class Tunnel:
     proxy: str
     destination: str = ""
     source_address: str = LOOPBACK
-
-
-def typed(name: str, **fields: Any) -> Json:
-    """An Envoy `typed_config`: the type's name after `envoy.`, and its fields."""
-    return {"@type": f"{_TYPES}{name}", **fields}
-
-
-def bootstrap(node: str, listeners: Sequence[Json], clusters: Sequence[Json]) -> Json:
-    """A whole bootstrap file with an admin endpoint on a free port."""
-    return {
-        "node": {"id": node, "cluster": node},
-        "admin": {"address": socket_address(f"{LOOPBACK}:0")},
-        "bootstrap_extensions": [
-            {
-                "name": "envoy.bootstrap.internal_listener",
-                "typed_config": typed("extensions.bootstrap.internal_listener.v3.InternalListener"),
-            }
-        ],
-        "static_resources": {"listeners": list(listeners), "clusters": list(clusters)},
-    }
 
 
 def waypoint_config(options: WaypointOptions, access_log: Path) -> Json:
@@ -188,86 +169,6 @@ def client_config(tunnels: Mapping[str, Tunnel]) -> Json:
     return bootstrap("client", listeners, clusters)
 
 
-def socket_address(address: str) -> Json:
-    """An Envoy address from `host:port` or `unix:/path`."""
-    if address.startswith("unix:"):
-        return {"pipe": {"path": address.removeprefix("unix:")}}
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
-
-
-def cluster(name: str, address: str, *, http2: bool = False, **fields: Any) -> Json:
-    """A static cluster of one endpoint."""
-    config: Json = {
-        "name": name,
-        "connect_timeout": "2s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(address)}}]}],
-        },
-        **fields,
-    }
-    if http2:
-        config["typed_extension_protocol_options"] = {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                "extensions.upstreams.http.v3.HttpProtocolOptions",
-                explicit_http_config={"http2_protocol_options": {}},
-            )
-        }
-    return config
-
-
-def downstream_tls(credentials: Credentials, *, alpn: str) -> Json:
-    """Server side of mutual TLS: TLS 1.3, a client certificate of the trust bundle demanded."""
-    context = typed(
-        "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        require_client_certificate=True,
-        common_tls_context=_common_tls(credentials, alpn),
-    )
-    return {"name": "tls", "typed_config": context}
-
-
-def upstream_tls(credentials: Credentials, *, alpn: str) -> Json:
-    """Client side of mutual TLS; the peer must chain to the trust bundle."""
-    context = typed(
-        "extensions.transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=_common_tls(credentials, alpn)
-    )
-    return {"name": "tls", "typed_config": context}
-
-
-def _common_tls(credentials: Credentials, alpn: str) -> Json:
-    return {
-        "alpn_protocols": [alpn],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificates": [
-            {
-                "certificate_chain": {"filename": str(credentials.certificate)},
-                "private_key": {"filename": str(credentials.private_key)},
-            }
-        ],
-        "validation_context": {"trusted_ca": {"filename": str(credentials.trust_bundle)}},
-    }
-
-
-def _connection_manager(stat_prefix: str, **fields: Any) -> Json:
-    return {
-        "name": "http_connection_manager",
-        "typed_config": typed(
-            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            stat_prefix=stat_prefix,
-            **fields,
-        ),
-    }
-
-
-def _virtual_host(route: Json) -> Json:
-    return {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]}
-
-
-def _router() -> Json:
-    return {"name": "router", "typed_config": typed("extensions.filters.http.router.v3.Router")}
-
-
 def _connect_manager() -> Json:
     """Takes CONNECT, keeps what TLS said of both ends in filter state, passes the inner bytes on."""
     hashable = {"factory_key": "envoy.hashable_string"}
@@ -300,12 +201,12 @@ def _connect_manager() -> Json:
             "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
         },
     }
-    return _connection_manager(
+    return connection_manager(
         CONNECT_TERMINATE,
         http2_protocol_options={"allow_connect": True},
         upgrade_configs=[{"upgrade_type": "CONNECT"}],
-        route_config=_virtual_host(route),
-        http_filters=[filter_state, _router()],
+        route_config=virtual_host(route),
+        http_filters=[filter_state, router()],
     )
 
 
@@ -328,14 +229,14 @@ def _request_manager(options: WaypointOptions, access_log: Path, filters: list[J
     else:
         direct = {"status": 200, "body": {"inline_string": "hello\n"}}
         route = {"match": {"prefix": "/"}, "direct_response": direct}
-    return _connection_manager(
+    return connection_manager(
         "requests",
         forward_client_cert_details=xfcc_mode,
         # As Istio does by default: BASE normalisation, so that ext_authz and the service see one path.
         normalize_path=True,
         path_with_escaped_slashes_action="KEEP_UNCHANGED",
-        route_config=_virtual_host(route),
-        http_filters=[*filters, *_enforcement(options.enforcement), _router()],
+        route_config=virtual_host(route),
+        http_filters=[*filters, *_enforcement(options.enforcement), router()],
         access_log=[_access_log(access_log)],
         **({"set_current_client_cert_details": {"uri": True}} if xfcc_mode == "APPEND_FORWARD" else {}),
     )

@@ -19,8 +19,8 @@ from app.demo.backend import OrdersService
 from app.demo.certificates import get_certificates
 from app.demo.decisions import Mesh, change_and_roll_back, show_decisions
 from app.demo.envoy import find_envoy
+from app.demo.envoy_parts import Credentials
 from app.demo.narrator import DemoFailed, Narrator, expect
-from app.demo.proxy_config import Credentials
 from app.demo.service import GatehouseService
 from app.demo.waypoint import ExtAuthz, HboneClient, Tunnel, Waypoint, WaypointOptions
 from app.errors import AppError

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from app.demo.envoy import Envoy
+from app.demo.envoy_parts import LOOPBACK, Credentials
 from app.demo.proxy_config import (
     CONNECT_TERMINATE,
     INBOUND,
-    LOOPBACK,
-    Credentials,
     Enforcement,
     ExtAuthz,
     NativeRbac,

@@ -18,7 +18,7 @@ from app.agent.keep_fresh import AgentOptions, CertificateAgent
 from app.agent.workload_svid import WorkloadSvid
 from app.authority.certificates.mint_tokens import TokenSubject
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import bootstrap, socket_address, typed
+from app.demo.envoy_parts import bootstrap, socket_address, typed
 from tests.support.ca import Served, make_world, serve
 from tests.support.gatehouse import Gatehouse
 

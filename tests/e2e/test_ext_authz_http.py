@@ -15,7 +15,8 @@ from app.decision.attributes import CheckAnswer, CheckAttributes, Peer
 from app.decision.counters import CheckCounters
 from app.decision.ports import ProviderAnswer, ProviderQuestion
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import CONNECT_TERMINATE, INBOUND, Credentials, sidecar_config, upstream_tls, waypoint_config
+from app.demo.envoy_parts import Credentials, upstream_tls
+from app.demo.proxy_config import CONNECT_TERMINATE, INBOUND, sidecar_config, waypoint_config
 from app.demo.waypoint import HboneClient, Tunnel, WaypointOptions
 from app.policy.decision import Decision, Reason
 from app.policy.effects import Effects

@@ -18,8 +18,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.demo.envoy_parts import Credentials
 from app.demo.node_agent import NodeAgent, WorkloadCertificate
-from app.demo.proxy_config import Credentials
 from tests.support.gatehouse import Gatehouse
 from tests.support.plain_gateway import LISTENER, gateway
 

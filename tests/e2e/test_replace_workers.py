@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.demo.envoy_parts import Credentials
 from app.demo.node_agent import NodeAgent
-from app.demo.proxy_config import Credentials
 from tests.support.gatehouse import Gatehouse
 from tests.support.plain_gateway import LISTENER, gateway
 from tests.support.steady_load import steady_load

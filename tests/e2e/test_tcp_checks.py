@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import Credentials, bootstrap, cluster, downstream_tls, socket_address, typed
+from app.demo.envoy_parts import Credentials, bootstrap, cluster, downstream_tls, socket_address, typed
 from app.policy.decision import Reason
 from tests.support.check_servers import check_listener
 from tests.support.decisions import FRONTEND, REPORTS, Worker, worker

@@ -17,7 +17,8 @@ import pytest
 
 from app.decision.attributes import Transport
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import CONNECT_TERMINATE, Credentials, waypoint_config
+from app.demo.envoy_parts import Credentials
+from app.demo.proxy_config import CONNECT_TERMINATE, waypoint_config
 from app.demo.waypoint import ExtAuthz, HboneClient, Sidecar, Tunnel, Waypoint, WaypointOptions
 from tests.support.check_servers import certificates_from, check_listener
 from tests.support.decisions import (

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from app.demo.proxy_config import cluster
+from app.demo.envoy_parts import cluster
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/http-ext-authz.md"
 

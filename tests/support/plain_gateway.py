@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from app.demo.envoy import Envoy
-from app.demo.proxy_config import Credentials, bootstrap, downstream_tls, socket_address, typed, upstream_tls
+from app.demo.envoy_parts import Credentials, bootstrap, downstream_tls, socket_address, typed, upstream_tls
 
 LISTENER = "gateway"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.decision.ports import ProviderAnswer, ProviderQuestion
-from app.demo.proxy_config import Credentials
+from app.demo.envoy_parts import Credentials
 from app.errors import AppError
 from app.limits import HttpLimits
 from app.policy.decision import Reason
