@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.ca.bundle import MAX_ROOTS, TrustBundle
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
+from app.strict_json import unique_members
 
 X509_USE = "x509-svid"
 MAX_SPIFFE_BUNDLE_BYTES = 1_048_576
@@ -61,7 +62,7 @@ def parse_spiffe_bundle(data: bytes, trust_domain: TrustDomain) -> SpiffeBundle:
     if len(data) > MAX_SPIFFE_BUNDLE_BYTES:
         raise _malformed(f"it is longer than {MAX_SPIFFE_BUNDLE_BYTES} bytes")
     try:
-        document = json.loads(data, object_pairs_hook=_unique)
+        document = json.loads(data, object_pairs_hook=unique_members)
     except (ValueError, RecursionError):
         raise _malformed("it is not JSON, or an object in it has a key twice") from None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
@@ -138,13 +139,6 @@ def _integer(document: Mapping[str, Any], name: str) -> int | None:
     if type(value) is not int or not 0 <= value <= _MAX_INTEGER:
         raise _malformed(f"{name} is not a whole number from 0")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has a key twice")
-    return found
 
 
 def _malformed(reason: str) -> AppError:

@@ -22,6 +22,7 @@ from urllib.parse import unquote, unquote_plus
 from app.errors import AppError, ErrorCode
 from app.limits import RegoLimits
 from app.policy.multipart import read_form
+from app.strict_json import NestingError, parse_strict_json
 
 _VERSION: Mapping[str, str] = {"ext_authz": "v3", "encoding": "protojson"}
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -134,34 +135,13 @@ def _parsed_body(body: bytes, content_type: str, limits: RegoLimits) -> Any:
 
 
 def _json(body: bytes, limits: RegoLimits) -> Any:
+    most = limits.max_body_nesting
     try:
-        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return parse_strict_json(body, max_nesting=most)
+    except NestingError as error:
+        raise _malformed(f"the body is nested deeper than rego.max_body_nesting ({most})") from error
+    except ValueError as error:
         raise _malformed("the body is not valid JSON") from error
-    level = [value]
-    for _ in range(limits.max_body_nesting):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-        if not below:
-            return value
-        level = below
-    raise _malformed(f"the body is nested deeper than rego.max_body_nesting ({limits.max_body_nesting})")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a name that is there twice, one parser takes the first value and another the last."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return value
 
 
 def _multipart(body: bytes, content_type: str, limits: RegoLimits) -> dict[str, list[Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
@@ -11,6 +9,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.identity.token_claims import OPAQUE_REFUSAL
+from app.strict_json import NestingError, parse_strict_json
 
 _LATEST_SECONDS = 253_402_300_799  # the end of the year 9999; datetime ends there
 
@@ -28,15 +27,13 @@ def parse_claims(payload: bytes, *, max_nesting: int = 32) -> dict[str, Any]:
             that is none here (NaN, 1e400), or is nested deeper than `max_nesting`.
     """
     try:
-        claims = json.loads(
-            payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
-    except (ValueError, RecursionError):
+        claims = parse_strict_json(payload.decode("utf-8"), max_nesting=max_nesting)
+    except NestingError:
+        raise refused(f"claims: the payload is nested deeper than {max_nesting} levels") from None
+    except ValueError:
         raise refused("claims: the payload is not one JSON object with unique names and finite numbers") from None
     if not isinstance(claims, dict):
         raise refused("claims: the payload is not a JSON object")
-    if _is_deeper(claims, max_nesting):
-        raise refused(f"claims: the payload is nested deeper than {max_nesting} levels")
     return claims
 
 
@@ -89,36 +86,3 @@ def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
     if not 0 <= value <= _LATEST_SECONDS:  # false for NaN, too
         raise refused(f"claims: {name} is not a moment in time")
     return float(value)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return value
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-        if not below:
-            return False
-        level = below
-    return True
