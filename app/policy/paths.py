@@ -12,6 +12,7 @@ from app.policy.mesh import PathNormalization
 
 _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
 _ENCODED_SLASH = re.compile(r"%2[fF]|%5[cC]")
+_ESCAPED = re.compile(r'["<>^`{|}]')
 _SLASHES = re.compile(r"/{2,}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -27,8 +28,8 @@ def cut(path: str) -> str:
 def normalize(path: str, mode: PathNormalization) -> str | None:
     """A request target as Envoy hands it to filters in this mode, query included; None when Envoy answers 400.
 
-    Order: decode slashes (one mode only), RFC 3986 (backslashes, unreserved characters, dot segments), merge slashes.
-    The fragment goes in every mode.
+    Order: decode slashes (one mode only), RFC 3986 (backslashes, unreserved characters decoded, those that no path has
+    encoded, dot segments), merge slashes. The fragment goes in every mode.
     """
     path = path.partition("#")[0]
     if mode is PathNormalization.NONE:
@@ -38,14 +39,19 @@ def normalize(path: str, mode: PathNormalization) -> str | None:
         return None
     if mode is PathNormalization.DECODE_AND_MERGE_SLASHES:
         path = _ENCODED_SLASH.sub(lambda found: "/" if found[0][1] == "2" else "\\", path)
-    path = remove_dot_segments(_UNRESERVED.sub(_decoded, path.replace("\\", "/")))
-    if mode is not PathNormalization.BASE:
-        path = merge_slashes(path)
+    path = remove_dot_segments(_ESCAPED.sub(_encoded, _UNRESERVED.sub(_decoded, path.replace("\\", "/"))))
+    if mode is not PathNormalization.BASE and "//" in path:
+        # Envoy puts the first and the last slash around what it has merged, also where there is nothing between them.
+        path = merge_slashes(path) if path.strip("/") else "//"
     return path + mark + query
 
 
 def _decoded(found: re.Match[str]) -> str:
     return chr(int(found[1], 16))
+
+
+def _encoded(found: re.Match[str]) -> str:
+    return f"%{ord(found[0]):02X}"
 
 
 def merge_slashes(path: str) -> str:

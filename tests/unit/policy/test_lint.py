@@ -190,6 +190,7 @@ def test_layer_7_at_ztunnel_shadows_nothing() -> None:
         (to(paths=["/a", "/public*"]), "ALLOW", Code.PREFIX_WITHOUT_BOUNDARY, "/paths/1"),
         (to(paths=["/a/../b"]), "ALLOW", Code.PATH_NOT_NORMALIZED, "/paths/0"),
         (to(paths=["/%61"]), "DENY", Code.PATH_NOT_NORMALIZED, "/paths/0"),
+        (to(paths=["/a|b"]), "DENY", Code.PATH_NOT_NORMALIZED, "/paths/0"),
         (to(notPaths=["/admin", "/admin/*"]), "ALLOW", Code.ALLOW_ALL_BUT, "/notPaths"),
         (to(notMethods=["DELETE"]), "ALLOW", Code.ALLOW_ALL_BUT, "/notMethods"),
     ],
