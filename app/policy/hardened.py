@@ -220,9 +220,9 @@ _WITH_COMMAS = frozenset(
 def header_readings(name: str, values: tuple[str, ...], variants: tuple[str, ...], most: int) -> Readings | None:
     """The readings of a header with these values.
 
-    Values may have come joined by commas, so each part may be the one that the backend takes (CVE-2026-26308).
-    `variants` are values of headers that some servers take for the same one (`x_role` for `x-role`). None when there
-    are more than `most`, or when a value has control characters.
+    Values may have come joined by commas, so each part may be the one that the backend takes (CVE-2026-26308); the
+    backend may join those that came apart. `variants` are values of headers that some servers take for the same one
+    (`x_role` for `x-role`). None when there are more than `most`, or when a value has control characters.
     """
     every = values + variants
     if len(every) == 1 and "," not in every[0] and every[0].isprintable():
@@ -230,11 +230,12 @@ def header_readings(name: str, values: tuple[str, ...], variants: tuple[str, ...
     if not all(value.isprintable() or not _has_control(value) for value in every):
         return None
     parts = [part.strip() for value in every if "," in value for part in value.split(",", most)]
-    spellings = tuple(dict.fromkeys((*every, *parts)))
+    joined = (",".join(values),) if len(values) > 1 else ()
+    spellings = tuple(dict.fromkeys((*every, *joined, *parts)))
     if len(spellings) > most:
         return None
     if name in _WITH_COMMAS:
-        return (values, spellings)
+        return (values, joined, spellings) if joined else (values, spellings)
     return (values, *((spelling,) for spelling in spellings))
 
 
