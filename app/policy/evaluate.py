@@ -35,6 +35,7 @@ def _malformed(hint: str) -> Decision:
 
 _NO_METHOD = _malformed("the request has no method")
 _BAD_METHOD = _malformed("the method has characters that no method has")
+_LOWER_CASE_METHOD = _malformed("the method is not in upper case, and services may take it for one that is")
 _NO_PATH = _malformed("the request path does not start with a slash")
 _CONTROL_IN_PATH = _malformed("the request path has control characters")
 _BAD_HOST = _malformed("the host is not one host name or address with an optional port")
@@ -111,11 +112,11 @@ def prepare(
 def _subject(request: Request, table: RuleTable, uses_hosts: bool) -> Subject | Decision:
     """An HTTP request with its readings, or the denial of one that is malformed or too ambiguous."""
     method = request.method
-    if not method.isalnum() or not method.isascii():
-        problem = _method_problem(method)
+    hardened, most = table.mesh.hardened, table.limits.max_readings
+    if not method.isalnum() or not method.isascii() or (hardened and not method.isupper()):
+        problem = _method_problem(method, hardened=hardened)
         if problem is not None:
             return problem
-    hardened, most = table.mesh.hardened, table.limits.max_readings
     paths = _paths(request.path, method, most, hardened=hardened)
     if isinstance(paths, Decision):
         return paths
@@ -144,13 +145,13 @@ def _paths(path: str, method: str, most: int, *, hardened: bool) -> Readings | D
     return path_readings(path, most) or _TOO_AMBIGUOUS
 
 
-def _method_problem(method: str) -> Decision | None:
+def _method_problem(method: str, *, hardened: bool) -> Decision | None:
     if not method:
         return _NO_METHOD
     # RFC 9110 §5.6.2: a token.
-    if method.isascii() and all(char.isalnum() or char in "!#$%&'*+-.^_`|~" for char in method):
-        return None
-    return _BAD_METHOD
+    if not method.isascii() or not all(char.isalnum() or char in "!#$%&'*+-.^_`|~" for char in method):
+        return _BAD_METHOD
+    return _LOWER_CASE_METHOD if hardened and method != method.upper() else None
 
 
 def _denied(view: View, subject: Subject) -> Decision | None:
