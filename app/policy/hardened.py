@@ -29,8 +29,9 @@ Readings = tuple[Reading, ...]
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@.-]*+(?<![./]))+|/").fullmatch
 _PLAIN_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::[0-9]{1,5})?").fullmatch
-_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _ENCODED_RUN = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_RUN_OF_BYTES = re.compile(r"(?:%[0-9A-Fa-f]{2}|[\x80-\xff])+")
 _UNICODE_ESCAPE = re.compile(r"%[uU]([0-9A-Fa-f]{4})")
 _PARAMETERS = re.compile(r";[^/]*")
 _MAX_CHARS_PER_READING = 512  # on average over the readings allowed: bounds the work for long paths
@@ -84,7 +85,10 @@ def _decode(path: str) -> str:
 
 
 def _decode_run(found: re.Match[str]) -> str:
-    raw = bytes.fromhex(found[0].replace("%", ""))
+    return _decode_raw(bytes.fromhex(found[0].replace("%", "")))
+
+
+def _decode_raw(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -109,6 +113,15 @@ def _decode_loosely(raw: bytes) -> str:
             output.append(chr(lead))  # as Latin-1
             at += 1
     return "".join(output)
+
+
+def _decode_bytes(path: str) -> str:
+    """What has been decoded to single bytes already, and what has not, as the bytes of one text (`%25c0%af`)."""
+    return path if path.isascii() or "%" not in path else _RUN_OF_BYTES.sub(_decode_mixed, path)
+
+
+def _decode_mixed(found: re.Match[str]) -> str:
+    return _decode_raw(_ENCODED.sub(lambda byte: chr(int(byte[1], 16)), found[0]).encode("latin-1"))
 
 
 def _unescape_unicode(path: str) -> str:
@@ -165,6 +178,7 @@ def _before_nul(path: str) -> str:
 
 _TRANSFORMS: tuple[Callable[[str], str], ...] = (
     _decode,
+    _decode_bytes,
     _unescape_unicode,
     cut,
     _backslashes,
