@@ -44,6 +44,7 @@ _ALNUM = string.ascii_letters + string.digits
 _TRUST_DOMAIN = chars(string.ascii_lowercase + string.digits + "._-")
 _SEGMENT = chars(_ALNUM + "._-")
 _METHOD = chars(_ALNUM + "!#$%&'*+-.^_`|~")
+_UPPER_METHOD = chars("".join(char for char in _ALNUM if not char.islower()) + "!#$%&'*+-.^_`|~")
 _PLAIN_PATH = chars(_ALNUM + "_~!$&'()*+,=:@.-")
 _PLAIN_HOST = chars(string.ascii_lowercase + string.digits + "_-")
 _ANY_PATH = Chars(frozenset("?#\x7f").union(map(chr, range(32))), excluded=True)
@@ -194,7 +195,8 @@ def readings_of(part: Part, value: Any, side: Side) -> tuple[tuple[Any, ...], ..
     if part == HOST:
         return host_readings(value) if hardened else ((value.lower(),),)
     if part == METHOD:  # anything else is denied as malformed
-        return ((value,),) if value and all(char in _METHOD for char in value) else None
+        known = _UPPER_METHOD if hardened else _METHOD
+        return ((value,),) if value and all(char in known for char in value) else None
     if part == IDENTITY:
         return ((value,),)
     fields: dict[str, Any] = {}
@@ -301,7 +303,7 @@ def _domain(part: Part, *, hardened: bool) -> Languages:
         return Languages([], joined=(".", _PLAIN_HOST, ""))
     domains: dict[Part, list[Tokens]] = {
         IDENTITY: [_MESH_IDENTITY, _OTHER_IDENTITY],
-        METHOD: [_some(_METHOD)],
+        METHOD: [_some(_UPPER_METHOD if hardened else _METHOD)],
         PATH: [("/", Token(_ANY_PATH, repeated=True))],
         HOST: [(Token(_LOWER, repeated=True),)],
         SNI: [PRESENT],

@@ -16,6 +16,7 @@ from app.policy.evaluate import decide
 from app.policy.policy_view import PolicyView, view_of_documents
 from tests.support.policies import LIMITS, WAYPOINT, policy, source, to, when
 from tests.support.providers import provider
+from tests.support.views import mesh_document
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ORDERS = [{"group": "", "kind": "Service", "name": "orders"}]
@@ -64,6 +65,18 @@ def test_who_can_tells_any_authenticated_caller_from_nobody() -> None:
         ("allow", (("caller", "*"),), "shop/p"),
         ("deny", (("caller", "unauthenticated"),), ""),
     } == rows(answer)
+
+
+def test_methods_that_hardened_matching_refuses_are_in_no_class() -> None:
+    """What is refused before any policy is nobody's to reach; asked about by name, the question says so."""
+    odd = view(for_orders(to(methods=["get", "*et", "Z*z"])), mesh_document(hardened=True))
+    exact = view(for_orders(to(methods=["get", "*et", "Z*z"])), mesh_document(hardened=False))
+
+    assert {"deny"} == {verdict for verdict, *_ in rows(answer_reach({"service": "shop/orders"}, odd, now=NOW))}
+    reached = rows(answer_reach({"service": "shop/orders"}, exact, now=NOW))
+    assert {"allow", "deny"} == {verdict for verdict, *_ in reached}
+    with pytest.raises(AppError, match="denied before any policy"):
+        answer_reach({"request": {"method": "get"}, "service": "shop/orders"}, odd, now=NOW)
 
 
 def test_what_can_goes_through_every_target() -> None:
