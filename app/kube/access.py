@@ -31,6 +31,7 @@ _log = structlog.get_logger(__name__)
 _MAX_ERROR_BYTES = 65_536
 _RELOAD_SECONDS = 5.0  # at most that often because credentials were refused
 _OK = frozenset({200, 201})
+_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +79,20 @@ class ApiServer:
             self._session = None
 
     async def get(
-        self, path: str, query: Mapping[str, str] | None = None, *, seconds: float = 0.0, max_bytes: int = 0
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        seconds: float = 0.0,
+        max_bytes: int = 0,
+        accept: str = _JSON,
     ) -> bytes:
-        """The body of a GET.
+        """The body of a GET; `accept` names the media types that are understood.
 
         Raises:
             ApiServerError: when there is no answer in time, within bounds and with status 200.
         """
-        return await self._request("GET", path, query, None, seconds=seconds, max_bytes=max_bytes)
+        return await self._request("GET", path, query, None, seconds=seconds, max_bytes=max_bytes, accept=accept)
 
     async def post(self, path: str, body: Any, *, seconds: float = 0.0) -> bytes:
         """The body of the answer to a POST of a JSON value.
@@ -117,24 +124,27 @@ class ApiServer:
         *,
         seconds: float = 0.0,
         max_bytes: int = 0,
+        accept: str = _JSON,
     ) -> bytes:
         async with (
             self._failing(),
             asyncio.timeout(seconds or self._limits.request_seconds),
-            await self._send(method, path, query, body) as response,
+            await self._send(method, path, query, body, accept) as response,
         ):
             await self._check(response)
             return await _read(response.content, max_bytes or self._limits.max_answer_bytes)
 
-    async def _send(self, method: str, path: str, query: Mapping[str, str] | None, body: Any) -> Any:
+    async def _send(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Any, accept: str = _JSON
+    ) -> Any:
         session = await self._ready()
         key = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        headers = {"accept": accept, "accept-encoding": "identity"}
         if key:
             headers["authorization"] = key
         data = None
         if body is not None:
-            headers["content-type"], data = "application/json", json.dumps(body).encode()
+            headers["content-type"], data = _JSON, json.dumps(body).encode()
         return session.request(
             method,
             self._configuration.host.rstrip("/") + path,

@@ -2,7 +2,8 @@
 
 Follows the Kubernetes API concepts for "efficient detection of changes": `limit`/`continue`, `resourceVersion`,
 `allowWatchBookmarks`. It lists again when the server says that the version is gone (410), when a version goes back
-(an API server or an etcd that was restored), and when an event cannot be read. Meanwhile the last good table serves;
+(an API server or an etcd that was restored), when an event cannot be read, and when watches open but say nothing for
+long: while nothing moves its version, an API server sends no bookmarks either. Meanwhile the last good table serves;
 how old it may be is the business of whoever reads it.
 """
 
@@ -31,6 +32,10 @@ Item_contra = TypeVar("Item_contra", bound=Versioned, contravariant=True)
 
 class WentBackError(ApiServerError):
     """A resourceVersion was older than one that was seen before: what is known is not what the cluster has."""
+
+
+class SilentError(ApiServerError):
+    """A watch opened, and nothing was heard in it for longer than `stall_seconds`."""
 
 
 class Table(Protocol[Item_contra]):
@@ -131,7 +136,8 @@ class ListWatch(Generic[T, TableT]):
                 failures = 0
                 continue
             # A watch in which nothing was heard, ended well or not, is no reason to ask at once again.
-            failures += 1
+            # One that was listened to for long was not in haste either.
+            failures = 1 if isinstance(failure, SilentError) else failures + 1
             await asyncio.sleep(self._pause(failures, failure.retry_after_seconds if failure else 0.0))
 
     def _pause(self, failures: int, at_least: float) -> float:
@@ -193,7 +199,12 @@ class ListWatch(Generic[T, TableT]):
             "timeoutSeconds": str(max(1, int(self._limits.watch_seconds * spread))),
         }
         async with self._api.lines(self._resource.path, query) as lines:
-            await self._follow(table, lines)
+            try:
+                await self._follow(table, lines)
+            finally:
+                # Not after a watch that did not open: when an API server comes back, nobody should list for that alone.
+                if self._monotonic() - self.heard_at > self._limits.relist_seconds:
+                    self._is_complete = False
 
     async def _follow(self, table: TableT, lines: AsyncIterator[bytes]) -> None:
         stall = self._limits.stall_seconds
@@ -208,7 +219,7 @@ class ListWatch(Generic[T, TableT]):
                         await asyncio.sleep(0)
                         sliced = self._monotonic()
         except TimeoutError:
-            raise ApiServerError(f"the watch was silent for {stall:g} s") from None
+            raise SilentError(f"the watch was silent for {stall:g} s") from None
 
     def _apply(self, table: TableT, line: bytes) -> None:
         try:

@@ -6,6 +6,8 @@ from app.kube.access import ApiServer
 from app.kube.failures import ApiServerError
 
 JWKS = "/openid/v1/jwks"
+# The API server answers 406 to who asks for plain JSON; what stands before it may know nothing else.
+_ACCEPT = "application/jwk-set+json, application/json"
 
 
 class PublishedKeys:
@@ -22,6 +24,6 @@ class PublishedKeys:
             AppError: `UNAVAILABLE` when they cannot be had in time and within bounds.
         """
         try:
-            return await self._api.get(JWKS, max_bytes=self._max_bytes)
+            return await self._api.get(JWKS, max_bytes=self._max_bytes, accept=_ACCEPT)
         except ApiServerError as failure:
             raise failure.as_app_error() from failure

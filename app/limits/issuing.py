@@ -97,7 +97,8 @@ class KubernetesLimits:
     max_pods: int = 250_000  # of a cluster
     slice_seconds: float = 0.003  # how long reading may hold up the event loop
     watch_seconds: float = 300.0  # then a watch is opened anew, as the API server's load balancing wants it
-    stall_seconds: float = 90.0  # no event and no bookmark (one a minute): the connection is dead
+    stall_seconds: float = 90.0  # no event and no bookmark (one a minute): the connection may be dead
+    relist_seconds: float = 150.0  # nothing heard for so long, though watches open: listed again
     pods_max_age_seconds: float = 300.0  # since the last event, bookmark or list; older placement gives no rights
     max_services: int = 100_000  # of a cluster, of each kind
     services_max_age_seconds: float = 300.0  # likewise; older services stay in force, and an alarm says so

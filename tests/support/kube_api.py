@@ -28,6 +28,7 @@ OUR_TOKEN = "gatehouse-own-token"
 _PODS = "/api/v1/pods"
 SERVICES = "/api/v1/services"
 SERVICE_ENTRIES = "/apis/networking.istio.io/v1/serviceentries"
+_KEY_SET = "application/jwk-set+json"
 _KINDS = {_PODS: "Pod", SERVICES: "Service", SERVICE_ENTRIES: "ServiceEntry"}
 
 
@@ -108,7 +109,7 @@ def service_entry(
 
 def status_object(code: int, reason: str, message: str, **details: Any) -> dict[str, Any]:
     """A `Status` as it answers what went wrong."""
-    return {
+    value = {
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
@@ -118,6 +119,7 @@ def status_object(code: int, reason: str, message: str, **details: Any) -> dict[
         "details": details,
         "code": code,
     }
+    return value if details else {name: member for name, member in value.items() if name != "details"}
 
 
 def accepted(
@@ -288,7 +290,10 @@ class KubeApi:
         if request.method == "POST":
             return await self._review(request)
         if request.path == "/openid/v1/jwks":
-            return web.Response(body=self.jwks, content_type="application/jwk-set+json")
+            if _KEY_SET not in request.headers.get("accept", ""):
+                text = f"406: Not Acceptable\n\nAvailable representations: {_KEY_SET}"
+                return _answer(406, status_object(406, "NotAcceptable", text))
+            return web.Response(body=self.jwks, content_type=_KEY_SET)
         if request.path in self.objects:
             return await self._watch(request, query) if "watch" in query else self._list(request.path, query)
         if request.path in _KINDS:
@@ -321,7 +326,8 @@ class KubeApi:
             metadata["continue"] = base64.urlsafe_b64encode(place_text.encode()).decode()
             if not selector:
                 metadata["remainingItemCount"] = left
-        return _answer(200, {"kind": f"{_KINDS[path]}List", "apiVersion": "v1", "metadata": metadata, "items": page})
+        group = path.removeprefix("/apis/").rpartition("/")[0] if path.startswith("/apis/") else "v1"
+        return _answer(200, {"kind": f"{_KINDS[path]}List", "apiVersion": group, "metadata": metadata, "items": page})
 
     async def _watch(self, request: web.Request, query: dict[str, str]) -> web.StreamResponse:
         since = int(query["resourceVersion"])

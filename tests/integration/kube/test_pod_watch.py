@@ -209,6 +209,51 @@ async def test_a_silent_connection_is_given_up(api: KubeApi, tmp_path: Path) -> 
         assert 1 == lists(api)
 
 
+async def test_a_quiet_server_without_bookmarks_is_listed_again_and_believed(api: KubeApi, tmp_path: Path) -> None:
+    """It sends none while nothing moves its version: watches that open, and say nothing for long, are no news of death."""
+    hands = Hands()
+    api.put(pod("cart-1"))
+    limits = replace(LIMITS, stall_seconds=0.05)
+    async with watching(api, tmp_path, limits, monotonic=hands) as watch:
+        await api.until(lambda: api.watching == 1)
+        hands.seconds = limits.relist_seconds
+        opened = len(api.asked(PODS, watch="1"))
+        await api.until(lambda: len(api.asked(PODS, watch="1")) > opened + 1)
+        assert (1, limits.relist_seconds) == (lists(api), watch.describe().age_seconds)
+
+        hands.seconds += 1
+        await api.until(lambda: watch.describe().age_seconds == 0.0)
+        assert (2, True) == (lists(api), runs(watch))
+
+
+async def test_a_server_that_was_away_for_long_is_not_listed_again(api: KubeApi, tmp_path: Path) -> None:
+    """Everybody comes back to it at once, and the version says what was heard already."""
+    hands = Hands()
+    api.put(pod("cart-1"))
+    async with watching(api, tmp_path, monotonic=hands) as watch:
+        await api.until(lambda: api.watching == 1)
+        tokens, api.tokens = api.tokens, set()
+        api.cut_watches()
+        await api.until(lambda: "credentials" in watch.describe().problem)
+        hands.seconds = LIMITS.relist_seconds + 1
+        api.tokens = tokens
+        await api.until(lambda: api.watching == 1)
+        api.bookmark()
+        await api.until(lambda: watch.describe().age_seconds == 0.0)
+        opened = len(api.asked(PODS, watch="1"))
+        api.cut_watches()
+        await api.until(lambda: len(api.asked(PODS, watch="1")) > opened)
+
+        assert 1 == lists(api)
+
+
+async def test_who_waited_for_a_silent_server_does_not_wait_longer_each_time(api: KubeApi, tmp_path: Path) -> None:
+    """Else a pod that is new in a quiet cluster would be noticed later and later."""
+    limits = replace(LIMITS, stall_seconds=0.01, watch_retry_max_seconds=1_000.0)  # doubled, soon a minute each
+    async with watching(api, tmp_path, limits, jitter=lambda: 1.0):
+        await api.until(lambda: len(api.asked(PODS, watch="1")) > 30, seconds=60)
+
+
 async def test_placement_that_was_not_heard_of_for_too_long_gives_no_rights(api: KubeApi, tmp_path: Path) -> None:
     """Its age counts from the last event, bookmark or list; then UNAVAILABLE, also without asking (case 72)."""
     hands = Hands()

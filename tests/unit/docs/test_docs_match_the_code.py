@@ -21,6 +21,7 @@ from app.limits import Limits, PolicyLimits
 from app.policy.document import parse_document
 from app.policy.validate import errors_of, validate
 from app.settings import load_settings
+from tests.support import kubernetes_guide
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -134,18 +135,9 @@ def test_the_documented_commands_were_found() -> None:
     assert {"README.md", "ztunnel.md"} <= {page for page, _ in _documented_commands()}
 
 
-def _kubernetes_manifests() -> list[dict[str, Any]]:
-    text = (DOCS / "guides" / "kubernetes.md").read_text()
-    found: list[dict[str, Any]] = []
-    for block in re.findall(r"(?:^(?: {4}.*|\s*)\n)+", text, re.MULTILINE):
-        if "\n    ---\n" in block:
-            found += yaml.safe_load_all(textwrap.dedent(block))
-    return found
-
-
 def test_the_manifests_let_gatehouse_do_what_it_asks_for_and_no_more() -> None:
     """Every path that the adapter asks for is in the ClusterRole, and nothing in it writes."""
-    manifests = _kubernetes_manifests()
+    manifests = kubernetes_guide.manifests()
     [role] = [value for value in manifests if value["kind"] == "ClusterRole"]
     allowed = {(kind, verb) for rule in role["rules"] for kind in rule.get("resources", ()) for verb in rule["verbs"]}
 
