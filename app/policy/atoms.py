@@ -38,7 +38,7 @@ from app.policy.languages import ANY, PRESENT, REST, Chars, Languages, Token, To
 from app.policy.matchers import parse_block
 from app.policy.mesh import MeshConfig
 from app.policy.paths import CONTROL, cut
-from app.policy.request import Request
+from app.policy.request import UNAVAILABLE, Request
 
 _ALNUM = string.ascii_letters + string.digits
 _TRUST_DOMAIN = chars(string.ascii_lowercase + string.digits + "._-")
@@ -279,6 +279,8 @@ def _text_candidates(
     hardened = any(side.mesh.hardened for side in sides)
     if part in (IDENTITY, HOST, SNI):
         yield ""
+    if part == IDENTITY:
+        yield UNAVAILABLE
     if part.kind == "header":
         yield None
     languages = _domain(part, hardened=hardened)

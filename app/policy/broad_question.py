@@ -20,13 +20,14 @@ from app.policy.identity_matchers import SCHEME
 from app.policy.known_targets import known_targets, targets_of_service
 from app.policy.mesh import MeshConfig
 from app.policy.paths import cut, normalize
+from app.policy.places import Place, places_at
 from app.policy.policy_view import PolicyView
-from app.policy.question import doubts_about, full_identity, is_account
+from app.policy.question import at_address, doubts_about, full_identity, is_account, read_service
 from app.policy.target import ServiceRef, Target
 
 _PLACES = ("target", "enforcementPoint")
 _MEMBERS = frozenset({"request", "service", *_PLACES})
-_DIFF_MEMBERS = frozenset({"request", "service", "reasons", *_PLACES})
+_DIFF_MEMBERS = frozenset({"request", "service", "reasons", "shadow", *_PLACES})
 _TEXTS: Mapping[str, Part] = {
     "source_ip": SOURCE_IP,
     "remote_ip": REMOTE_IP,
@@ -37,7 +38,6 @@ _TEXTS: Mapping[str, Part] = {
 }
 _REQUEST_MEMBERS = ("protocol", "source_principal", "port", "path", "headers", *_TEXTS)
 _PROTOCOLS = ("http", "grpc", "tcp")
-_KEY_PARTS = 2
 _PLACED = {"service", "target"}  # members that name a service, which somebody may have misspelt
 
 
@@ -50,25 +50,34 @@ def answer_reach(question: Any, view: PolicyView, *, now: datetime) -> dict[str,
     """
     members = _members(question, _MEMBERS)
     protocol, given = _known(members.get("request"), view.mesh)
-    targets = _targets(members, (view,))
-    places = reachability.places_at(targets, protocol or "http")
-    doubts = doubts_about(targets, view) if _PLACED & members.keys() else {}
+    places = _places(members, (view,), given, protocol or "http")
+    doubts = doubts_about((place.target for place in places), view) if _PLACED & members.keys() else {}
     return reachability.reach(view, places, given, now) | doubts
 
 
 def answer_diff(question: Any, before: PolicyView, after: PolicyView, *, now: datetime) -> dict[str, Any]:
     """Every class of requests that the two sets decide otherwise; with `reasons`, or by another rule.
 
+    With `shadow` the second set is asked as if what it tries out were in force; `triedOut` counts the policies.
+
     Raises:
         AppError: as `answer_reach`.
     """
     members = _members(question, _DIFF_MEMBERS)
     protocol, given = _known(members.get("request"), after.mesh)
-    reasons = members.get("reasons", False)
-    if not isinstance(reasons, bool):
-        raise _invalid("/reasons", "true or false is wanted")
-    places = reachability.places_at(_targets(members, (before, after)), protocol)
-    return reachability.difference((before, after), places, given, now, reasons=reasons)
+    reasons, shadow = _switch(members, "reasons"), _switch(members, "shadow")
+    if shadow:
+        after = after.proposed()
+    places = _places(members, (before, after), given, protocol)
+    answer = reachability.difference((before, after), places, given, now, reasons=reasons)
+    return answer | ({"triedOut": after.table.tried} if shadow else {})
+
+
+def _switch(members: Mapping[str, Any], name: str) -> bool:
+    value = members.get(name, False)
+    if not isinstance(value, bool):
+        raise _invalid(f"/{name}", "true or false is wanted")
+    return value
 
 
 def _caller(caller: str, mesh: MeshConfig) -> str:
@@ -117,28 +126,39 @@ def _as_filters_see_it(path: str, mesh: MeshConfig) -> str:
     return cut(normalized)
 
 
-def _targets(members: Mapping[str, Any], views: tuple[PolicyView, ...]) -> list[Target]:
-    service = _service(members["service"]) if "service" in members else None
-    if "target" in members:
-        return [read_target(members["target"])]
+def _places(
+    members: Mapping[str, Any], views: tuple[PolicyView, ...], given: Mapping[Part, Any], protocol: str
+) -> list[Place]:
+    """Where it is asked; where nothing is said, everywhere that some policy may be asked."""
+    service = read_service(members["service"]) if "service" in members else None
+    address, port = given.get(DESTINATION_IP, ""), given.get(PORT, 0)
     if "enforcementPoint" in members:
         name = members["enforcementPoint"]
-        points = [view.point(name) for view in views] if isinstance(name, str) else []
-        point = next((point for point in reversed(points) if point is not None), None)
-        if point is None:
-            raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
-        target = point.target((service,) if service else ())
-        if target is None:
-            raise _invalid("/service", "this enforcement point is asked about services only: name one")
-        return [target]
-    return targets_of_service(views, service) if service is not None else known_targets(views)
+        targets = [_behind(name, views, (service,) if service else views[-1].services.at_address(address, port))]
+        return list(places_at(views, targets, protocol, name))
+    if "target" in members:
+        target = at_address(read_target(members["target"]), address, port, views[-1])
+        return list(places_at(views, [target], protocol))
+    if service is not None:
+        return list(places_at(views, targets_of_service(views, (service,)), protocol))
+    services = views[-1].services.at_address(address, port) if address else ()
+    if services:
+        return list(places_at(views, targets_of_service(views, services), protocol))
+    places = places_at(views, known_targets(views), protocol)
+    return [place for place in places if not place.denies_everything]
 
 
-def _service(name: Any) -> ServiceRef:
-    parts = name.split("/") if isinstance(name, str) else []
-    if len(parts) != _KEY_PARTS or not all(parts):
-        raise _invalid("/service", "a service is written <namespace>/<name>")
-    return ServiceRef(parts[0], parts[1])
+def _behind(name: Any, views: tuple[PolicyView, ...], services: tuple[ServiceRef, ...]) -> Target:
+    """What a registered proxy decides for."""
+    points = [view.point(name) for view in views] if isinstance(name, str) else []
+    known = [point for point in reversed(points) if point is not None]
+    if not known:
+        raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
+    for point in known:
+        target = point.target(services)
+        if target is not None:
+            return target
+    raise _invalid("/service", "this enforcement point is asked about services only: name one")
 
 
 def _invalid(pointer: str, message: str) -> AppError:

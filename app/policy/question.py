@@ -2,7 +2,8 @@
 
 `{"request": {...}, "target": {...}}` names the proxy and what stands behind it (a case's `workload`, which is also
 understood); `{"request": {...}, "enforcementPoint": "<namespace>/<name>"}` takes a registered proxy, and finds the
-services behind it by the request's destination, as a decision worker does.
+services behind it by the request's destination, as a decision worker does, or takes `service`, `<namespace>/<name>`.
+What registered proxies demand of a request before any policy (an identity, a known service) is demanded here, too.
 
 `provider_decisions` in the request are the answers of CUSTOM providers, for nobody is asked here.
 """
@@ -10,6 +11,7 @@ services behind it by the request's destination, as a decision worker does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ from app.errors import AppError, ErrorCode, FieldError
 from app.policy.asked_user import asked_user
 from app.policy.cases import read_answers, read_request, read_target
 from app.policy.decision import Decision, Reason
+from app.policy.demands import Demands, Doors, demands_of
 from app.policy.document import PROVIDER
 from app.policy.enforcement_point import TARGET_UNKNOWN
 from app.policy.explain import Explanation, explain
@@ -25,10 +28,11 @@ from app.policy.mesh import MeshConfig
 from app.policy.policy_view import PolicyView
 from app.policy.provider import provider_key
 from app.policy.request import Request
-from app.policy.target import Target
+from app.policy.target import PointKind, ServiceRef, Target
 
 _PLACES = ("target", "workload", "enforcementPoint")
-_MEMBERS = {"request", *_PLACES}
+_MEMBERS = {"request", "service", *_PLACES}
+_KEY_PARTS = 2
 
 
 def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[str, Any]:
@@ -45,13 +49,13 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
     request, rejected = read_request(question.get("request"), view.mesh)
     if is_account(request.principal):
         request.principal = full_identity(request.principal, view.mesh)
-    target = _target(question, request, view)
+    target, demands = _target(question, request, view)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
-    if quarantine is not None:  # before any policy, wherever the request goes
+    refused = (demanded.refusal(target, request.principal) for demanded in demands)
+    refusal = quarantine.decision if quarantine is not None else next(filter(None, refused), None)
+    if target is None or refusal is not None:  # before any policy, wherever the request goes
         shown = None if target is None else target_to_json(target)
-        return {**_before_policies(quarantine.decision).to_json(), "target": shown}
-    if target is None:
-        return {**_before_policies(TARGET_UNKNOWN).to_json(), "target": None}
+        return {**_before_policies(refusal or TARGET_UNKNOWN).to_json(), "target": shown}
     assumed = 0 if request.port else _only_port(target, view)
     request.port = request.port or assumed
     bad_token = rejected is not None and rejected.reason is Reason.TOKEN_INVALID
@@ -115,17 +119,44 @@ def _before_policies(decision: Decision) -> Explanation:
     return Explanation(decision=decision, rules=(), nearest_miss=None)
 
 
-def _target(question: Mapping[str, Any], request: Request, view: PolicyView) -> Target | None:
+def _target(
+    question: Mapping[str, Any], request: Request, view: PolicyView
+) -> tuple[Target | None, tuple[Demands, ...]]:
+    """Where it is decided, None for nowhere; and what the proxies demand by which it may come there."""
     if sum(member in question for member in _PLACES) != 1:
         raise _invalid("", "say either `target` or `enforcementPoint`")
+    service = read_service(question["service"]) if "service" in question else None
+    if service is not None and "enforcementPoint" not in question:
+        raise _invalid("/service", "a target names its service itself; this goes with `enforcementPoint`")
     for member in ("target", "workload"):
         if member in question:
-            return read_target(question[member])
+            target = at_address(read_target(question[member]), request.destination_ip, request.port, view)
+            return target, tuple(door.demands[0] for door in Doors((view,)).of(target))
     name = question["enforcementPoint"]
     point = view.point(name) if isinstance(name, str) else None
     if point is None:
         raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
-    return point.target(view.services.lookup(request.destination_ip, request.port))
+    found = view.services.at_address(request.destination_ip, request.port) if service is None else (service,)
+    return point.target(found), (demands_of(point),)
+
+
+def read_service(name: Any) -> ServiceRef:
+    """The service of a question.
+
+    Raises:
+        AppError: `INVALID` when it is not written `<namespace>/<name>`.
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if len(parts) != _KEY_PARTS or not all(parts):
+        raise _invalid("/service", "a service is written <namespace>/<name>")
+    return ServiceRef(parts[0], parts[1])
+
+
+def at_address(target: Target, address: str, port: int, view: PolicyView) -> Target:
+    """A target; where it is a waypoint and no service is named, with the services that are known at an address."""
+    if target.kind is not PointKind.WAYPOINT or target.services or not address:
+        return target
+    return replace(target, services=view.services.at_address(address, port))
 
 
 def target_to_json(target: Target) -> dict[str, Any]:

@@ -8,22 +8,21 @@ the very function that decides for waypoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.policy.atom_patterns import METHOD, PATH, Part
 from app.policy.decision import Decision, Reason
+from app.policy.demands import Demands
 from app.policy.divide import Leaf, RequestClass
 from app.policy.document import GRANT, PROVIDER
-from app.policy.evaluate import decide
 from app.policy.paths import normalize
+from app.policy.places import Place
 from app.policy.policy_view import PolicyView
 from app.policy.provider import provider_key
-from app.policy.question import target_to_json
-from app.policy.request import Request
+from app.policy.request import Request, Unavailable
 from app.policy.request_space import RequestSpace
 from app.policy.target import PointKind, Target
 from app.policy.walk_state import Outcome
@@ -32,18 +31,6 @@ SCOPE = (
     "requests with one reading, and spellings that policies write out; "
     "other ambiguous spellings are only ever denied more"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where and in which protocol is asked."""
-
-    target: Target
-    protocol: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The members as JSON."""
-        return {"target": target_to_json(self.target), "protocol": self.protocol}
 
 
 def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], now: datetime) -> dict[str, Any]:
@@ -55,9 +42,9 @@ def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], 
     """
     answers = []
     for place in places:
-        space = RequestSpace([view], place.target, place.protocol, given=_given(place, given), now=now)
-        classes = [_reached(view, space, one, now) for one in space.classes(_every, ranked=True)]
-        classes.sort(key=lambda one: _VERDICTS.index(one["verdict"]))
+        space = _space([view], place, given, now)
+        classes = [_reached(view, place, space, one, now) for one in space.classes(_every, ranked=True)]
+        classes.sort(key=_order)
         answers.append({**place.to_json(), "classes": classes})
         _bound(view, answers)
     return {"scope": SCOPE, "places": answers}
@@ -80,26 +67,31 @@ def difference(
     looked_at = 0
     for place in places:
         looked_at += 1
-        if _same_policies(views, place.target) and _same_exceptions(views, now):
+        if _same_demands(place) and _same_policies(views, place.target) and _same_exceptions(views, now):
             continue
-        space = RequestSpace(views, place.target, place.protocol, given=_given(place, given), now=now)
+        space = _space(views, place, given, now)
         wanted = _named_otherwise(views, space) if reasons else _decided_otherwise(views)
         differences.extend(
-            {**place.to_json(), **_differing(views, space, one, now)} for one in space.classes(wanted, ranked=reasons)
+            {**place.to_json(), **_differing(views, place, space, one, now)}
+            for one in space.classes(wanted, ranked=reasons)
         )
         if len(differences) > views[0].table.limits.max_question_classes:
             raise _too_many_classes(views[0])
     return {"scope": SCOPE, "targets": looked_at, "differences": differences}
 
 
-def places_at(targets: Iterable[Target], protocol: str = "") -> Iterator[Place]:
-    """The targets with the protocol, or with each that they know."""
-    for target in targets:
-        for one in [protocol] if protocol else ["tcp"] if target.kind is PointKind.ZTUNNEL else ["http", "tcp"]:
-            yield Place(target, one)
+def _order(one: Mapping[str, Any]) -> tuple[int, bool]:
+    """What is allowed first, and whom nobody can tell last."""
+    return _VERDICTS.index(one["verdict"]), one["reason"] == Reason.IDENTITY_UNAVAILABLE
 
 
 _VERDICTS = ("allow", "conditional", "deny")
+
+
+def _space(views: Sequence[PolicyView], place: Place, given: Mapping[Part, Any], now: datetime) -> RequestSpace:
+    return RequestSpace(
+        views, place.target, place.protocol, given=_given(place, given), now=now, demands=place.door.demands
+    )
 
 
 def _every(_: Leaf) -> bool:
@@ -141,10 +133,11 @@ def _given(place: Place, given: Mapping[Part, Any]) -> dict[Part, Any]:
     return {part: value for part, value in given.items() if http or part not in (METHOD, PATH)}
 
 
-def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:
+def _reached(view: PolicyView, place: Place, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:
     outcome = _as_asked(view, one.outcomes[0])
     request = space.witness(one)
-    decision = _decided(view, space.target, request, outcome, dict.fromkeys(outcome.providers, True), now)
+    (demands,) = place.door.demands
+    decision = _decided(view, demands, place.target, request, outcome, dict.fromkeys(outcome.providers, True), now)
     return {
         "verdict": _verdict(outcome),
         **_side(outcome, decision),
@@ -154,14 +147,14 @@ def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: date
 
 
 def _differing(
-    views: tuple[PolicyView, PolicyView], space: RequestSpace, one: RequestClass, now: datetime
+    views: tuple[PolicyView, PolicyView], place: Place, space: RequestSpace, one: RequestClass, now: datetime
 ) -> dict[str, Any]:
     request = space.witness(one)
     outcomes = list(map(_as_asked, views, one.outcomes))
     answers = _telling_answers(*outcomes)
     before, after = (
-        _side(outcome, _decided(view, space.target, request, outcome, answers, now))
-        for view, outcome in zip(views, outcomes, strict=True)
+        _side(outcome, _decided(view, demands, place.target, request, outcome, answers, now))
+        for view, demands, outcome in zip(views, place.door.demands, outcomes, strict=True)
     )
     verdicts = [_verdict(outcome) for outcome in outcomes]
     witness = request_to_json(request, views[1])
@@ -194,18 +187,21 @@ def _telling_answers(before: Outcome, after: Outcome) -> dict[str, bool]:
 
 
 def _decided(
-    view: PolicyView, target: Target, request: Request, outcome: Outcome, answers: Mapping[str, bool], now: datetime
+    view: PolicyView,
+    demands: Demands,
+    target: Target,
+    request: Request,
+    outcome: Outcome,
+    answers: Mapping[str, bool],
+    now: datetime,
 ) -> Decision:
     """What the request of a class is really answered; compared, so that a class never says something else."""
     expected = outcome.allowed and all(answers[name] for name in outcome.providers)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
     known = view.values.of(PROVIDER)
     given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
-    if quarantine is None:
-        decided = decide(view.table, target, request, given)
-        decision = view.grants.at(now).lift(target, request, decided)
-    else:
-        decision = quarantine.decision
+    refusal = quarantine.decision if quarantine is not None else demands.refusal(target, request.principal)
+    decision = refusal or view.grants.at(now).lift(target, request, view.decide(target, request, given))
     if decision.allowed is not expected:
         raise AppError(
             ErrorCode.INTERNAL,
@@ -228,9 +224,15 @@ def _verdict(outcome: Outcome) -> str:
     return "deny" if not outcome.allowed else "conditional" if outcome.providers else "allow"
 
 
+def _same_demands(place: Place) -> bool:
+    return len(set(place.door.demands)) == 1
+
+
 def _same_policies(views: tuple[PolicyView, PolicyView], target: Target) -> bool:
-    """Whether the very same documents concern the target in both sets."""
+    """Whether the very same documents concern the target in both sets, and mean the same in them."""
     if views[0].mesh != views[1].mesh:
+        return False
+    if views[0].is_proposed is not views[1].is_proposed and views[1].table.attached(target).tries:
         return False
     before, after = (
         {policy.key: view.documents[policy.key].content_hash for policy in view.table.attached(target).policies}
@@ -265,6 +267,7 @@ def request_to_json(request: Request, view: PolicyView) -> dict[str, Any]:
     members: dict[str, Any] = {
         "protocol": request.protocol,
         "source_principal": request.principal,
+        "identity_state": "unavailable" if isinstance(request.principal, Unavailable) else "",
         "source_ip": request.source_ip,
         "remote_ip": request.remote_ip,
         "destination_ip": request.destination_ip,

@@ -29,6 +29,7 @@ from app.policy.atom_patterns import (
     present,
 )
 from app.policy.atoms import Atoms, Side, atoms_of, put
+from app.policy.demands import NO_DEMANDS, Demands
 from app.policy.describe_atoms import AtomSet, AtomWords
 from app.policy.divide import Divider, Leaf, RequestClass
 from app.policy.enforced_rules import EnforcedRule, Role, ValueTests, enforced_rules
@@ -86,8 +87,11 @@ class RequestSpace:
         *,
         given: Mapping[Part, Any] | None = None,
         now: datetime | None = None,
+        demands: Sequence[Demands] = (),
     ) -> None:
-        """`given` values of parts stand for themselves alone; with `now`, quarantines that hold then count.
+        """`given` values of parts stand for themselves alone; with `now`, quarantines and grants that hold then count.
+
+        `demands` are those of the proxy in each view; without any, nothing is demanded.
 
         Raises:
             AppError: `TOO_LARGE` over a limit, `INVALID` for what cannot be divided.
@@ -98,7 +102,10 @@ class RequestSpace:
         self._views = tuple(views)
         self._limits = views[0].table.limits
         sides = [Side(view.mesh, view.table.limits) for view in views]
-        rules = [list(enforced_rules(view, target, protocol, now)) for view in views]
+        rules = [
+            list(enforced_rules(view, target, protocol, now, demanded))
+            for view, demanded in zip(views, demands or [NO_DEMANDS] * len(views), strict=True)
+        ]
         patterns = _Patterns()
         known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
         self._entries = [
@@ -147,11 +154,12 @@ class RequestSpace:
 
     def describe(self, one: RequestClass) -> dict[str, AtomSet]:
         """The conditions of a class, in words by part; parts that do not matter, or were given, are left out."""
-        return {
+        words = {
             self.parts[number].part.label: self._words_of(number).describe(atoms)
             for number, atoms in sorted(one.atoms.items())
             if self.parts[number].part not in self._given
         }
+        return {label: found for label, found in words.items() if found.of or found.but}
 
     def _words_of(self, number: int) -> AtomWords:
         if number not in self._words:
@@ -183,14 +191,13 @@ class RequestSpace:
 
     def _state(self, side: int, *, ranked: bool) -> State:
         view = self._views[side]
-        chain = view.table.attached(self.target).chain(self.protocol)
+        chain = view.chain(self.target, self.protocol)
         found: dict[Role, set[Any]] = {role: set() for role in Role}
         for number, entry in enumerate(self._entries[side]):
             rank = number if ranked else 0
             rule = self._rule(entry)
             if rule is not None:
-                asked = (entry.rule.provider,) if entry.rule.role is Role.CUSTOM else ()
-                found[entry.rule.role].add((*asked, rank, rule))
+                found[entry.rule.role].add(_ranked(entry.rule, rank, rule))
         return State(
             deny=frozenset(found[Role.DENY]),
             custom=frozenset(found[Role.CUSTOM]),
@@ -206,6 +213,16 @@ class RequestSpace:
 
     def _clause(self, clause: Mapping[Part, tuple[Test, ...]]) -> Clause:
         return tuple(sorted((self._numbers[part], tests) for part, tests in clause.items()))
+
+
+def _ranked(rule: EnforcedRule, rank: int, asks: Rule) -> Any:
+    match rule.role:
+        case Role.CUSTOM:
+            return rule.provider, rank, asks
+        case Role.BAR:
+            return rank, rule.reason, asks
+        case _:
+            return rank, asks
 
 
 def _first(atoms: Atoms, block: int | None) -> int:

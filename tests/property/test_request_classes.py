@@ -15,11 +15,13 @@ from app.policy.divide import RequestClass
 from app.policy.evaluate import decide
 from app.policy.hardened import host_readings, is_plain_path, path_readings
 from app.policy.known_targets import known_targets
+from app.policy.places import places_at
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
-from app.policy.reachability import Place, difference, places_at, request_to_json
+from app.policy.reachability import difference, request_to_json
 from app.policy.request import Request
 from app.policy.request_space import RequestSpace
+from app.policy.shadow import Outlook, decide_shadow
 from app.policy.target import PointKind, Target
 from tests.support.grants import grant
 from tests.support.policies import LIMITS, SIDECAR, document, policy
@@ -108,9 +110,11 @@ def _policies(draw: st.DrawFn) -> list[dict[str, Any]]:
     for number in range(draw(st.integers(1, 4))):
         action = draw(st.sampled_from(["ALLOW", "ALLOW", "DENY", "CUSTOM", "AUDIT"]))
         spec: dict[str, Any] = {"provider": {"name": draw(st.sampled_from("pq"))}} if action == "CUSTOM" else {}
-        dry_run = {"istio.io/dry-run": "true"} if action == "ALLOW" and not draw(st.integers(0, 5)) else None
+        modes = [None, None, None, "shadow", "shadow-removed"] if action != "AUDIT" else [None]
+        mode = draw(st.sampled_from(modes))
+        tried = {"gatehouse.dev/mode": mode} if mode else None
         rules = draw(st.lists(_RULES, min_size=1, max_size=2))
-        found.append(policy(*rules, action=action, name=f"p{number}", annotations=dry_run, **spec))
+        found.append(policy(*rules, action=action, name=f"p{number}", annotations=tried, **spec))
     return found
 
 
@@ -255,6 +259,32 @@ def test_diff_names_a_class_of_every_request_that_is_decided_otherwise(
         assert decisions[0] is decisions[1]
 
 
+@given(_sets(), _MESHES, _TARGETS, _PLAIN, _ANSWERS)
+@_SETTINGS
+def test_diff_with_shadow_names_what_the_shadow_verdict_says(
+    policies: list[dict[str, Any]], mesh: dict[str, Any], target: Target, request: Request, answers: dict[str, bool]
+) -> None:
+    """A request is in a class exactly where a worker would add that the proposed set allows, or denies, it."""
+    view = view_of(policies, mesh)
+    space = RequestSpace([view, view.proposed()], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
+
+    found = [one for one in _classes(space, _differ, ranked=False) if space.contains(one, request)]
+
+    decision = _decision(view, target, request, answers)
+    verdict = decide_shadow(view.table, target, request, decision, answers, grants=view.grants.at(NOW))
+    changes = verdict is not None and verdict.outlook in (Outlook.WOULD_ALLOW, Outlook.WOULD_DENY)
+    if decision.reason is Reason.QUARANTINED:
+        assert [] == found
+    elif changes:
+        assert 1 == len(found)
+        before, after = (one.allowed and all(map(answers.get, one.providers)) for one in found[0].outcomes)
+        assert (before, after) == (decision.allowed, not decision.allowed)
+    else:
+        assert all(
+            len({one.allowed and all(map(answers.get, one.providers)) for one in each.outcomes}) == 1 for each in found
+        )
+
+
 def _classes(space: RequestSpace, wanted: Any, *, ranked: bool) -> list[RequestClass]:
     """The classes; a set with more of them than the bound is no example, for it has no answer."""
     try:
@@ -288,7 +318,7 @@ def test_every_witness_of_a_difference_is_decided_otherwise(
 
 def _differences(views: tuple[PolicyView, PolicyView], targets: list[Target]) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = difference(views, places_at(targets), {}, NOW)["differences"]
+        found: list[dict[str, Any]] = difference(views, places_at(views, targets), {}, NOW)["differences"]
     except AppError as error:
         assume(error.code is not ErrorCode.TOO_LARGE)
         raise
@@ -370,4 +400,5 @@ def test_explain_decides_as_a_worker_does(
 def test_a_place_is_asked_in_each_protocol_that_it_knows() -> None:
     """HTTP and TCP at a waypoint, TCP alone at ztunnel."""
     ztunnel = Target(PointKind.ZTUNNEL, "shop")
-    assert [Place(SIDECAR, "http"), Place(SIDECAR, "tcp"), Place(ztunnel, "tcp")] == list(places_at([SIDECAR, ztunnel]))
+    places = places_at([PolicyView.empty(LIMITS)], [SIDECAR, ztunnel])
+    assert [(SIDECAR, "http"), (SIDECAR, "tcp"), (ztunnel, "tcp")] == [(one.target, one.protocol) for one in places]

@@ -14,10 +14,13 @@ from app.policy.broad_question import answer_diff, answer_reach
 from app.policy.cases import read_request
 from app.policy.evaluate import decide
 from app.policy.policy_view import PolicyView, view_of_documents
+from app.policy.question import answer_question
 from tests.support.policies import LIMITS, WAYPOINT, policy, source, to, when
 from tests.support.providers import provider
+from tests.support.snapshots import point
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
 ORDERS = [{"group": "", "kind": "Service", "name": "orders"}]
 WEB = "cluster.local/ns/shop/sa/web"
 
@@ -40,6 +43,11 @@ def rows(answer: dict[str, Any]) -> set[tuple[str, tuple[tuple[str, str], ...], 
     }
 
 
+def enforcement_point(name: str, **spec: Any) -> dict[str, Any]:
+    """A registration of the waypoint."""
+    return point(name, caller={"listener": name}, **spec)
+
+
 READERS = for_orders({**source(principals=[WEB]), **to(methods=["GET"], paths=["/orders*"])}, name="readers")
 ASKED = {"request": {"method": "GET", "path": "/orders"}, "service": "shop/orders"}
 
@@ -53,6 +61,7 @@ def test_who_can_names_every_class_of_callers() -> None:
         ("allow", (("caller", "namespace ops"), ("request.headers[x-ticket]", "T-*")), "shop/ops"),
         ("deny", (("caller", "namespace ops"), ("request.headers[x-ticket]", "any but T-*")), ""),
         ("deny", (("caller", f"any but {WEB}, namespace ops"),), ""),
+        ("deny", (("caller", "identity unavailable"),), ""),
     } == rows(answer_reach(ASKED, view(READERS, ops), now=NOW))
 
 
@@ -63,7 +72,59 @@ def test_who_can_tells_any_authenticated_caller_from_nobody() -> None:
     assert {
         ("allow", (("caller", "*"),), "shop/p"),
         ("deny", (("caller", "unauthenticated"),), ""),
+        ("deny", (("caller", "identity unavailable"),), ""),
     } == rows(answer)
+
+
+def test_an_identity_that_the_proxy_cannot_tell_is_a_class_where_it_is_demanded() -> None:
+    """Denied before any policy by a proxy that requires identities, and as good as none at one that does not."""
+    everybody = for_orders({}, name="everybody")
+    strict = enforcement_point("strict")
+    lax = enforcement_point("lax", requireIdentity=False)
+    question = {"request": {"method": "GET"}, "service": "shop/orders"}
+
+    def ask(*points: dict[str, Any], **where: str) -> dict[str, Any]:
+        return answer_reach({**question, **where}, view(everybody, *points), now=NOW)
+
+    demanded = {
+        ("allow", (), "shop/everybody"),
+        ("deny", (("caller", "identity unavailable"),), ""),
+    }
+    assert demanded == rows(ask(strict)) == rows(ask())
+    assert {("allow", (), "shop/everybody")} == rows(ask(lax))
+    both = ask(strict, lax)
+    assert {"shop/strict", "shop/lax"} == {name for place in both["places"] for name in place["enforcementPoints"]}
+    assert 2 == len(both["places"])
+    assert "enforcementPoints" not in ask(strict)["places"][0]
+    assert {("allow", (), "shop/everybody")} == rows(ask(strict, lax, enforcementPoint="shop/lax"))
+
+
+def test_diff_tells_what_a_proxy_no_longer_demands() -> None:
+    """No policy changed: who the proxy cannot tell, and who goes to no known service, was denied and is not now."""
+    by_waypoint = policy({}, targetRefs=[GATEWAY], name="everybody")
+    before = view(by_waypoint, enforcement_point("p", requireService=True))
+    relaxed = view(by_waypoint, enforcement_point("p", requireIdentity=False))
+
+    found = answer_diff({"request": {"protocol": "http"}}, before, relaxed, now=NOW)["differences"]
+
+    assert {
+        ("deny->allow", "TARGET_UNKNOWN", "any"),
+        ("deny->allow", "IDENTITY_UNAVAILABLE", "identity unavailable"),
+    } >= {(one["change"], one["before"]["reason"], one["words"].get("caller", "any")) for one in found}
+    assert 1 <= len(found)
+    assert [] == answer_diff({}, before, before, now=NOW)["differences"]
+
+
+def test_a_witness_whose_identity_is_unavailable_is_explained_so() -> None:
+    """The words of the witness are those of a question to `explain`."""
+    answer = answer_reach({"request": {}, "service": "shop/orders"}, view(for_orders({})), now=NOW)
+    (denied,) = (one for one in answer["places"][0]["classes"] if one["verdict"] == "deny")
+    target = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "service": "orders"}
+
+    told = answer_question({"request": denied["witness"], "target": target}, view(for_orders({})), now=NOW)
+
+    assert "unavailable" == denied["witness"]["identity_state"]
+    assert (False, "IDENTITY_UNAVAILABLE") == (told["decision"]["allowed"], told["decision"]["reason"])
 
 
 def test_what_can_goes_through_every_target() -> None:
@@ -81,7 +142,7 @@ def test_what_can_goes_through_every_target() -> None:
 def test_a_provider_makes_a_class_conditional() -> None:
     """What a CUSTOM policy matches passes only when its provider says so; one without a document never does."""
     custom = for_orders(to(paths=["/admin*"]), action="CUSTOM", name="ask", provider={"name": "opa"})
-    question = {"request": {}, "service": "shop/orders"}
+    question = {"request": {"source_principal": "shop/web"}, "service": "shop/orders"}
 
     found = answer_reach(question, view(custom, provider("opa")), now=NOW)["places"][0]["classes"]
     unknown = answer_reach(question, view(custom), now=NOW)["places"][0]["classes"]
@@ -204,3 +265,31 @@ def test_headers_that_servers_confuse_cannot_be_divided() -> None:
 
     with pytest.raises(AppError, match="may take for one another"):
         answer_reach({"service": "shop/orders"}, view(*twins), now=NOW)
+
+
+TRIED = {"gatehouse.dev/mode": "shadow"}
+
+
+def test_diff_against_what_is_tried_out() -> None:
+    """The enforced set beside itself with its policies in shadow in force: every class, and which policy makes it."""
+    writers = for_orders({**source(principals=[WEB]), **to(methods=["PUT"])}, name="writers", annotations=TRIED)
+    closed = for_orders(to(paths=["/orders/x"]), action="DENY", name="closed", annotations=TRIED)
+    going = for_orders(source(namespaces=["ops"]), name="going", annotations={"gatehouse.dev/mode": "shadow-removed"})
+    asked = view(READERS, writers, closed, going)
+
+    answer = answer_diff({"shadow": True}, asked, asked, now=NOW)
+
+    assert 3 == answer["triedOut"]
+    assert {
+        ("deny->allow", "", "shop/writers"),
+        ("allow->deny", "shop/readers", "shop/closed"),
+        ("allow->deny", "shop/going", ""),
+        ("allow->deny", "shop/going", "shop/closed"),
+        ("deny->allow", "", "shop/writers"),
+    } >= {(one["change"], one["before"]["policy"], one["after"]["policy"]) for one in answer["differences"]}
+    assert {"allow->deny", "deny->allow"} == {one["change"] for one in answer["differences"]}
+    assert [] == answer_diff({}, asked, asked, now=NOW)["differences"]
+    plain = view(READERS)
+    assert (0, []) == tuple(
+        answer_diff({"shadow": True}, plain, plain, now=NOW)[name] for name in ("triedOut", "differences")
+    )
