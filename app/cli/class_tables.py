@@ -40,6 +40,8 @@ def print_differences(answer: dict[str, Any]) -> None:
     differences = answer["differences"]
     if not differences:
         say(f"no request is decided otherwise at {answer['targets']} places")
+    if answer.get("triedOut") == 0:
+        say("no policy of the second set is tried out (gatehouse.dev/mode: shadow or shadow-removed)")
     for one in differences:
         say(f"{one['change']} for {_place(one)}")
         print_facts(
@@ -84,7 +86,8 @@ def _place(place: dict[str, Any]) -> str:
     services = ", ".join(f"{one['namespace']}/{one['name']}" for one in target["services"])
     labels = ",".join(f"{name}={value}" for name, value in target["labels"].items())
     proxy = f"{target['kind']} {target['namespace']}" + (f"/{target['gatewayName']}" if target["gatewayName"] else "")
-    return " ".join(filter(None, (services and f"{services} at", proxy, labels, place["protocol"])))
+    points = f"({', '.join(place['enforcementPoints'])})" if "enforcementPoints" in place else ""
+    return " ".join(filter(None, (services and f"{services} at", proxy, labels, points, place["protocol"])))
 
 
 def _conditions(words: dict[str, str]) -> str:
@@ -98,4 +101,5 @@ def _by(side: dict[str, Any]) -> str:
 def _example(witness: dict[str, Any]) -> str:
     line = " ".join(filter(None, (witness.get("method", "TCP"), witness.get("path", ""))))
     caller = witness.get("source_principal", "").removeprefix("spiffe://")
-    return f"{line} from {caller or 'nobody'}"
+    unknown = "a caller whose identity is unavailable" if "identity_state" in witness else "nobody"
+    return f"{line} from {caller or unknown}"

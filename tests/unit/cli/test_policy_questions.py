@@ -76,6 +76,26 @@ def test_diff_of_files(run, file):
     assert "PUT /orders from cluster.local/ns/shop/sa/web" in other.out
 
 
+TRIED = "metadata:\n  annotations: {gatehouse.dev/mode: shadow}\n"
+
+
+def test_diff_against_what_is_tried_out(run, live, file):
+    """Of files and of the live set; one set is enough then, and exit code 3 says that something would change."""
+    path = Path(file())
+    path.write_text(path.read_text(encoding="utf-8").replace("metadata:\n", TRIED), encoding="utf-8")
+    run("policy", "apply", str(path))
+    offline, online = (run("policy", "diff", side, "--shadow", "-o", "json") for side in (str(path), "live"))
+    both, plain = run("policy", "diff", "live", "live", "--shadow"), run("policy", "diff", "live", "live")
+    nothing = run("policy", "diff", file(name="enforced.yaml"), "--shadow")
+
+    assert (3, 3, 3, 0, 0) == tuple(one.code for one in (offline, online, both, plain, nothing)), (
+        offline.err + online.err
+    )
+    assert json.loads(offline.out)["differences"] == json.loads(online.out)["differences"]
+    assert "allow->deny for shop/orders" in both.out
+    assert "no policy of the second set is tried out" in nothing.out
+
+
 def test_diff_with_the_server(run, live, file):
     """Revisions, the live set, and files as a whole set or as what would be applied."""
     before, after = file(), file("PUT", "after.yaml")
@@ -95,6 +115,10 @@ def test_diff_with_the_server(run, live, file):
     [
         ("diff", "live", "yesterday"),
         ("diff", "1", "2", "--apply"),
+        ("diff", "{file}"),
+        ("diff", "{file}", "--apply", "--shadow"),
+        ("who-can", "--to", "shop/orders", "--label", "app=x", "-f", "{file}"),
+        ("who-can", "--at", "waypoint", "a/b", "--point", "a/b", "-f", "{file}"),
         ("who-can", "GET", "orders", "--to", "shop/orders", "-f", "{file}"),
         ("who-can", "--to", "a/b/c", "-f", "{file}"),
         ("what-can", "web", "-f", "{file}"),
