@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.cli.failures import warn
 from app.cli.text import print_facts, print_table, say
 
 _CALLER = "caller"
@@ -30,9 +31,17 @@ def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
         for place in places:
             say(place)
         print_table(headers, rows)
+    _warn_of_claims([place for place in answer["places"] if "claims" in place])
     if not alike:
         say("no target is known: name one with --to, --at or --point")
     _print_scope(answer)
+
+
+def _warn_of_claims(places: list[dict[str, Any]]) -> None:
+    """Say once why rules that ask for claims match nobody."""
+    if places:
+        where = _place(places[0]) + (f", and at {len(places) - 1} more places" if len(places) > 1 else "")
+        warn(f"at {where}: {places[0]['claims']}")
 
 
 def print_differences(answer: dict[str, Any]) -> None:

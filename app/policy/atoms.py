@@ -15,6 +15,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.limits import PolicyLimits
+from app.policy.asked_user import Believed
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -29,7 +30,7 @@ from app.policy.atom_patterns import (
     Pattern,
     metadata_is_list,
     metadata_name,
-    token_texts,
+    subject_texts,
 )
 from app.policy.field_tests import claim_path
 from app.policy.hardened import Readings, header_readings, host_readings, path_readings
@@ -87,6 +88,7 @@ class Side:
 
     mesh: MeshConfig
     limits: PolicyLimits
+    believed: Believed | None = None  # None: no token is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,8 @@ def readings_of(part: Part, value: Any, side: Side) -> tuple[tuple[Any, ...], ..
     if part == IDENTITY:
         return ((value,),)
     fields: dict[str, Any] = {}
-    put(fields, part, value)
+    if side.believed is not None or part.kind not in ("token", "claim"):
+        put(fields, part, value)
     return ((Request(**fields),),)
 
 
@@ -259,7 +262,7 @@ def _candidates(part: Part, patterns: Sequence[Pattern], sides: Sequence[Side], 
         case "source.ip" | "remote.ip" | "destination.ip":
             yield from _addresses(patterns)
         case "token":
-            yield from _tokens(patterns, limits)
+            yield from _tokens(patterns, sides, limits)
         case "claim":
             yield from _lists(patterns, limits)
         case "metadata":
@@ -342,13 +345,15 @@ def _addresses(patterns: Sequence[Pattern]) -> Iterator[str]:
     yield NO_ADDRESS
 
 
-def _tokens(patterns: Sequence[Pattern], limits: PolicyLimits) -> Iterator[tuple[str | None, str | None] | None]:
-    """No token, and issuer with subject; each may be missing."""
+def _tokens(
+    patterns: Sequence[Pattern], sides: Sequence[Side], limits: PolicyLimits
+) -> Iterator[tuple[str, str | None] | None]:
+    """No token, and each issuer that is believed with every kind of subject, which may be missing."""
     yield None
-    issuers, subjects = token_texts(patterns)
     every: list[str | None] = [None]
-    for issuer in every + _texts([(REST,)], [[one] for one in issuers], limits):
-        for subject in every + _texts([(REST,)], [[one] for one in subjects], limits):
+    subjects = every + _texts([(REST,)], [[one] for one in subject_texts(patterns)], limits)
+    for issuer in dict.fromkeys(issuer for side in sides for issuer in side.believed or ()):
+        for subject in subjects:
             yield issuer, subject
 
 

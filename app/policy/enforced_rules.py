@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
 
-from app.policy.atom_patterns import IDENTITY, NOT_AVAILABLE, Part, Pattern, part_of, patterns_of
+from app.policy.atom_patterns import IDENTITY, NOT_AVAILABLE, TOKEN, Part, Pattern, part_of, patterns_of
 from app.policy.authorization_policy import Action
 from app.policy.decision import Reason
 from app.policy.demands import NO_DEMANDS, Demands
@@ -66,12 +66,22 @@ class EnforcedRule:
 
 
 def enforced_rules(
-    view: PolicyView, target: Target, protocol: str, now: datetime | None, demands: Demands = NO_DEMANDS
+    view: PolicyView,
+    target: Target,
+    protocol: str,
+    now: datetime | None,
+    demands: Demands = NO_DEMANDS,
+    not_believed: frozenset[str] = frozenset(),
 ) -> Iterator[EnforcedRule]:
-    """What decides at the target, in the order in which rules are named."""
+    """What decides at the target, in the order in which rules are named.
+
+    `not_believed` are issuers whose tokens are refused here, and were verified elsewhere.
+    """
     if now is not None:
         yield from _quarantines(view, now)
     yield from _demanded(demands, target)
+    if not_believed:
+        yield _refused_tokens(not_believed)
     place = view.table.attached(target).place(protocol)
     chain = view.chain(target, protocol)
     for policy in chain.policies:
@@ -126,6 +136,12 @@ def _demanded(demands: Demands, target: Target) -> Iterator[EnforcedRule]:
         yield EnforcedRule(Role.BAR, "", "", "", (({IDENTITY: (tests,)},),), Reason.IDENTITY_UNAVAILABLE)
     if demands.lacks_service(target):
         yield EnforcedRule(Role.BAR, "", "", "", (), Reason.TARGET_UNKNOWN)
+
+
+def _refused_tokens(issuers: frozenset[str]) -> EnforcedRule:
+    pattern = Pattern("a token that is not believed", lambda request: (request.claims or {}).get("iss") in issuers)
+    tests = ValueTests(((("issuers", issuers), pattern),), negated=False)
+    return EnforcedRule(Role.BAR, "", "", "", (({TOKEN: (tests,)},),), Reason.TOKEN_INVALID)
 
 
 def _quarantines(view: PolicyView, now: datetime) -> Iterator[EnforcedRule]:

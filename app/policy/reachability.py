@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
+from app.policy.asked_user import NOT_ATTACHED, as_seen, believed_issuers
 from app.policy.atom_patterns import METHOD, PATH, Part
 from app.policy.decision import Decision, Reason
 from app.policy.demands import Demands
@@ -45,7 +46,8 @@ def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], 
         space = _space([view], place, given, now)
         classes = [_reached(view, place, space, one, now) for one in space.classes(_every, ranked=True)]
         classes.sort(key=_order)
-        answers.append({**place.to_json(), "classes": classes})
+        note = {"claims": NOT_ATTACHED} if space.lacks_tokens else {}
+        answers.append({**place.to_json(), **note, "classes": classes})
         _bound(view, answers)
     return {"scope": SCOPE, "places": answers}
 
@@ -67,7 +69,12 @@ def difference(
     looked_at = 0
     for place in places:
         looked_at += 1
-        if _same_demands(place) and _same_policies(views, place.target) and _same_exceptions(views, now):
+        if (
+            _same_demands(place)
+            and _same_issuers(views, place)
+            and _same_policies(views, place.target)
+            and _same_exceptions(views, now)
+        ):
             continue
         space = _space(views, place, given, now)
         wanted = _named_otherwise(views, space) if reasons else _decided_otherwise(views)
@@ -201,7 +208,8 @@ def _decided(
     known = view.values.of(PROVIDER)
     given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
     refusal = quarantine.decision if quarantine is not None else demands.refusal(target, request.principal)
-    decision = refusal or view.grants.at(now).lift(target, request, view.decide(target, request, given))
+    request, bad_token = as_seen(request, believed_issuers(view.authentications, target, request.protocol))
+    decision = refusal or bad_token or view.grants.at(now).lift(target, request, view.decide(target, request, given))
     if decision.allowed is not expected:
         raise AppError(
             ErrorCode.INTERNAL,
@@ -226,6 +234,11 @@ def _verdict(outcome: Outcome) -> str:
 
 def _same_demands(place: Place) -> bool:
     return len(set(place.door.demands)) == 1
+
+
+def _same_issuers(views: tuple[PolicyView, PolicyView], place: Place) -> bool:
+    before, after = (believed_issuers(view.authentications, place.target, place.protocol) for view in views)
+    return before == after
 
 
 def _same_policies(views: tuple[PolicyView, PolicyView], target: Target) -> bool:

@@ -6,12 +6,13 @@ a class to words and to a request that is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
+from app.policy.asked_user import believed_issuers
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -101,10 +102,13 @@ class RequestSpace:
         self._given = dict(given or {})
         self._views = tuple(views)
         self._limits = views[0].table.limits
-        sides = [Side(view.mesh, view.table.limits) for view in views]
+        sides = self._sides = [
+            Side(view.mesh, view.table.limits, believed_issuers(view.authentications, target, protocol))
+            for view in views
+        ]
         rules = [
-            list(enforced_rules(view, target, protocol, now, demanded))
-            for view, demanded in zip(views, demands or [NO_DEMANDS] * len(views), strict=True)
+            list(enforced_rules(view, target, protocol, now, demanded, self._not_believed(side)))
+            for view, side, demanded in zip(views, sides, demands or [NO_DEMANDS] * len(views), strict=True)
         ]
         patterns = _Patterns()
         known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
@@ -120,6 +124,11 @@ class RequestSpace:
         ]
         self._words: dict[int, AtomWords] = {}
         self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
+
+    def _not_believed(self, side: Side) -> frozenset[str]:
+        """Issuers of the other side whose tokens this one refuses."""
+        known = {issuer for one in self._sides for issuer in one.believed or ()}
+        return frozenset() if side.believed is None else frozenset(known.difference(side.believed))
 
     def _given_atoms(
         self, part: Part, rules: Sequence[Sequence[EnforcedRule]], patterns: _Patterns, sides: Sequence[Side]
@@ -143,7 +152,22 @@ class RequestSpace:
         same = len({(view.mesh, view.table.limits) for view in self._views}) == 1 and not ranked
         divider = Divider(self.parts, self._limits, same_rules=same)
         states = [self._state(side, ranked=ranked) for side in range(len(self._views))]
-        return divider.classes(states, wanted)
+        return [one for one in divider.classes(states, wanted) if self._claims_are_possible(one)]
+
+    def _claims_are_possible(self, one: RequestClass) -> bool:
+        """Whether there is a token where the class has claims; parts are divided as if nothing joined them."""
+        token = self._numbers.get(TOKEN)
+        if token is None or token not in one.atoms:
+            return True
+        if any(self.parts[token].atoms[at].value is not None for at in _members(one.atoms[token])):
+            return True
+        return all(_has_no_claim(self.parts[number], block) for number, block in one.atoms.items())
+
+    @property
+    def lacks_tokens(self) -> bool:
+        """Whether rules ask for an end user's token, and none is looked at."""
+        asked = any(atoms.part.kind in ("token", "claim") for atoms in self.parts)
+        return asked and all(side.believed is None for side in self._sides)
 
     def rule(self, side: int, rank: int) -> tuple[str, str]:
         """Policy and rule of a rank; empty for none."""
@@ -171,12 +195,33 @@ class RequestSpace:
         fields: dict[str, Any] = {"protocol": self.protocol}
         if self.protocol != "tcp":
             fields |= {"method": "GET", "path": "/"}
-        for number, atoms in enumerate(self.parts):
-            block = one.atoms.get(number)
-            if block is None and atoms.part not in self._given:
-                continue
-            put(fields, atoms.part, atoms.atoms[_first(atoms, block)].value)
+        values = {
+            atoms.part: atoms.atoms[_first(atoms, one.atoms.get(number))].value
+            for number, atoms in enumerate(self.parts)
+            if number in one.atoms or atoms.part in self._given
+        }
+        if any(value for part, value in values.items() if part.kind == "claim"):
+            values[TOKEN] = self._token(one)
+        for part, value in values.items():
+            put(fields, part, value)
+        self._add_audience(fields.get("claims"), values)
         return Request(**fields)
+
+    def _token(self, one: RequestClass) -> tuple[str, str | None]:
+        """Issuer and subject of a token of a class that has claims."""
+        number = self._numbers.get(TOKEN)
+        if number is None:
+            return next(issuer for side in self._sides for issuer in side.believed or ()), None
+        atoms = self.parts[number]
+        block = one.atoms.get(number, atoms.every)
+        found: Iterator[tuple[str, str | None] | None] = (atoms.atoms[at].value for at in _members(block))
+        return next(filter(None, found))
+
+    def _add_audience(self, claims: Any, values: Mapping[Part, Any]) -> None:
+        """An audience that the issuer's token must have, where the class says nothing about audiences."""
+        if claims and not any(claim_path(part.name) == ("aud",) for part in values if part.kind == "claim"):
+            wanted = [audience for side in self._sides for audience in (side.believed or {}).get(claims["iss"], ())]
+            claims.update({"aud": wanted[:1]} if wanted else {})
 
     def contains(self, one: RequestClass, request: Request) -> bool:
         """Whether a request is in a class; it must be one with plain readings, or with atoms of its own."""
@@ -185,8 +230,7 @@ class RequestSpace:
     def _has(self, number: int, block: int, request: Request) -> bool:
         atoms = self.parts[number]
         value = _value(atoms.part, request)
-        sides = [Side(view.mesh, view.table.limits) for view in self._views]
-        (found,) = atoms_of(atoms.part, atoms.patterns, sides, value, is_given=True).atoms
+        (found,) = atoms_of(atoms.part, atoms.patterns, self._sides, value, is_given=True).atoms
         return any(block >> at & 1 and atom.readings == found.readings for at, atom in enumerate(atoms.atoms))
 
     def _state(self, side: int, *, ranked: bool) -> State:
@@ -223,6 +267,16 @@ def _ranked(rule: EnforcedRule, rank: int, asks: Rule) -> Any:
             return rank, rule.reason, asks
         case _:
             return rank, asks
+
+
+def _members(block: int) -> Iterator[int]:
+    """The numbers of the atoms in a block."""
+    return (at for at in range(block.bit_length()) if block >> at & 1)
+
+
+def _has_no_claim(atoms: Atoms, block: int) -> bool:
+    """Whether a request without a token is among these."""
+    return atoms.part.kind != "claim" or any(not atoms.atoms[at].value for at in _members(block))
 
 
 def _first(atoms: Atoms, block: int | None) -> int:

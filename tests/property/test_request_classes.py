@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app.errors import AppError, ErrorCode
+from app.policy.asked_user import asked_user
 from app.policy.cases import read_request
 from app.policy.decision import Decision, Reason
 from app.policy.divide import RequestClass
@@ -30,6 +31,17 @@ from tests.support.providers import provider
 _SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
+
+def _believed(*issuers: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "users", "namespace": "shop"},
+        "spec": {"jwtRules": [{"issuer": issuer, "jwksUri": "https://keys.example/jwks"} for issuer in issuers]},
+    }
+
+
+_TOKENS = st.sampled_from([[_believed("i", "is", "o")], [_believed("i", "is", "o")], [_believed("i")], []])
 _VALUES: dict[str, list[str]] = {
     "principals": [
         "*",
@@ -145,14 +157,28 @@ def _sets(draw: st.DrawFn) -> list[dict[str, Any]]:
         "metadata": {"name": "q"},
         "spec": {"identity": "spiffe://cluster.local/ns/x/sa/y", "reason": "a leak"},
     }
-    return [*draw(_policies()), *draw(_grants()), *([quarantine] if draw(st.integers(0, 3)) == 0 else [])]
+    return [
+        *draw(_policies()),
+        *draw(_grants()),
+        *draw(_TOKENS),
+        *([quarantine] if draw(st.integers(0, 3)) == 0 else []),
+    ]
+
+
+def _token_is_believed(view: PolicyView, target: Target, request: Request) -> bool:
+    """Any other token is refused before a policy is asked, so that no class speaks of it."""
+    return asked_user(view.authentications, target, request, None).refusal is None
 
 
 def _decision(view: PolicyView, target: Target, request: Request, answers: dict[str, bool]) -> Decision:
-    """What a worker answers: quarantine, policies, grants."""
+    """What a worker answers: quarantine, the end user's token, policies, grants."""
     quarantine = view.quarantines.of_identity(request.principal, NOW)
     if quarantine is not None:
         return quarantine.decision
+    user = asked_user(view.authentications, target, request, None)
+    if user.refusal is not None:
+        return user.refusal
+    request = user.as_decided(request)
     return view.grants.at(NOW).lift(target, request, decide(view.table, target, request, answers))
 
 
@@ -185,9 +211,8 @@ _PLAIN = st.builds(
     sni=st.sampled_from(["", "a.com", "b.com", "z"]),
     claims=st.none()
     | st.fixed_dictionaries(
-        {},
+        {"iss": st.sampled_from(["i", "is", "o"])},
         optional={
-            "iss": st.sampled_from(["i", "is", "o"]),
             "sub": st.sampled_from(["s", "xs", "o", ""]),
             "a": st.sampled_from(["a", "b", "ab", ["a", "b"], ["c"], []]),
             "aud": st.sampled_from(["x", ["y1", "x"], ["z"]]),
@@ -222,6 +247,7 @@ def test_a_request_is_in_one_class_which_says_what_is_decided(
 ) -> None:
     """The classes are a partition, and each is decided as every request in it, with the rule that is named."""
     view = view_of(policies, mesh)
+    assume(_token_is_believed(view, target, request))
     space = RequestSpace([view], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
 
     found = [one for one in _classes(space, lambda _: True, ranked=True) if space.contains(one, request)]
@@ -266,6 +292,7 @@ def test_diff_with_shadow_names_what_the_shadow_verdict_says(
 ) -> None:
     """A request is in a class exactly where a worker would add that the proposed set allows, or denies, it."""
     view = view_of(policies, mesh)
+    assume(_token_is_believed(view, target, request))
     space = RequestSpace([view, view.proposed()], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
 
     found = [one for one in _classes(space, _differ, ranked=False) if space.contains(one, request)]

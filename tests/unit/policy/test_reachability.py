@@ -293,3 +293,55 @@ def test_diff_against_what_is_tried_out() -> None:
     assert (0, []) == tuple(
         answer_diff({"shadow": True}, plain, plain, now=NOW)[name] for name in ("triedOut", "differences")
     )
+
+
+def tokens_of(*rules: dict[str, Any]) -> dict[str, Any]:
+    """A RequestAuthentication of the service orders."""
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "users", "namespace": "shop"},
+        "spec": {
+            "targetRefs": ORDERS,
+            "jwtRules": [{"jwksUri": "https://keys.example/jwks", **rule} for rule in rules],
+        },
+    }
+
+
+STAFF = for_orders({**source(requestPrincipals=["*"]), **when("request.auth.claims[group]", "staff")}, name="staff")
+OF_WEB = {"request": {"source_principal": "shop/web", "protocol": "http"}, "service": "shop/orders"}
+
+
+def test_without_a_request_authentication_nobody_has_a_token() -> None:
+    """As in a worker: what asks for claims matches nobody, and the answer says why."""
+    answer = answer_reach(OF_WEB, view(STAFF), now=NOW)
+
+    assert {("deny", (), "")} == rows(answer)
+    assert "no RequestAuthentication attaches" in answer["places"][0]["claims"]
+    assert "claims" not in answer_reach(OF_WEB, view(READERS), now=NOW)["places"][0]
+
+
+def test_only_tokens_of_issuers_that_are_believed_are_asked_about() -> None:
+    """The request of each class that has claims is one that `explain` decides alike: issuer and audience are believed."""
+    asked = view(STAFF, tokens_of({"issuer": "https://id.example", "audiences": ["orders"]}))
+    target = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "service": "orders"}
+
+    classes = answer_reach(OF_WEB, asked, now=NOW)["places"][0]["classes"]
+
+    assert {"allow", "deny"} == {one["verdict"] for one in classes}
+    for one in classes:
+        told = answer_question({"request": one["witness"], "target": target}, asked, now=NOW)["decision"]
+        assert (one["verdict"], one["reason"]) == ("allow" if told["allowed"] else "deny", told["reason"])
+
+
+def test_an_issuer_that_is_no_longer_believed_is_a_difference() -> None:
+    """Its tokens are refused before any policy; those of the others are decided as before."""
+    rules = [{"issuer": "https://old.example"}, {"issuer": "https://id.example"}]
+    before, after = view(STAFF, tokens_of(*rules)), view(STAFF, tokens_of(*rules[1:]))
+
+    found = answer_diff(OF_WEB, before, after, now=NOW)["differences"]
+
+    assert ["allow->deny"] == [one["change"] for one in found]
+    assert "TOKEN_INVALID" == found[0]["after"]["reason"]
+    assert "https://old.example" == found[0]["witness"]["jwt_claims"]["iss"]
+    assert [] == answer_diff(OF_WEB, before, before, now=NOW)["differences"]
