@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from app.cli.failures import warn
 from app.cli.text import print_facts, print_table, say
 
 _CALLER = "caller"
+_SHOWN = ("port", "host", "sni", "source_ip", "remote_ip", "destination_ip")  # members of a witness, as they are
 
 
 def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
@@ -41,7 +43,7 @@ def _warn_of_claims(places: list[dict[str, Any]]) -> None:
     """Say once why rules that ask for claims match nobody."""
     if places:
         where = _place(places[0]) + (f", and at {len(places) - 1} more places" if len(places) > 1 else "")
-        warn(f"at {where}: {places[0]['claims']}")
+        warn(f"{where}: {places[0]['claims']}")
 
 
 def print_differences(answer: dict[str, Any]) -> None:
@@ -111,4 +113,13 @@ def _example(witness: dict[str, Any]) -> str:
     line = " ".join(filter(None, (witness.get("method", "TCP"), witness.get("path", ""))))
     caller = witness.get("source_principal", "").removeprefix("spiffe://")
     unknown = "a caller whose identity is unavailable" if "identity_state" in witness else "nobody"
-    return f"{line} from {caller or unknown}"
+    return f"{line} from {caller or unknown}{_more(witness)}"
+
+
+def _more(witness: dict[str, Any]) -> str:
+    """What else the example needs to be decided so."""
+    said = [f"{name} {witness[name]}" for name in _SHOWN if name in witness]
+    said += [f"{name}: {', '.join(values)}" for name, values in witness.get("headers", {}).items()]
+    said += [f"{name} {json.dumps(witness[name])}" for name in ("jwt_claims", "dynamic_metadata") if name in witness]
+    said += [f"{name} says {answer}" for name, answer in witness.get("provider_decisions", {}).items()]
+    return f" with {'; '.join(said)}" if said else ""

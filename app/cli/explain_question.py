@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ def from_flags(flags: Flags) -> dict[str, Any]:
     if flags.source and not flags.source.startswith("spiffe://"):
         _two(flags.source, "--from NAMESPACE/ACCOUNT or a SPIFFE ID")
     known = flags.known
-    destination, service, port = _destination(known.to)
+    destination, service, port = _destination(known.to) if known.to else ("", None, 0)
     http = {"method": flags.method or "GET", "path": flags.path or "/"}
     request: dict[str, Any] = {"protocol": "tcp"} if known.tcp else http
     request |= known_members(flags, destination, port)
@@ -80,7 +81,7 @@ def known_members(flags: Flags, destination: str, port: int) -> dict[str, Any]:
     """What the flags say about a request, in the words of a decision case, without method and path."""
     members = {
         "source_principal": flags.source,
-        "source_ip": flags.known.source_ip,
+        "source_ip": _address(flags.known.source_ip, "--source-ip") if flags.known.source_ip else "",
         "host": flags.known.host,
         "port": port if flags.known.port is None else flags.known.port,
         "destination_ip": destination,
@@ -231,13 +232,22 @@ def _target(known: Known, service: tuple[str, str] | None) -> dict[str, Any]:
 def _destination(to: str) -> tuple[str, tuple[str, str] | None, int]:
     """The address, the service and the port that --to names; one of the first two is empty."""
     place, colon, port = to.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()):
-        place, port = to, "0"
-    if int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdigit()) or (":" in place and not place.startswith("[")):
+        place, port = to, "0"  # the last digits of an address of IPv6 are no port
+    if len(port) > 5 or int(port) > 65_535:
         raise UsageError(f"--to: {port} is not a port")
     if "/" in place:
         return "", _two(place, "--to NAMESPACE/SERVICE[:PORT]"), int(port)
-    return place.strip("[]"), None, int(port)
+    return _address(place.removeprefix("[").removesuffix("]"), "--to"), None, int(port)
+
+
+def _address(text: str, option: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        wanted = "NAMESPACE/SERVICE[:PORT] or an IP address" if option == "--to" else "an IP address"
+        raise UsageError(f"{option} takes {wanted}, not {text!r}") from None
+    return text
 
 
 def _two(text: str, form: str) -> tuple[str, str]:

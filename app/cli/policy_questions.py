@@ -151,13 +151,13 @@ def _diff_of_files(question: dict[str, Any], before: str, after: str, *, apply: 
 
 def _side(name: str) -> int | str | None:
     """A revision number or `live`; None for files."""
-    if Path(name).exists() or name == "-":
+    if name and (Path(name).exists() or name == "-"):
         return None
     if name == "live":
         return name
     if name.isascii() and name.isdigit() and len(name) <= 18:
         return int(name)
-    raise UsageError(f"{name} is no file, no revision number, and not `live`")
+    raise UsageError(f"{name or 'an empty name'} is no file, no revision number, and not `live`")
 
 
 def _side_to_json(name: str) -> Any:

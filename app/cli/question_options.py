@@ -22,7 +22,7 @@ At = Annotated[
 ]
 Point = Annotated[str, typer.Option("--point", help="A registered EnforcementPoint, NAMESPACE/NAME.")]
 Labels = Annotated[list[str], typer.Option("--label", help="A label of the workload, NAME=VALUE; repeatable.")]
-Port = Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="The destination port.")]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65_535, help="The destination port.")]
 SourceIp = Annotated[str, typer.Option("--source-ip", help="The address of the caller.")]
 Tcp = Annotated[bool, typer.Option("--tcp", help="A TCP connection instead of an HTTP request.")]
 Revision = Annotated[int | None, typer.Option("--revision", help="Over this revision, not the live set.")]

@@ -12,17 +12,18 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
+from app.identity.spiffe import is_spiffe_id
 from app.policy import reachability
 from app.policy.atom_patterns import DESTINATION_IP, HOST, IDENTITY, METHOD, PATH, PORT, REMOTE_IP, SNI, SOURCE_IP, Part
 from app.policy.case_fields import CaseFields
 from app.policy.cases import read_target
-from app.policy.identity_matchers import SCHEME
 from app.policy.known_targets import known_targets, targets_of_service
+from app.policy.matchers import parse_ip
 from app.policy.mesh import MeshConfig
 from app.policy.paths import cut, normalize
 from app.policy.places import Place, places_at
 from app.policy.policy_view import PolicyView
-from app.policy.question import at_address, doubts_about, full_identity, is_account, read_service
+from app.policy.question import at_address, doubts_about, full_identity, is_account, no_such_point, read_service
 from app.policy.target import ServiceRef, Target
 
 _PLACES = ("target", "enforcementPoint")
@@ -38,6 +39,7 @@ _TEXTS: Mapping[str, Part] = {
 }
 _REQUEST_MEMBERS = ("protocol", "source_principal", "port", "path", "headers", *_TEXTS)
 _PROTOCOLS = ("http", "grpc", "tcp")
+_MAX_SHOWN = 100  # characters of what cannot be read
 _PLACED = {"service", "target"}  # members that name a service, which somebody may have misspelt
 
 
@@ -81,11 +83,11 @@ def _switch(members: Mapping[str, Any], name: str) -> bool:
 
 
 def _caller(caller: str, mesh: MeshConfig) -> str:
-    if is_account(caller):
-        return full_identity(caller, mesh)
-    if caller.startswith(SCHEME) or not caller:
-        return caller
-    raise _invalid("/request/source_principal", "write a SPIFFE ID, or <namespace>/<service account>")
+    identity = full_identity(caller, mesh) if is_account(caller) else caller
+    if not identity or is_spiffe_id(identity):
+        return identity
+    message = f"{caller[:_MAX_SHOWN]!r} is no single caller: write a SPIFFE ID, or <namespace>/<service account>"
+    raise _invalid("/request/source_principal", message)
 
 
 def _members(question: Any, known: frozenset[str]) -> Mapping[str, Any]:
@@ -104,6 +106,10 @@ def _known(raw: Any, mesh: MeshConfig) -> tuple[str, dict[Part, Any]]:
     fields = CaseFields(raw or {}, "request", _REQUEST_MEMBERS)
     protocol = fields.choice("protocol", _PROTOCOLS, "http") if fields.has("protocol") else ""
     given: dict[Part, Any] = {part: fields.text(member) for member, part in _TEXTS.items() if fields.has(member)}
+    for member in ("source_ip", "remote_ip", "destination_ip"):
+        value = given.get(_TEXTS[member])
+        if value and parse_ip(value) is None:
+            raise _invalid(f"/request/{member}", f"{value[:_MAX_SHOWN]!r} is no IP address")
     if fields.has("source_principal"):
         given[IDENTITY] = _caller(fields.text("source_principal"), mesh)
     if fields.has("port"):
@@ -153,12 +159,12 @@ def _behind(name: Any, views: tuple[PolicyView, ...], services: tuple[ServiceRef
     points = [view.point(name) for view in views] if isinstance(name, str) else []
     known = [point for point in reversed(points) if point is not None]
     if not known:
-        raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
+        raise no_such_point(name)
     for point in known:
         target = point.target(services)
         if target is not None:
             return target
-    raise _invalid("/service", "this enforcement point is asked about services only: name one")
+    raise _invalid("/service", "this enforcement point requires a known service: name one (--to NAMESPACE/SERVICE)")
 
 
 def _invalid(pointer: str, message: str) -> AppError:

@@ -34,9 +34,12 @@ class Place:
 def places_at(
     views: Sequence[PolicyView], targets: Iterable[Target], protocol: str = "", point: str = ""
 ) -> Iterator[Place]:
-    """The targets with the protocol, or with each that they know, by each door or by that of `point` alone."""
+    """The targets with the protocol, or with each that they know, by each door or by that of `point` alone.
+
+    ztunnel knows connections only: there it is TCP whatever is asked.
+    """
     doors = Doors(views)
     for target in targets:
         for door in doors.of(target, point):
-            for one in [protocol] if protocol else ["tcp"] if target.kind is PointKind.ZTUNNEL else ["http", "tcp"]:
+            for one in ["tcp"] if target.kind is PointKind.ZTUNNEL else [protocol] if protocol else ["http", "tcp"]:
                 yield Place(target, one, door)

@@ -33,6 +33,7 @@ from app.policy.target import PointKind, ServiceRef, Target
 _PLACES = ("target", "workload", "enforcementPoint")
 _MEMBERS = {"request", "service", *_PLACES}
 _KEY_PARTS = 2
+_MAX_SHOWN = 100  # characters of a name that nobody knows
 
 
 def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[str, Any]:
@@ -135,9 +136,16 @@ def _target(
     name = question["enforcementPoint"]
     point = view.point(name) if isinstance(name, str) else None
     if point is None:
-        raise AppError(ErrorCode.NOT_FOUND, "there is no such enforcement point: it reads <namespace>/<name>")
+        raise no_such_point(name)
     found = view.services.at_address(request.destination_ip, request.port) if service is None else (service,)
     return point.target(found), (demands_of(point),)
+
+
+def no_such_point(name: Any) -> AppError:
+    """The error for an enforcement point that no document registers."""
+    shown = repr(name)[:_MAX_SHOWN]
+    message = f"there is no such enforcement point, {shown}: write <namespace>/<name> of an EnforcementPoint document"
+    return AppError(ErrorCode.NOT_FOUND, message)
 
 
 def read_service(name: Any) -> ServiceRef:

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.policy.asked_user import NOT_ATTACHED, as_seen, believed_issuers
-from app.policy.atom_patterns import METHOD, PATH, Part
+from app.policy.atom_patterns import HOST, METHOD, PATH, Part
 from app.policy.decision import Decision, Reason
 from app.policy.demands import Demands
 from app.policy.divide import Leaf, RequestClass
@@ -25,7 +25,7 @@ from app.policy.policy_view import PolicyView
 from app.policy.provider import provider_key
 from app.policy.request import Request, Unavailable
 from app.policy.request_space import RequestSpace
-from app.policy.target import PointKind, Target
+from app.policy.target import Target
 from app.policy.walk_state import Outcome
 
 SCOPE = (
@@ -135,9 +135,10 @@ def _by(space: RequestSpace, side: int, outcome: Outcome) -> tuple[str, tuple[st
 
 
 def _given(place: Place, given: Mapping[Part, Any]) -> dict[Part, Any]:
-    """What is given, without what a TCP connection or ztunnel does not know."""
-    http = place.protocol != "tcp" and place.target.kind is not PointKind.ZTUNNEL
-    return {part: value for part, value in given.items() if http or part not in (METHOD, PATH)}
+    """What is given, without what a TCP connection does not know."""
+    if place.protocol != "tcp":
+        return dict(given)
+    return {part: value for part, value in given.items() if part not in (METHOD, PATH, HOST) and part.kind != "header"}
 
 
 def _reached(view: PolicyView, place: Place, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:

@@ -120,7 +120,13 @@ def test_diff_with_the_server(run, live, file):
         ("who-can", "--to", "shop/orders", "--label", "app=x", "-f", "{file}"),
         ("who-can", "--at", "waypoint", "a/b", "--point", "a/b", "-f", "{file}"),
         ("who-can", "GET", "orders", "--to", "shop/orders", "-f", "{file}"),
+        ("diff", "", "{file}"),
         ("who-can", "--to", "a/b/c", "-f", "{file}"),
+        ("who-can", "--to", "orders", "-f", "{file}"),
+        ("who-can", "--to", "shop/orders:123456", "-f", "{file}"),
+        ("who-can", "--to", "shop/orders", "--source-ip", "here", "-f", "{file}"),
+        ("what-can", "shop/*", "-f", "{file}"),
+        ("what-can", "spiffe://", "-f", "{file}"),
         ("what-can", "web", "-f", "{file}"),
         ("explain", "--from", "web", "--to", "shop/orders", "-f", "{file}"),
         ("explain", "--request", "{file}", "--from", "shop/web"),
@@ -136,6 +142,37 @@ def test_arguments_that_cannot_be_read_are_refused(run, file, arguments):
     result = run("policy", *(argument.format(file=path) for argument in arguments))
 
     assert (2, True) == (result.code, result.err.startswith("error: "))
+
+
+def test_an_address_of_ipv6_is_taken_with_a_port_and_without(run, file):
+    """Its last digits are no port unless it stands in brackets."""
+    flags = ("policy", "who-can", "--at", "sidecar", "shop/x", "-f", file("GET"), "-o", "json")
+    answers = [json.loads(run(*flags, "--to", to).out) for to in ("2001:db8::1", "[2001:db8::1]:80")]
+
+    asked = [answer["places"][0]["classes"][0]["witness"] for answer in answers]
+    assert [("2001:db8::1", None), ("2001:db8::1", 80)] == [(one["destination_ip"], one.get("port")) for one in asked]
+
+
+def test_the_example_of_a_difference_says_all_that_it_needs(run, tmp_path):
+    """A request that differs by its port and a header is not shown without them."""
+    operation = {"to": [{"operation": {"ports": ["8080"]}}], "when": [{"key": "request.headers[x-a]", "values": ["b"]}]}
+    for name, action in (("before", "ALLOW"), ("after", "DENY")):
+        metadata = {"name": "p", "namespace": "shop"}
+        spec = {"action": action, "rules": [operation]}
+        document = {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": metadata,
+            "spec": spec,
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+
+    result = run(
+        "policy", "diff", str(tmp_path / "before.json"), str(tmp_path / "after.json"), "--at", "sidecar", "shop/x"
+    )
+
+    assert 3 == result.code, result.err
+    assert "GET / from nobody with port 8080; x-a: b" in result.out
 
 
 def test_explain_takes_a_caller_in_short_and_a_connection(run, file):

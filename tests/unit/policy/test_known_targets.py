@@ -73,7 +73,7 @@ def test_a_waypoint_that_requires_a_service_is_not_asked_without_one() -> None:
     )
 
     assert [["orders"]] == [[one["name"] for one in place["target"]["services"]] for place in everywhere["places"]]
-    assert ["IDENTITY_UNAVAILABLE", "TARGET_UNKNOWN"] == [
+    assert ["TARGET_UNKNOWN", "IDENTITY_UNAVAILABLE"] == [
         one["reason"] for place in asked["places"] for one in place["classes"]
     ]
 
