@@ -9,6 +9,7 @@ from app.cli.failures import warn
 from app.cli.text import print_facts, print_table, say
 
 _CALLER = "caller"
+_MAX_VALUES = 8  # of one condition in a table
 _SHOWN = ("port", "host", "sni", "source_ip", "remote_ip", "destination_ip")  # members of a witness, as they are
 
 
@@ -20,8 +21,8 @@ def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
         rows: list[tuple[str, ...]] = [
             (
                 _verdict(one),
-                *(() if of_one_caller else (one["words"].get(_CALLER, "any"),)),
-                _conditions(one["words"]),
+                *(() if of_one_caller else (_values(one["when"].get(_CALLER)),)),
+                _conditions(one["when"]),
                 _by(one),
             )
             for one in place["classes"]
@@ -57,8 +58,8 @@ def print_differences(answer: dict[str, Any]) -> None:
         say(f"{one['change']} for {_place(one)}")
         print_facts(
             {
-                "  caller": one["words"].get(_CALLER, "any"),
-                "  requests": _conditions(one["words"]),
+                "  caller": _values(one["when"].get(_CALLER)),
+                "  requests": _conditions(one["when"]),
                 "  before": _by(one["before"]),
                 "  after": _by(one["after"]),
                 "  for example": _example(one["witness"]),
@@ -101,8 +102,18 @@ def _place(place: dict[str, Any]) -> str:
     return " ".join(filter(None, (services and f"{services} at", proxy, labels, points, place["protocol"])))
 
 
-def _conditions(words: dict[str, str]) -> str:
-    return "; ".join(f"{name} {text}" for name, text in words.items() if name != _CALLER) or "any"
+def _conditions(when: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {_values(found)}" for name, found in when.items() if name != _CALLER) or "any"
+
+
+def _values(found: dict[str, list[str]] | None) -> str:
+    """A condition in one line that people can read; programs get every value."""
+    if not found:
+        return "any"
+    ((how, values),) = found.items()
+    left = len(values) - _MAX_VALUES
+    said = ", ".join(values) if left <= 1 else f"{', '.join(values[:_MAX_VALUES])} and {left} more"
+    return f"any but {said}" if how == "anyBut" else said
 
 
 def _by(side: dict[str, Any]) -> str:

@@ -138,9 +138,15 @@ class Atoms:
 
 
 def atoms_of(
-    part: Part, patterns: Sequence[Pattern], sides: Sequence[Side], given: Any = None, *, is_given: bool = False
+    part: Part,
+    patterns: Sequence[Pattern],
+    sides: Sequence[Side],
+    given: Any = None,
+    *,
+    is_given: bool = False,
+    possible: Iterable[Any] = (),
 ) -> Atoms:
-    """The atoms of a part under these patterns; with a given value, that value alone.
+    """The atoms of a part under these patterns; with a given value that value alone, else of `possible` ones if any.
 
     Raises:
         AppError: `TOO_LARGE` when there are more than the bounds allow; `INVALID` for a given value that is refused
@@ -153,7 +159,7 @@ def atoms_of(
         return Atoms(part, tuple(patterns), (atom,))
     limits = sides[0].limits
     found: dict[tuple[tuple[int, ...], ...], Atom] = {}
-    for value in _candidates(part, patterns, sides, limits):
+    for value in possible or _candidates(part, patterns, sides, limits):
         atom = _atom(part, value, patterns, sides)
         if atom is not None:
             found.setdefault(atom.readings, atom)

@@ -119,11 +119,23 @@ class RequestSpace:
             patterns.bits(part, present(part))
         _refuse_twins(patterns.found, hardened=any(view.mesh.hardened for view in views))
         self.parts = [
-            atoms_of(part, patterns.found[part], sides, self._given.get(part), is_given=part in self._given)
+            atoms_of(
+                part,
+                patterns.found[part],
+                sides,
+                self._given.get(part),
+                is_given=part in self._given,
+                possible=self._ports() if part == PORT else (),
+            )
             for part in sorted(patterns.found, key=self._rank)
         ]
         self._words: dict[int, AtomWords] = {}
         self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
+
+    def _ports(self) -> Sequence[int]:
+        """The ports at which the target is reached; none where they are not known, so that it may be any."""
+        ports = [{port for view in self._views for port in view.services.ports(one)} for one in self.target.services]
+        return sorted(set().union(*ports)) if all(ports) else ()
 
     def _not_believed(self, side: Side) -> frozenset[str]:
         """Issuers of the other side whose tokens this one refuses."""
@@ -195,10 +207,11 @@ class RequestSpace:
         fields: dict[str, Any] = {"protocol": self.protocol}
         if self.protocol != "tcp":
             fields |= {"method": "GET", "path": "/"}
+        said = {*self._given, *([PORT] if self._ports() else ())}  # what any request has, also where it does not matter
         values = {
             atoms.part: atoms.atoms[_first(atoms, one.atoms.get(number))].value
             for number, atoms in enumerate(self.parts)
-            if number in one.atoms or atoms.part in self._given
+            if number in one.atoms or atoms.part in said
         }
         if any(value for part, value in values.items() if part.kind == "claim"):
             values[TOKEN] = self._token(one)

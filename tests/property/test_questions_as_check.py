@@ -47,6 +47,8 @@ _RULES = st.sampled_from(
         source(notPrincipals=["cluster.local/ns/shop/sa/frontend"]),
         source(notNamespaces=["shop"]),
         to(methods=["GET"]),
+        to(ports=["8080"]),
+        to(notPorts=["8080"]),
         {**source(notPrincipals=["*"]), **to(paths=["/orders"])},
     ]
 )
@@ -87,7 +89,8 @@ _CALLERS = st.sampled_from(
 _REQUESTS = st.fixed_dictionaries(
     {"method": st.sampled_from(["GET", "PUT"]), "path": st.sampled_from(["/orders", "/"])}
 )
-_DESTINATIONS = st.sampled_from([ORDERS_IP, ORDERS_IP, _ELSEWHERE])
+# A service is reached at its ports only: at another one nobody knows it.
+_DESTINATIONS = st.sampled_from([(ORDERS_IP, 8080), (ORDERS_IP, 8080), (ORDERS_IP, 9090), (_ELSEWHERE, 8080)])
 
 
 def _worker(documents: list[dict[str, Any]]) -> Worker:
@@ -105,13 +108,16 @@ def _view(documents: list[dict[str, Any]]) -> PolicyView:
     return PolicyView.empty(LIMITS).changed(values, SERVICES, LIMITS)
 
 
-def _target(address: str) -> Target:
-    return waypoint("shop", "waypoint", (ServiceRef("shop", "orders"),) if address == ORDERS_IP else ())
+def _target(destination: tuple[str, int]) -> Target:
+    return waypoint("shop", "waypoint", (ServiceRef("shop", "orders"),) if destination == (ORDERS_IP, 8080) else ())
 
 
-def _check(serving: Worker, listener: str, headers: Any, address: str, fields: dict[str, str]) -> Decision:
+def _check(
+    serving: Worker, listener: str, headers: Any, destination: tuple[str, int], fields: dict[str, str]
+) -> Decision:
+    address, port = destination
     peer = Peer(listener, Transport.LOCAL)
-    return serving.check(peer, headers=headers, destination_ip=address, **fields).decision
+    return serving.check(peer, headers=headers, destination_ip=address, destination_port=port, **fields).decision
 
 
 def _registered(documents: list[dict[str, Any]]) -> list[str]:
@@ -121,20 +127,24 @@ def _registered(documents: list[dict[str, Any]]) -> list[str]:
 @given(_sets(), st.sampled_from(_LISTENERS), _CALLERS, _DESTINATIONS, _REQUESTS)
 @_SETTINGS
 def test_each_request_is_in_one_class_which_is_decided_as_check_does(
-    documents: list[dict[str, Any]], listener: str, caller: tuple[Any, str], address: str, fields: dict[str, str]
+    documents: list[dict[str, Any]],
+    listener: str,
+    caller: tuple[Any, str],
+    destination: tuple[str, int],
+    fields: dict[str, str],
 ) -> None:
     """Through the whole of Check: caller, quarantine, demands of the calling proxy, target, policies, grants."""
     if listener not in _registered(documents):
         documents = [*documents, point(listener, caller={"listener": listener})]
     headers, principal = caller
-    view, target = _view(documents), _target(address)
+    view, target = _view(documents), _target(destination)
     (place,) = (one for one in places_at([view], [target], "http") if f"shop/{listener}" in one.door.points)
     space = RequestSpace([view], target, "http", now=NOW, demands=place.door.demands)
-    request = Request(principal=principal, port=8080, destination_ip=address, **fields)
+    request = Request(principal=principal, destination_ip=destination[0], port=destination[1], **fields)
 
     found = [one for one in space.classes(lambda _: True, ranked=True) if space.contains(one, request)]
 
-    decision = _check(_worker(documents), listener, headers, address, fields)
+    decision = _check(_worker(documents), listener, headers, destination, fields)
     assert 1 == len(found)
     (outcome,) = found[0].outcomes
     assert decision.allowed == outcome.allowed
@@ -152,23 +162,25 @@ def test_diff_names_each_request_that_check_decides_otherwise(
     after: list[dict[str, Any]],
     listener: str,
     caller: tuple[Any, str],
-    address: str,
+    destination: tuple[str, int],
     fields: dict[str, str],
 ) -> None:
     """Also where only the demands of a proxy changed, or the proxy is registered in one of the sets alone."""
     headers, principal = caller
-    views, target = (_view(before), _view(after)), _target(address)
+    views, target = (_view(before), _view(after)), _target(destination)
     registered = [listener in _registered(documents) for documents in (before, after)]
-    if not any(registered) or (principal is not UNAVAILABLE and address == ORDERS_IP and not all(registered)):
+    if not any(registered) or (principal is not UNAVAILABLE and target.services and not all(registered)):
         return  # who calls without being registered is not believed; that is no question about policies
     (place,) = (one for one in places_at(views, [target], "http") if f"shop/{listener}" in one.door.points)
     space = RequestSpace(views, target, "http", now=NOW, demands=place.door.demands)
-    request = Request(principal=principal, port=8080, destination_ip=address, **fields)
+    request = Request(principal=principal, destination_ip=destination[0], port=destination[1], **fields)
 
     classes = space.classes(lambda leaf: leaf[0].allowed is not leaf[1].allowed, ranked=False)
     found = [one for one in classes if space.contains(one, request)]
 
-    decided = [_check(_worker(documents), listener, headers, address, fields).allowed for documents in (before, after)]
+    decided = [
+        _check(_worker(documents), listener, headers, destination, fields).allowed for documents in (before, after)
+    ]
     assert int(decided[0] is not decided[1]) == len(found)
 
 

@@ -153,6 +153,19 @@ def test_an_address_of_ipv6_is_taken_with_a_port_and_without(run, file):
     assert [("2001:db8::1", None), ("2001:db8::1", 80)] == [(one["destination_ip"], one.get("port")) for one in asked]
 
 
+def test_a_table_names_the_first_of_many_values(run, file):
+    """A column as wide as three hundred callers is for programs, which get them all."""
+    path = Path(file())
+    callers = ", ".join(f"cluster.local/ns/shop/sa/web{number:02}" for number in range(20))
+    path.write_text(path.read_text(encoding="utf-8").replace("cluster.local/ns/shop/sa/web", callers), encoding="utf-8")
+    question = ("policy", "who-can", "GET", "/orders", "--to", "shop/orders", "-f", str(path))
+    table, whole = run(*question), json.loads(run(*question, "-o", "json").out)
+
+    assert "deny      any but cluster.local/ns/shop/sa/web00, " in table.out
+    assert "sa/web07 and 12 more   any        NO_RULE_MATCHED" in table.out
+    assert 20 == len(whole["places"][0]["classes"][0]["when"]["caller"]["of"])
+
+
 def test_the_example_of_a_difference_says_all_that_it_needs(run, tmp_path):
     """A request that differs by its port and a header is not shown without them."""
     operation = {"to": [{"operation": {"ports": ["8080"]}}], "when": [{"key": "request.headers[x-a]", "values": ["b"]}]}

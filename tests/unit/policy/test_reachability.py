@@ -347,3 +347,13 @@ def test_an_issuer_that_is_no_longer_believed_is_a_difference() -> None:
     assert "TOKEN_INVALID" == found[0]["after"]["reason"]
     assert "https://old.example" == found[0]["witness"]["jwt_claims"]["iss"]
     assert [] == answer_diff(OF_WEB, before, before, now=NOW)["differences"]
+
+
+def test_a_service_is_reached_at_its_ports_only() -> None:
+    """Where the inventory knows them; what goes to another port of its address does not go to the service."""
+    rules = view(for_orders(to(ports=["8080"]), name="open"), for_orders(to(ports=["9090"]), name="other"))
+    service = {"registry": "Kubernetes", "namespace": "shop", "name": "orders", "addresses": ["10.0.0.1"], "hosts": []}
+    known = rules.changed({}, {"Kubernetes/shop/orders": {**service, "ports": [8080]}}, LIMITS)
+
+    assert {("allow", (), "shop/open")} == rows(answer_reach(OF_WEB, known, now=NOW))
+    assert 3 == len(rows(answer_reach(OF_WEB, rules, now=NOW)))
