@@ -16,14 +16,21 @@ from app.identity.spiffe import is_spiffe_id
 from app.policy import reachability
 from app.policy.atom_patterns import DESTINATION_IP, HOST, IDENTITY, METHOD, PATH, PORT, REMOTE_IP, SNI, SOURCE_IP, Part
 from app.policy.case_fields import CaseFields
-from app.policy.cases import read_target
 from app.policy.known_targets import known_targets, targets_of_service
 from app.policy.matchers import parse_ip
 from app.policy.mesh import MeshConfig
 from app.policy.paths import cut, normalize
 from app.policy.places import Place, places_at
 from app.policy.policy_view import PolicyView
-from app.policy.question import at_address, doubts_about, full_identity, is_account, no_such_point, read_service
+from app.policy.question import (
+    asked_target,
+    at_address,
+    doubts_about,
+    full_identity,
+    is_account,
+    no_such_point,
+    read_service,
+)
 from app.policy.target import ServiceRef, Target
 
 _PLACES = ("target", "enforcementPoint")
@@ -143,7 +150,7 @@ def _places(
         targets = [_behind(name, views, (service,) if service else views[-1].services.at_address(address, port))]
         return list(places_at(views, targets, protocol, name))
     if "target" in members:
-        target = at_address(read_target(members["target"]), address, port, views[-1])
+        target = at_address(asked_target(members["target"]), address, port, views[-1])
         return list(places_at(views, [target], protocol))
     if service is not None:
         return list(places_at(views, targets_of_service(views, (service,)), protocol))

@@ -1,9 +1,10 @@
 """The question behind `explain`: one request at one enforcement point, in the words of a decision case.
 
 `{"request": {...}, "target": {...}}` names the proxy and what stands behind it (a case's `workload`, which is also
-understood); `{"request": {...}, "enforcementPoint": "<namespace>/<name>"}` takes a registered proxy, and finds the
-services behind it by the request's destination, as a decision worker does, or takes `service`, `<namespace>/<name>`.
-What registered proxies demand of a request before any policy (an identity, a known service) is demanded here, too.
+understood, or the `target` of an answer); `{"request": {...}, "enforcementPoint": "<namespace>/<name>"}` takes a
+registered proxy, and finds the services behind it by the request's destination, as a decision worker does, or takes
+`service`, `<namespace>/<name>`. What registered proxies demand of a request before any policy (an identity, a known
+service) is demanded here, too.
 
 `provider_decisions` in the request are the answers of CUSTOM providers, for nobody is asked here.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.policy.asked_user import asked_user
+from app.policy.case_fields import CaseFields
 from app.policy.cases import read_answers, read_request, read_target
 from app.policy.decision import Decision, Reason
 from app.policy.demands import Demands, Doors, demands_of
@@ -131,7 +133,7 @@ def _target(
         raise _invalid("/service", "a target names its service itself; this goes with `enforcementPoint`")
     for member in ("target", "workload"):
         if member in question:
-            target = at_address(read_target(question[member]), request.destination_ip, request.port, view)
+            target = at_address(asked_target(question[member]), request.destination_ip, request.port, view)
             return target, tuple(door.demands[0] for door in Doors((view,)).of(target))
     name = question["enforcementPoint"]
     point = view.point(name) if isinstance(name, str) else None
@@ -158,6 +160,23 @@ def read_service(name: Any) -> ServiceRef:
     if len(parts) != _KEY_PARTS or not all(parts):
         raise _invalid("/service", "a service is written <namespace>/<name>")
     return ServiceRef(parts[0], parts[1])
+
+
+def asked_target(raw: Any) -> Target:
+    """A target in the words of a case, or as an answer shows it.
+
+    Raises:
+        AppError: `INVALID` when it is neither.
+    """
+    if not isinstance(raw, Mapping) or "services" not in raw:
+        return read_target(raw)
+    shown = (CaseFields(one, "target.services") for one in CaseFields(raw, "target").items("services"))
+    services = tuple(
+        ServiceRef(one.text("namespace"), one.text("name"), one.text("registry") or "Kubernetes") for one in shown
+    )
+    words = {"gatewayName": "gateway_name", "gatewayClass": "gateway_class"}
+    case = {words.get(name, name): value for name, value in raw.items() if name != "services"}
+    return replace(read_target(case), services=services)
 
 
 def at_address(target: Target, address: str, port: int, view: PolicyView) -> Target:

@@ -207,7 +207,9 @@ def _decided(
     expected = outcome.allowed and all(answers[name] for name in outcome.providers)
     quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
     known = view.values.of(PROVIDER)
-    given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
+    # Who is denied whatever providers say is not told that one of them gave no answer.
+    asked = view.chain(target, request.protocol).providers.values()
+    given = {name: answers.get(name, True) for name in asked if provider_key(name) in known}
     refusal = quarantine.decision if quarantine is not None else demands.refusal(target, request.principal)
     request, bad_token = as_seen(request, believed_issuers(view.authentications, target, request.protocol))
     decision = refusal or bad_token or view.grants.at(now).lift(target, request, view.decide(target, request, given))

@@ -19,7 +19,7 @@ from app.policy.known_targets import known_targets
 from app.policy.places import places_at
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
-from app.policy.reachability import difference, request_to_json
+from app.policy.reachability import difference, reach, request_to_json
 from app.policy.request import Request
 from app.policy.request_space import RequestSpace
 from app.policy.shadow import Outlook, decide_shadow
@@ -429,3 +429,26 @@ def test_a_place_is_asked_in_each_protocol_that_it_knows() -> None:
     ztunnel = Target(PointKind.ZTUNNEL, "shop")
     places = places_at([PolicyView.empty(LIMITS)], [SIDECAR, ztunnel])
     assert [(SIDECAR, "http"), (SIDECAR, "tcp"), (ztunnel, "tcp")] == [(one.target, one.protocol) for one in places]
+
+
+@given(_sets(), _MESHES, st.sampled_from(["http", "tcp"]))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_explain_decides_the_request_of_each_class_as_the_class_says(
+    documents: list[dict[str, Any]], mesh: dict[str, Any], protocol: str
+) -> None:
+    """Also with claims, headers and addresses in it: people ask why, and must not be told something else."""
+    view = view_of(documents, mesh)
+    try:
+        (place,) = reach(view, places_at([view], [SIDECAR], protocol), {}, NOW)["places"]
+    except AppError as error:
+        assume(error.code is not ErrorCode.TOO_LARGE)
+        raise
+
+    for one in place["classes"][:20]:
+        asked = {**one["witness"], "provider_decisions": dict.fromkeys("pq", "allow")}
+        told = answer_question({"request": asked, "target": place["target"]}, view, now=NOW)
+        assert (one["verdict"] != "deny") == told["decision"]["allowed"]
+        if one["verdict"] != "allow" or one["reason"] != "GRANT":
+            assert (one["reason"], one["policy"], one["rule"]) == tuple(
+                told["decision"][name] for name in ("reason", "policy", "rule")
+            )

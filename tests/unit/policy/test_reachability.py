@@ -119,7 +119,7 @@ def test_a_witness_whose_identity_is_unavailable_is_explained_so() -> None:
     """The words of the witness are those of a question to `explain`."""
     answer = answer_reach({"request": {}, "service": "shop/orders"}, view(for_orders({})), now=NOW)
     (denied,) = (one for one in answer["places"][0]["classes"] if one["verdict"] == "deny")
-    target = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "service": "orders"}
+    target = answer["places"][0]["target"]
 
     told = answer_question({"request": denied["witness"], "target": target}, view(for_orders({})), now=NOW)
 
@@ -151,6 +151,17 @@ def test_a_provider_makes_a_class_conditional() -> None:
     assert [("allow", [], "any but /admin*"), ("conditional", ["opa"], "/admin*")] == [
         (one["verdict"], one["providers"], one["words"]["path"]) for one in found
     ]
+
+
+def test_what_is_denied_whatever_a_provider_says_is_not_put_down_to_it() -> None:
+    """The reason is the one that stays when the provider allows."""
+    custom = for_orders({}, action="CUSTOM", name="ask", provider={"name": "opa"})
+
+    answer = answer_reach(OF_WEB, view(READERS, custom, provider("opa")), now=NOW)
+
+    assert {("conditional", "ALLOW_RULE"), ("deny", "NO_RULE_MATCHED")} == {
+        (one["verdict"], one["reason"]) for one in answer["places"][0]["classes"]
+    }
 
 
 def test_a_quarantine_is_denied_before_any_policy() -> None:
@@ -326,13 +337,12 @@ def test_without_a_request_authentication_nobody_has_a_token() -> None:
 def test_only_tokens_of_issuers_that_are_believed_are_asked_about() -> None:
     """The request of each class that has claims is one that `explain` decides alike: issuer and audience are believed."""
     asked = view(STAFF, tokens_of({"issuer": "https://id.example", "audiences": ["orders"]}))
-    target = {"kind": "waypoint", "namespace": "shop", "gateway_name": "waypoint", "service": "orders"}
 
-    classes = answer_reach(OF_WEB, asked, now=NOW)["places"][0]["classes"]
+    (place,) = answer_reach(OF_WEB, asked, now=NOW)["places"]
 
-    assert {"allow", "deny"} == {one["verdict"] for one in classes}
-    for one in classes:
-        told = answer_question({"request": one["witness"], "target": target}, asked, now=NOW)["decision"]
+    assert {"allow", "deny"} == {one["verdict"] for one in place["classes"]}
+    for one in place["classes"]:
+        told = answer_question({"request": one["witness"], "target": place["target"]}, asked, now=NOW)["decision"]
         assert (one["verdict"], one["reason"]) == ("allow" if told["allowed"] else "deny", told["reason"])
 
 
