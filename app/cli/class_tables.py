@@ -50,6 +50,8 @@ def _warn_of_claims(places: list[dict[str, Any]]) -> None:
 def print_differences(answer: dict[str, Any]) -> None:
     """Each class with a request of it."""
     differences = answer["differences"]
+    if "claims" in answer:
+        warn(answer["claims"])
     if not differences:
         say(f"no request is decided otherwise at {answer['targets']} places")
     if answer.get("triedOut") == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.decision import Decision, Reason
@@ -14,6 +15,10 @@ from app.policy.request_authentication import JwtRule
 from app.policy.target import Target
 
 NOT_ATTACHED = "no RequestAuthentication attaches to the target, so a request has no claims"
+NONE_AT_ALL = (
+    "the documents have no RequestAuthentication, so claims are taken as given; a worker sees none until one of them "
+    "says whose tokens are believed"
+)
 _OTHER_ISSUER = "no RequestAuthentication of the target believes a token with this iss and aud"
 _NOT_BELIEVED = Decision(False, Reason.TOKEN_INVALID, hint=_OTHER_ISSUER)
 
@@ -45,7 +50,9 @@ def asks_for_claims(field: str) -> bool:
     return field in ("requestPrincipals", "notRequestPrincipals") or field.startswith("request.auth.")
 
 
-Believed = Mapping[str, tuple[str, ...]]  # issuers whose tokens are believed, each with the audiences that it wants
+# Issuers whose tokens are believed, each with the audiences that it wants; empty: nobody said whose, so anybody's.
+Believed = Mapping[str, tuple[str, ...]]
+ANYBODYS: Believed = MappingProxyType({})
 
 
 def believed_issuers(index: AuthenticationIndex | None, target: Target, protocol: str) -> Believed | None:
@@ -58,7 +65,7 @@ def as_seen(request: Request, believed: Believed | None) -> tuple[Request, Decis
     """The request with the claims that rules see, and the denial of a token that is not believed."""
     if request.claims is None or believed is None:
         return (request if request.claims is None else replace(request, claims=None)), None
-    return request, None if request.claims.get("iss") in believed else _NOT_BELIEVED
+    return request, None if not believed or request.claims.get("iss") in believed else _NOT_BELIEVED
 
 
 def asked_user(

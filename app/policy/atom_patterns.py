@@ -203,15 +203,17 @@ def _has_token(request: Request) -> bool:
     return request.claims is not None
 
 
-def subject_texts(patterns: Sequence[Pattern]) -> list[Tokens]:
-    """What patterns on issuer and subject stand for, as texts of the subject."""
+def token_texts(patterns: Sequence[Pattern]) -> tuple[list[Tokens], list[Tokens]]:
+    """What patterns on issuer and subject stand for, as texts of the issuer and of the subject."""
+    issuers: list[Tokens] = [PRESENT]
     subjects: list[Tokens] = [PRESENT]
     for pattern in patterns:
         value = pattern.written
-        _, slash, subject = value.rpartition("/")
+        issuer, slash, subject = value.rpartition("/")
         # As a claim of its own a value is a string form; as a request principal it is split at its last slash.
+        issuers.extend((string_form(value), string_form(issuer or "*"), (issuer,)))
         subjects.extend((string_form(value), string_form(subject if slash else value), (subject,)))
-    return subjects
+    return issuers, subjects
 
 
 def metadata_is_list(pattern: Pattern) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.limits import PolicyLimits
-from app.policy.asked_user import Believed
+from app.policy.asked_user import ANYBODYS, Believed
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -30,7 +30,7 @@ from app.policy.atom_patterns import (
     Pattern,
     metadata_is_list,
     metadata_name,
-    subject_texts,
+    token_texts,
 )
 from app.policy.field_tests import claim_path
 from app.policy.hardened import Readings, header_readings, host_readings, path_readings
@@ -353,12 +353,18 @@ def _addresses(patterns: Sequence[Pattern]) -> Iterator[str]:
 
 def _tokens(
     patterns: Sequence[Pattern], sides: Sequence[Side], limits: PolicyLimits
-) -> Iterator[tuple[str, str | None] | None]:
-    """No token, and each issuer that is believed with every kind of subject, which may be missing."""
+) -> Iterator[tuple[str | None, str | None] | None]:
+    """No token, and each issuer that is believed, or every kind of issuer, with every kind of subject, or none."""
     yield None
-    every: list[str | None] = [None]
-    subjects = every + _texts([(REST,)], [[one] for one in subject_texts(patterns)], limits)
-    for issuer in dict.fromkeys(issuer for side in sides for issuer in side.believed or ()):
+    nothing: list[str | None] = [None]
+    of_issuers, of_subjects = token_texts(patterns)
+    subjects = nothing + _texts([(REST,)], [[one] for one in of_subjects], limits)
+    issuers = nothing + list(dict.fromkeys(issuer for side in sides for issuer in side.believed or ()))
+    if any(side.believed == ANYBODYS for side in sides):
+        issuers += _texts([(REST,)], [[one] for one in of_issuers], limits)
+    elif len(issuers) > 1:
+        issuers.remove(None)  # a token that is believed says whose it is
+    for issuer in issuers:
         for subject in subjects:
             yield issuer, subject
 

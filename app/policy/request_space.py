@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
-from app.policy.asked_user import believed_issuers
+from app.policy.asked_user import ANYBODYS, NONE_AT_ALL, NOT_ATTACHED, Believed, believed_issuers
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -77,6 +77,13 @@ class _Patterns:
         return tuple(sorted((self.bits(part, one.keyed), one.negated) for one in tests))
 
 
+def whose_tokens(views: Sequence[PolicyView], target: Target, protocol: str) -> list[Believed | None]:
+    """Whose tokens each view believes at a target. Documents without any RequestAuthentication do not say."""
+    if protocol != "tcp" and all(view.authentications is None for view in views):
+        return [ANYBODYS] * len(views)
+    return [believed_issuers(view.authentications, target, protocol) for view in views]
+
+
 class RequestSpace:
     """All requests of a protocol (`http` or `tcp`) at a target, as the rules of one or two views divide them."""
 
@@ -103,8 +110,8 @@ class RequestSpace:
         self._views = tuple(views)
         self._limits = views[0].table.limits
         sides = self._sides = [
-            Side(view.mesh, view.table.limits, believed_issuers(view.authentications, target, protocol))
-            for view in views
+            Side(view.mesh, view.table.limits, believed)
+            for view, believed in zip(views, whose_tokens(views, target, protocol), strict=True)
         ]
         rules = [
             list(enforced_rules(view, target, protocol, now, demanded, self._not_believed(side)))
@@ -140,7 +147,7 @@ class RequestSpace:
     def _not_believed(self, side: Side) -> frozenset[str]:
         """Issuers of the other side whose tokens this one refuses."""
         known = {issuer for one in self._sides for issuer in one.believed or ()}
-        return frozenset() if side.believed is None else frozenset(known.difference(side.believed))
+        return frozenset(known.difference(side.believed)) if side.believed else frozenset()
 
     def _given_atoms(
         self, part: Part, rules: Sequence[Sequence[EnforcedRule]], patterns: _Patterns, sides: Sequence[Side]
@@ -175,11 +182,18 @@ class RequestSpace:
             return True
         return all(_has_no_claim(self.parts[number], block) for number, block in one.atoms.items())
 
+    def believed(self, side: int) -> Believed | None:
+        """Whose tokens are believed on a side; None where no token is looked at."""
+        return self._sides[side].believed
+
     @property
-    def lacks_tokens(self) -> bool:
-        """Whether rules ask for an end user's token, and none is looked at."""
-        asked = any(atoms.part.kind in ("token", "claim") for atoms in self.parts)
-        return asked and all(side.believed is None for side in self._sides)
+    def note_on_claims(self) -> str:
+        """What to know where rules ask for an end user's token, and nobody says whose are believed; empty elsewhere."""
+        if any(side.believed for side in self._sides) or not any(
+            atoms.part.kind in ("token", "claim") for atoms in self.parts
+        ):
+            return ""
+        return NONE_AT_ALL if any(side.believed == ANYBODYS for side in self._sides) else NOT_ATTACHED
 
     def rule(self, side: int, rank: int) -> tuple[str, str]:
         """Policy and rule of a rank; empty for none."""
@@ -220,20 +234,20 @@ class RequestSpace:
         self._add_audience(fields.get("claims"), values)
         return Request(**fields)
 
-    def _token(self, one: RequestClass) -> tuple[str, str | None]:
+    def _token(self, one: RequestClass) -> tuple[str | None, str | None]:
         """Issuer and subject of a token of a class that has claims."""
         number = self._numbers.get(TOKEN)
         if number is None:
-            return next(issuer for side in self._sides for issuer in side.believed or ()), None
+            return next((issuer for side in self._sides for issuer in side.believed or ()), None), None
         atoms = self.parts[number]
         block = one.atoms.get(number, atoms.every)
-        found: Iterator[tuple[str, str | None] | None] = (atoms.atoms[at].value for at in _members(block))
+        found: Iterator[tuple[str | None, str | None] | None] = (atoms.atoms[at].value for at in _members(block))
         return next(filter(None, found))
 
     def _add_audience(self, claims: Any, values: Mapping[Part, Any]) -> None:
         """An audience that the issuer's token must have, where the class says nothing about audiences."""
         if claims and not any(claim_path(part.name) == ("aud",) for part in values if part.kind == "claim"):
-            wanted = [audience for side in self._sides for audience in (side.believed or {}).get(claims["iss"], ())]
+            wanted = [audience for side in self._sides for audience in (side.believed or {}).get(claims.get("iss"), ())]
             claims.update({"aud": wanted[:1]} if wanted else {})
 
     def contains(self, one: RequestClass, request: Request) -> bool:

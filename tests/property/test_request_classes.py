@@ -167,18 +167,24 @@ def _sets(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 def _token_is_believed(view: PolicyView, target: Target, request: Request) -> bool:
     """Any other token is refused before a policy is asked, so that no class speaks of it."""
-    return asked_user(view.authentications, target, request, None).refusal is None
+    return view.authentications is None or asked_user(view.authentications, target, request, None).refusal is None
 
 
-def _decision(view: PolicyView, target: Target, request: Request, answers: dict[str, bool]) -> Decision:
-    """What a worker answers: quarantine, the end user's token, policies, grants."""
+def _decision(
+    view: PolicyView, target: Target, request: Request, answers: dict[str, bool], other: PolicyView | None = None
+) -> Decision:
+    """What a worker answers: quarantine, the end user's token, policies, grants.
+
+    Where neither this set nor the other one has a RequestAuthentication, claims are as given.
+    """
     quarantine = view.quarantines.of_identity(request.principal, NOW)
     if quarantine is not None:
         return quarantine.decision
-    user = asked_user(view.authentications, target, request, None)
-    if user.refusal is not None:
-        return user.refusal
-    request = user.as_decided(request)
+    if view.authentications is not None or (other is not None and other.authentications is not None):
+        user = asked_user(view.authentications, target, request, None)
+        if user.refusal is not None:
+            return user.refusal
+        request = user.as_decided(request)
     return view.grants.at(NOW).lift(target, request, decide(view.table, target, request, answers))
 
 
@@ -278,7 +284,10 @@ def test_diff_names_a_class_of_every_request_that_is_decided_otherwise(
 
     found = [one for one in _classes(space, _differ, ranked=False) if space.contains(one, request)]
 
-    decisions = [_decision(view, target, request, answers).allowed for view in views]
+    decisions = [
+        _decision(view, target, request, answers, other).allowed
+        for view, other in zip(views, reversed(views), strict=True)
+    ]
     if decisions[0] is not decisions[1]:
         assert 1 == len(found)
     if not found:
@@ -338,7 +347,9 @@ def test_every_witness_of_a_difference_is_decided_otherwise(
     for one in _differences(views, [target]):
         request, rejected = read_request(_without_answers(one["witness"]), views[1].mesh)
         answers = {name: said == "allow" for name, said in one["witness"].get("provider_decisions", {}).items()}
-        decisions = [_decision(view, target, request, answers) for view in views]
+        decisions = [
+            _decision(view, target, request, answers, other) for view, other in zip(views, reversed(views), strict=True)
+        ]
         assert rejected is None
         assert decisions[0].allowed is not decisions[1].allowed
 
@@ -437,7 +448,7 @@ def test_explain_decides_the_request_of_each_class_as_the_class_says(
     documents: list[dict[str, Any]], mesh: dict[str, Any], protocol: str
 ) -> None:
     """Also with claims, headers and addresses in it: people ask why, and must not be told something else."""
-    view = view_of(documents, mesh)
+    view = view_of([_believed("i", "is"), *documents], mesh)
     try:
         (place,) = reach(view, places_at([view], [SIDECAR], protocol), {}, NOW)["places"]
     except AppError as error:

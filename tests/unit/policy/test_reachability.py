@@ -325,13 +325,25 @@ STAFF = for_orders({**source(requestPrincipals=["*"]), **when("request.auth.clai
 OF_WEB = {"request": {"source_principal": "shop/web", "protocol": "http"}, "service": "shop/orders"}
 
 
-def test_without_a_request_authentication_nobody_has_a_token() -> None:
+def test_where_no_request_authentication_attaches_nobody_has_a_token() -> None:
     """As in a worker: what asks for claims matches nobody, and the answer says why."""
-    answer = answer_reach(OF_WEB, view(STAFF), now=NOW)
+    elsewhere = {**tokens_of({"issuer": "https://id.example"}), "metadata": {"name": "users", "namespace": "bank"}}
+    answer = answer_reach(OF_WEB, view(STAFF, elsewhere), now=NOW)
 
     assert {("deny", (), "")} == rows(answer)
     assert "no RequestAuthentication attaches" in answer["places"][0]["claims"]
     assert "claims" not in answer_reach(OF_WEB, view(READERS), now=NOW)["places"][0]
+
+
+def test_documents_without_any_request_authentication_do_not_say_whose_tokens_are_believed() -> None:
+    """A directory of policies alone: claims are taken as given, and the answer says what a worker would see."""
+    answer = answer_reach(OF_WEB, view(STAFF), now=NOW)
+    difference = answer_diff(OF_WEB, view(STAFF), view(), now=NOW)
+
+    assert {"allow", "deny"} == {one["verdict"] for one in answer["places"][0]["classes"]}
+    assert "a worker sees none" in answer["places"][0]["claims"]
+    assert "a worker sees none" in difference["claims"]
+    assert ["deny->allow"] == sorted({one["change"] for one in difference["differences"]})
 
 
 def test_only_tokens_of_issuers_that_are_believed_are_asked_about() -> None:
