@@ -41,7 +41,7 @@ def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
 
 
 def _warn_of_claims(places: list[dict[str, Any]]) -> None:
-    """Say once why rules that ask for claims match nobody."""
+    """Say once what to know where rules ask for claims that no worker would see."""
     if places:
         where = _place(places[0]) + (f", and at {len(places) - 1} more places" if len(places) > 1 else "")
         warn(f"{where}: {places[0]['claims']}")

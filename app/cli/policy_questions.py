@@ -29,7 +29,10 @@ def explain(
         str, typer.Option("--request", help="A file with the question (request, and target or enforcementPoint).")
     ] = "",
     source: Annotated[
-        str, typer.Option("--from", help="The caller, NAMESPACE/ACCOUNT or a SPIFFE ID; without it, an unknown caller.")
+        str,
+        typer.Option(
+            "--from", help="The caller, NAMESPACE/ACCOUNT or a SPIFFE ID; without it, an unauthenticated one."
+        ),
     ] = "",
     method: Annotated[str, typer.Option("--method", help="The HTTP method, GET if not said.")] = "",
     path: Annotated[str, typer.Option("--path", help="The path, / if not said.")] = "",

@@ -60,7 +60,8 @@ def answer_reach(question: Any, view: PolicyView, *, now: datetime) -> dict[str,
     members = _members(question, _MEMBERS)
     protocol, given = _known(members.get("request"), view.mesh)
     places = _places(members, (view,), given, protocol or "http")
-    doubts = doubts_about((place.target for place in places), view) if _PLACED & members.keys() else {}
+    asked = [place.target for place in places] if _PLACED & members.keys() else []
+    doubts = doubts_about(asked, view, given.get(PORT, 0))
     return reachability.reach(view, places, given, now) | doubts
 
 

@@ -76,7 +76,7 @@ def answer_question(question: Any, view: PolicyView, *, now: datetime) -> dict[s
         )
     note = user.note(request, explanation.rules)
     answer = {**explanation.to_json(), "target": target_to_json(target)} | ({"claims": note} if note else {})
-    return answer | ({"assumedPort": assumed} if assumed else {}) | doubts_about((target,), view)
+    return answer | ({"assumedPort": assumed} if assumed else {}) | doubts_about((target,), view, request.port)
 
 
 def _only_port(target: Target, view: PolicyView) -> int:
@@ -85,17 +85,20 @@ def _only_port(target: Target, view: PolicyView) -> int:
     return ports.pop() if len(ports) == 1 else 0
 
 
-def doubts_about(targets: Iterable[Target], view: PolicyView) -> dict[str, Any]:
+def doubts_about(targets: Iterable[Target], view: PolicyView, port: int = 0) -> dict[str, Any]:
     """The member `unknownServices` of an answer: services that were asked about and that the inventory lacks.
 
-    Not said where the inventory has no services at all, as for files alone.
+    With its port a service that is there, and has others. Not said where the inventory has no services at all, as for
+    files alone.
     """
     services = {service for target in targets for service in target.services} if len(view.services) else set()
-    names = [
-        f"{one.namespace}/{one.name}"
-        for one in services
-        if view.services.named(f"{one.registry}/{one.namespace}/{one.name}") is None
-    ]
+    names = []
+    for one in services:
+        ports = view.services.ports(one)
+        if view.services.named(f"{one.registry}/{one.namespace}/{one.name}") is None:
+            names.append(f"{one.namespace}/{one.name}")
+        elif port and ports and port not in ports:
+            names.append(f"{one.namespace}/{one.name}:{port}")
     return {"unknownServices": sorted(names)} if names else {}
 
 
