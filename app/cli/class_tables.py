@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from app.cli.failures import warn
 from app.cli.text import print_facts, print_table, say
 
 _CALLER = "caller"
+_MAX_VALUES = 8  # of one condition in a table
+_SHOWN = ("port", "host", "sni", "source_ip", "remote_ip", "destination_ip")  # members of a witness, as they are
 
 
 def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
@@ -17,8 +21,8 @@ def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
         rows: list[tuple[str, ...]] = [
             (
                 _verdict(one),
-                *(() if of_one_caller else (one["words"].get(_CALLER, "any"),)),
-                _conditions(one["words"]),
+                *(() if of_one_caller else (_values(one["when"].get(_CALLER)),)),
+                _conditions(one["when"]),
                 _by(one),
             )
             for one in place["classes"]
@@ -30,22 +34,34 @@ def print_reach(answer: dict[str, Any], *, of_one_caller: bool = False) -> None:
         for place in places:
             say(place)
         print_table(headers, rows)
+    _warn_of_claims([place for place in answer["places"] if "claims" in place])
     if not alike:
         say("no target is known: name one with --to, --at or --point")
     _print_scope(answer)
 
 
+def _warn_of_claims(places: list[dict[str, Any]]) -> None:
+    """Say once what to know where rules ask for claims that no worker would see."""
+    if places:
+        where = _place(places[0]) + (f", and at {len(places) - 1} more places" if len(places) > 1 else "")
+        warn(f"{where}: {places[0]['claims']}")
+
+
 def print_differences(answer: dict[str, Any]) -> None:
     """Each class with a request of it."""
     differences = answer["differences"]
+    if "claims" in answer:
+        warn(answer["claims"])
     if not differences:
         say(f"no request is decided otherwise at {answer['targets']} places")
+    if answer.get("triedOut") == 0:
+        say("no policy of the second set is tried out (gatehouse.dev/mode: shadow or shadow-removed)")
     for one in differences:
         say(f"{one['change']} for {_place(one)}")
         print_facts(
             {
-                "  caller": one["words"].get(_CALLER, "any"),
-                "  requests": _conditions(one["words"]),
+                "  caller": _values(one["when"].get(_CALLER)),
+                "  requests": _conditions(one["when"]),
                 "  before": _by(one["before"]),
                 "  after": _by(one["after"]),
                 "  for example": _example(one["witness"]),
@@ -84,11 +100,22 @@ def _place(place: dict[str, Any]) -> str:
     services = ", ".join(f"{one['namespace']}/{one['name']}" for one in target["services"])
     labels = ",".join(f"{name}={value}" for name, value in target["labels"].items())
     proxy = f"{target['kind']} {target['namespace']}" + (f"/{target['gatewayName']}" if target["gatewayName"] else "")
-    return " ".join(filter(None, (services and f"{services} at", proxy, labels, place["protocol"])))
+    points = f"({', '.join(place['enforcementPoints'])})" if "enforcementPoints" in place else ""
+    return " ".join(filter(None, (services and f"{services} at", proxy, labels, points, place["protocol"])))
 
 
-def _conditions(words: dict[str, str]) -> str:
-    return "; ".join(f"{name} {text}" for name, text in words.items() if name != _CALLER) or "any"
+def _conditions(when: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {_values(found)}" for name, found in when.items() if name != _CALLER) or "any"
+
+
+def _values(found: dict[str, list[str]] | None) -> str:
+    """A condition in one line that people can read; programs get every value."""
+    if not found:
+        return "any"
+    ((how, values),) = found.items()
+    left = len(values) - _MAX_VALUES
+    said = ", ".join(values) if left <= 1 else f"{', '.join(values[:_MAX_VALUES])} and {left} more"
+    return f"any but {said}" if how == "anyBut" else said
 
 
 def _by(side: dict[str, Any]) -> str:
@@ -98,4 +125,14 @@ def _by(side: dict[str, Any]) -> str:
 def _example(witness: dict[str, Any]) -> str:
     line = " ".join(filter(None, (witness.get("method", "TCP"), witness.get("path", ""))))
     caller = witness.get("source_principal", "").removeprefix("spiffe://")
-    return f"{line} from {caller or 'nobody'}"
+    unknown = "a caller whose identity is unavailable" if "identity_state" in witness else "nobody"
+    return f"{line} from {caller or unknown}{_more(witness)}"
+
+
+def _more(witness: dict[str, Any]) -> str:
+    """What else the example needs to be decided so."""
+    said = [f"{name} {witness[name]}" for name in _SHOWN if name in witness]
+    said += [f"{name}: {', '.join(values)}" for name, values in witness.get("headers", {}).items()]
+    said += [f"{name} {json.dumps(witness[name])}" for name in ("jwt_claims", "dynamic_metadata") if name in witness]
+    said += [f"{name} says {answer}" for name, answer in witness.get("provider_decisions", {}).items()]
+    return f" with {'; '.join(said)}" if said else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.failures import UsageError, warn
 from app.cli.files import Found
+from app.cli.question_options import Known
 from app.cli.text import print_facts, print_table
 from app.errors import AppError
 
@@ -18,22 +20,14 @@ if TYPE_CHECKING:
 _KINDS = ("waypoint", "sidecar", "gateway", "ztunnel")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Flags:
     """What the flags say about a request."""
 
-    source: str
-    method: str
-    path: str
-    host: str
-    headers: tuple[str, ...]
-    to: str
-    at: tuple[str, str] | None
-    point: str
-    labels: tuple[str, ...]
-    port: int | None = None
-    source_ip: str = ""
-    tcp: bool = False
+    known: Known
+    source: str = ""
+    method: str = ""
+    path: str = ""
     claims: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
 
@@ -46,15 +40,14 @@ def from_flags(flags: Flags) -> dict[str, Any]:
     """
     if flags.source and not flags.source.startswith("spiffe://"):
         _two(flags.source, "--from NAMESPACE/ACCOUNT or a SPIFFE ID")
-    destination, service, port = _destination(flags.to)
+    known = flags.known
+    destination, service, port = _destination(known.to) if known.to else ("", None, 0)
     http = {"method": flags.method or "GET", "path": flags.path or "/"}
-    request: dict[str, Any] = {"protocol": "tcp"} if flags.tcp else http
+    request: dict[str, Any] = {"protocol": "tcp"} if known.tcp else http
     request |= known_members(flags, destination, port)
-    if flags.point:
-        if flags.at is not None:
-            raise UsageError("--at describes a proxy, --point names a registered one; give one of them")
-        return {"request": request, "enforcementPoint": flags.point}
-    return {"request": request, "target": _target(flags, service)}
+    if known.point:
+        return {"request": request} | _at_point(known, service)
+    return {"request": request, "target": _target(known, service)}
 
 
 def broad_from_flags(flags: Flags) -> dict[str, Any]:
@@ -63,27 +56,36 @@ def broad_from_flags(flags: Flags) -> dict[str, Any]:
     Raises:
         AppError: `INVALID` when a flag cannot be read.
     """
-    destination, service, port = _destination(flags.to) if flags.to else ("", None, 0)
+    known = flags.known
+    destination, service, port = _destination(known.to) if known.to else ("", None, 0)
     request = known_members(flags, destination, port)
     request |= {name: value for name, value in (("method", flags.method), ("path", flags.path)) if value}
-    request |= {"protocol": "tcp"} if flags.tcp else {}
+    request |= {"protocol": "tcp"} if known.tcp else {}
     question: dict[str, Any] = {"request": request}
-    if flags.at is not None:
-        return question | {"target": _target(flags, service)}
-    if flags.point:
-        question["enforcementPoint"] = flags.point
+    if known.point:
+        return question | _at_point(known, service)
+    if known.at is not None:
+        return question | {"target": _target(known, service)}
+    if known.labels:
+        raise UsageError("--label is of a workload: say where that is with --at")
     return question | ({"service": "/".join(service)} if service is not None else {})
+
+
+def _at_point(known: Known, service: tuple[str, str] | None) -> dict[str, Any]:
+    if known.at is not None:
+        raise UsageError("--at describes a proxy, --point names a registered one; give one of them")
+    return {"enforcementPoint": known.point} | ({"service": "/".join(service)} if service is not None else {})
 
 
 def known_members(flags: Flags, destination: str, port: int) -> dict[str, Any]:
     """What the flags say about a request, in the words of a decision case, without method and path."""
     members = {
         "source_principal": flags.source,
-        "source_ip": flags.source_ip,
-        "host": flags.host,
-        "port": port if flags.port is None else flags.port,
+        "source_ip": _address(flags.known.source_ip, "--source-ip") if flags.known.source_ip else "",
+        "host": flags.known.host,
+        "port": port if flags.known.port is None else flags.known.port,
         "destination_ip": destination,
-        "headers": _pairs(flags.headers, ":", "--header NAME:VALUE"),
+        "headers": _pairs(flags.known.headers, ":", "--header NAME:VALUE"),
         "jwt_claims": _pairs(flags.claims, "=", "--claim NAME=VALUE"),
         "provider_decisions": _pairs(flags.providers, "=", "--provider NAME=allow|deny"),
     }
@@ -209,10 +211,10 @@ def _failure(failure: dict[str, Any] | None) -> str:
     return f"{failure['field']} wants {wanted}; got {failure['got'] or 'nothing'} ({failure['pointer']})"
 
 
-def _target(flags: Flags, service: tuple[str, str] | None) -> dict[str, Any]:
-    if flags.at is None and service is None:
+def _target(known: Known, service: tuple[str, str] | None) -> dict[str, Any]:
+    if known.at is None and service is None:
         raise UsageError("say where it is decided: --to NAMESPACE/SERVICE, --at waypoint NAMESPACE/NAME, or --point")
-    kind, name = flags.at or ("waypoint", f"{service[0] if service else ''}/waypoint")
+    kind, name = known.at or ("waypoint", f"{service[0] if service else ''}/waypoint")
     if kind not in _KINDS:
         raise UsageError(f"--at takes {', '.join(_KINDS)} and NAMESPACE/NAME, not {kind!r}")
     namespace, proxy = _two(name, "--at KIND NAMESPACE/NAME")
@@ -223,20 +225,29 @@ def _target(flags: Flags, service: tuple[str, str] | None) -> dict[str, Any]:
         target["gateway_class"] = "istio-waypoint"
     if service is not None:
         target |= {"service": service[1], "service_namespace": service[0]}
-    labels = _pairs(flags.labels, "=", "--label NAME=VALUE")
+    labels = _pairs(known.labels, "=", "--label NAME=VALUE")
     return {**target, "labels": labels} if labels else target
 
 
 def _destination(to: str) -> tuple[str, tuple[str, str] | None, int]:
     """The address, the service and the port that --to names; one of the first two is empty."""
     place, colon, port = to.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()):
-        place, port = to, "0"
-    if int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdigit()) or (":" in place and not place.startswith("[")):
+        place, port = to, "0"  # the last digits of an address of IPv6 are no port
+    if len(port) > 5 or int(port) > 65_535:
         raise UsageError(f"--to: {port} is not a port")
     if "/" in place:
         return "", _two(place, "--to NAMESPACE/SERVICE[:PORT]"), int(port)
-    return place.strip("[]"), None, int(port)
+    return _address(place.removeprefix("[").removesuffix("]"), "--to"), None, int(port)
+
+
+def _address(text: str, option: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        wanted = "NAMESPACE/SERVICE[:PORT] or an IP address" if option == "--to" else "an IP address"
+        raise UsageError(f"{option} takes {wanted}, not {text!r}") from None
+    return text
 
 
 def _two(text: str, form: str) -> tuple[str, str]:

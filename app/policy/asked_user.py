@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.decision import Decision, Reason
@@ -14,7 +15,12 @@ from app.policy.request_authentication import JwtRule
 from app.policy.target import Target
 
 NOT_ATTACHED = "no RequestAuthentication attaches to the target, so a request has no claims"
+NONE_AT_ALL = (
+    "the documents have no RequestAuthentication, so claims are taken as given; a worker sees none until one of them "
+    "says whose tokens are believed"
+)
 _OTHER_ISSUER = "no RequestAuthentication of the target believes a token with this iss and aud"
+_NOT_BELIEVED = Decision(False, Reason.TOKEN_INVALID, hint=_OTHER_ISSUER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,24 @@ class AskedUser:
 def asks_for_claims(field: str) -> bool:
     """Whether a field of a rule is about the verified token."""
     return field in ("requestPrincipals", "notRequestPrincipals") or field.startswith("request.auth.")
+
+
+# Issuers whose tokens are believed, each with the audiences that it wants; empty: nobody said whose, so anybody's.
+Believed = Mapping[str, tuple[str, ...]]
+ANYBODYS: Believed = MappingProxyType({})
+
+
+def believed_issuers(index: AuthenticationIndex | None, target: Target, protocol: str) -> Believed | None:
+    """Whose tokens are believed at a target; None where no token is looked at, so that no request has claims."""
+    tokens = None if index is None or protocol == "tcp" else index.at(target)
+    return None if tokens is None else {item.rule.issuer: item.rule.audiences for item in reversed(tokens.issuers)}
+
+
+def as_seen(request: Request, believed: Believed | None) -> tuple[Request, Decision | None]:
+    """The request with the claims that rules see, and the denial of a token that is not believed."""
+    if request.claims is None or believed is None:
+        return (request if request.claims is None else replace(request, claims=None)), None
+    return request, None if not believed or request.claims.get("iss") in believed else _NOT_BELIEVED
 
 
 def asked_user(

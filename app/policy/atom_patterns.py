@@ -16,7 +16,7 @@ from app.policy.field_tests import Dimension, PolicyContext, Test, canonical_nam
 from app.policy.identity_matchers import SCHEME, expand_principals, expand_trust_domains
 from app.policy.languages import NO_SLASH, PRESENT, REST, SEGMENT, Token, Tokens, string_form
 from app.policy.matchers import ANY_SEGMENTS, ONE_SEGMENT, has_template
-from app.policy.request import Request
+from app.policy.request import Request, Unavailable
 
 
 class Part(NamedTuple):
@@ -73,6 +73,9 @@ class Pattern:
     matches: Callable[[Any], bool]
     texts: tuple[Tokens, ...] = ()
     written: str = ""  # the value itself, for parts that are not text
+
+
+NOT_AVAILABLE = Pattern("identity unavailable", lambda principal: isinstance(principal, Unavailable))
 
 
 def part_of(test: Test) -> Part:

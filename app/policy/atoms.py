@@ -15,6 +15,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode
 from app.limits import PolicyLimits
+from app.policy.asked_user import ANYBODYS, Believed
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -38,7 +39,7 @@ from app.policy.languages import ANY, PRESENT, REST, Chars, Languages, Token, To
 from app.policy.matchers import parse_block
 from app.policy.mesh import MeshConfig
 from app.policy.paths import CONTROL, cut
-from app.policy.request import Request
+from app.policy.request import UNAVAILABLE, Request
 
 _ALNUM = string.ascii_letters + string.digits
 _TRUST_DOMAIN = chars(string.ascii_lowercase + string.digits + "._-")
@@ -88,6 +89,7 @@ class Side:
 
     mesh: MeshConfig
     limits: PolicyLimits
+    believed: Believed | None = None  # None: no token is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,15 @@ class Atoms:
 
 
 def atoms_of(
-    part: Part, patterns: Sequence[Pattern], sides: Sequence[Side], given: Any = None, *, is_given: bool = False
+    part: Part,
+    patterns: Sequence[Pattern],
+    sides: Sequence[Side],
+    given: Any = None,
+    *,
+    is_given: bool = False,
+    possible: Iterable[Any] = (),
 ) -> Atoms:
-    """The atoms of a part under these patterns; with a given value, that value alone.
+    """The atoms of a part under these patterns; with a given value that value alone, else of `possible` ones if any.
 
     Raises:
         AppError: `TOO_LARGE` when there are more than the bounds allow; `INVALID` for a given value that is refused
@@ -152,7 +160,7 @@ def atoms_of(
         return Atoms(part, tuple(patterns), (atom,))
     limits = sides[0].limits
     found: dict[tuple[tuple[int, ...], ...], Atom] = {}
-    for value in _candidates(part, patterns, sides, limits):
+    for value in possible or _candidates(part, patterns, sides, limits):
         atom = _atom(part, value, patterns, sides)
         if atom is not None:
             found.setdefault(atom.readings, atom)
@@ -200,7 +208,8 @@ def readings_of(part: Part, value: Any, side: Side) -> tuple[tuple[Any, ...], ..
     if part == IDENTITY:
         return ((value,),)
     fields: dict[str, Any] = {}
-    put(fields, part, value)
+    if side.believed is not None or part.kind not in ("token", "claim"):
+        put(fields, part, value)
     return ((Request(**fields),),)
 
 
@@ -261,7 +270,7 @@ def _candidates(part: Part, patterns: Sequence[Pattern], sides: Sequence[Side], 
         case "source.ip" | "remote.ip" | "destination.ip":
             yield from _addresses(patterns)
         case "token":
-            yield from _tokens(patterns, limits)
+            yield from _tokens(patterns, sides, limits)
         case "claim":
             yield from _lists(patterns, limits)
         case "metadata":
@@ -281,6 +290,8 @@ def _text_candidates(
     hardened = any(side.mesh.hardened for side in sides)
     if part in (IDENTITY, HOST, SNI):
         yield ""
+    if part == IDENTITY:
+        yield UNAVAILABLE
     if part.kind == "header":
         yield None
     languages = _domain(part, hardened=hardened)
@@ -342,13 +353,21 @@ def _addresses(patterns: Sequence[Pattern]) -> Iterator[str]:
     yield NO_ADDRESS
 
 
-def _tokens(patterns: Sequence[Pattern], limits: PolicyLimits) -> Iterator[tuple[str | None, str | None] | None]:
-    """No token, and issuer with subject; each may be missing."""
+def _tokens(
+    patterns: Sequence[Pattern], sides: Sequence[Side], limits: PolicyLimits
+) -> Iterator[tuple[str | None, str | None] | None]:
+    """No token, and each issuer that is believed, or every kind of issuer, with every kind of subject, or none."""
     yield None
-    issuers, subjects = token_texts(patterns)
-    every: list[str | None] = [None]
-    for issuer in every + _texts([(REST,)], [[one] for one in issuers], limits):
-        for subject in every + _texts([(REST,)], [[one] for one in subjects], limits):
+    nothing: list[str | None] = [None]
+    of_issuers, of_subjects = token_texts(patterns)
+    subjects = nothing + _texts([(REST,)], [[one] for one in of_subjects], limits)
+    issuers = nothing + list(dict.fromkeys(issuer for side in sides for issuer in side.believed or ()))
+    if any(side.believed == ANYBODYS for side in sides):
+        issuers += _texts([(REST,)], [[one] for one in of_issuers], limits)
+    elif len(issuers) > 1:
+        issuers.remove(None)  # a token that is believed says whose it is
+    for issuer in issuers:
+        for subject in subjects:
             yield issuer, subject
 
 

@@ -17,13 +17,14 @@ from app.limits import PolicyLimits
 from app.policy.case_fields import CaseFields
 from app.policy.compile import CompiledPolicy, compile_policy
 from app.policy.decision import Decision, Reason
+from app.policy.demands import BY_DEFAULT, NO_DEMANDS
 from app.policy.document import AUTHORIZATION_POLICY, GRANT, parse_document
 from app.policy.evaluate import decide
 from app.policy.grant import Grant, grant_from_document
 from app.policy.grant_index import GrantIndex, GrantsAt
 from app.policy.mesh import MeshConfig, PathNormalization
 from app.policy.paths import normalize
-from app.policy.request import Request, is_preflight
+from app.policy.request import UNAVAILABLE, Request, is_preflight
 from app.policy.rule_table import RuleTable
 from app.policy.shadow import SAME, ShadowVerdict, decide_shadow
 from app.policy.spec_fields import read_moment
@@ -32,6 +33,7 @@ from app.policy.target import PointKind, ServiceRef, Target
 _ANSWERS = ("allow", "deny")
 _PROTOCOLS = ("http", "grpc", "tcp")
 _REFUSED_TOKENS = ("expired", "untrusted_issuer", "invalid", "bad_signature")
+_IDENTITY_STATES = ("available", "unavailable")
 _TOKEN_STATES = ("valid", "none", *_REFUSED_TOKENS)
 _CASE_MEMBERS = ("name", "mesh", "workload", "policies", "request", "expected", "now")
 _MESH_MEMBERS = (
@@ -56,6 +58,7 @@ _WORKLOAD_MEMBERS = (
 _REQUEST_MEMBERS = (
     "protocol",
     "source_principal",
+    "identity_state",
     "source_ip",
     "remote_ip",
     "destination_ip",
@@ -233,9 +236,16 @@ def _read(case: CaseFields, default_name: str, limits: PolicyLimits) -> Case:
         target=target,
         request=request,
         grants=GrantIndex.empty(mesh, limits).replaced(grants, mesh).at(_now(case)) if grants else None,
-        rejected=None if target.kind is PointKind.ZTUNNEL else rejected,  # ztunnel looks into no request
+        rejected=_before_policies(target, request, rejected),
         answers=answers,
     )
+
+
+def _before_policies(target: Target, request: Request, rejected: Decision | None) -> Decision | None:
+    if target.kind is PointKind.ZTUNNEL:  # it looks into no request
+        return None
+    demands = BY_DEFAULT if target.kind is PointKind.WAYPOINT else NO_DEMANDS
+    return demands.refusal(target, request.principal) or rejected
 
 
 def read_answers(request: Any) -> dict[str, bool]:
@@ -317,7 +327,7 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
     delimited = fields.fields("space_delimited_claims")
     request = Request(
         protocol=protocol,
-        principal=fields.text("source_principal"),
+        principal=_principal(fields),
         source_ip=fields.text("source_ip"),
         remote_ip=fields.text("remote_ip"),
         destination_ip=fields.text("destination_ip"),
@@ -338,6 +348,16 @@ def read_request(raw: Any, mesh: MeshConfig) -> tuple[Request, Decision | None]:
         request.claims = None  # nobody looks at a token: browsers send none, or no issuer is believed here
         return request, rejected
     return request, _token_refusal(fields, state) or rejected
+
+
+def _principal(fields: CaseFields) -> str:
+    """Who calls, as the proxy says; what it could not tell reads as nobody."""
+    principal = fields.text("source_principal")
+    if fields.choice("identity_state", _IDENTITY_STATES, "available") == "available":
+        return principal
+    if principal:
+        raise AppError(ErrorCode.INVALID, "`request` has a `source_principal`, so its identity is not unavailable")
+    return UNAVAILABLE
 
 
 def _as_filters_see_it(fields: CaseFields, path: str, mesh: MeshConfig) -> tuple[str, Decision | None]:

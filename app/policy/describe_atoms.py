@@ -8,6 +8,7 @@ from typing import Any
 
 from app.policy.atom_patterns import IDENTITY, TOKEN, Part
 from app.policy.atoms import NO_ADDRESS, Atoms
+from app.policy.request import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class AtomWords:
 
     def __init__(self, atoms: Atoms) -> None:
         self._atoms = atoms
+        # An identity that is unavailable is no caller like another: it is not among those that `any but` means.
+        self._apart = sum(1 << at for at, atom in enumerate(atoms.atoms) if isinstance(atom.value, Unavailable))
         # Each label with its atoms, as bits, the larger first.
         self._covers = sorted(_covers(atoms), key=lambda cover: (-cover[1].bit_count(), cover[0]))
         plain = {atom.readings[0][0]: at for at, atom in enumerate(atoms.atoms) if atom.is_plain}
@@ -43,8 +46,8 @@ class AtomWords:
         ]
 
     def describe(self, block: int) -> AtomSet:
-        """A set of atoms (as bits) in words; always exact."""
-        universe = self._atoms.every & ~self._implied(block)
+        """A set of atoms (as bits) in words; always exact; an unavailable identity is meant only where it is named."""
+        universe = self._atoms.every & ~self._implied(block) & ~(self._apart & ~block)
         block &= universe
         inside, left = self._cover(block, universe)
         outside, left_out = self._cover(universe & ~block, universe)
@@ -147,6 +150,8 @@ def _covers(atoms: Atoms) -> Iterator[tuple[str, int]]:
 def _is_absent(part: Part, value: Any) -> bool:
     if part.kind == "header":
         return value is None
+    if isinstance(value, Unavailable):
+        return False  # not the absence of an identity; a pattern of its own has the word for it
     return value is None or value in ("", NO_ADDRESS) or value == []
 
 

@@ -1,4 +1,7 @@
-"""The rules that are enforced at a target, each value of them as a pattern: policies, quarantines and grants."""
+"""The rules that decide at a target, each value of them as a pattern: policies, quarantines and grants.
+
+What a proxy demands of every request before any policy is among them, as a rule that matches what does not have it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
 
-from app.policy.atom_patterns import IDENTITY, Part, Pattern, part_of, patterns_of
+from app.policy.atom_patterns import IDENTITY, NOT_AVAILABLE, TOKEN, Part, Pattern, part_of, patterns_of
 from app.policy.authorization_policy import Action
+from app.policy.decision import Reason
+from app.policy.demands import NO_DEMANDS, Demands
 from app.policy.field_tests import Dimension, PolicyContext
 from app.policy.field_tests import Test as FieldTests
 from app.policy.grant import GrantState
@@ -51,6 +56,7 @@ class EnforcedRule:
     id: str  # Istio's
     provider: str
     groups: tuple[tuple[ValueClause, ...], ...]
+    reason: Reason = Reason.QUARANTINED  # of a denial that is none of the policies'
 
     def tests(self, part: Part) -> Iterator[ValueTests]:
         """All tests on a part."""
@@ -59,13 +65,25 @@ class EnforcedRule:
                 yield from clause.get(part, ())
 
 
-def enforced_rules(view: PolicyView, target: Target, protocol: str, now: datetime | None) -> Iterator[EnforcedRule]:
-    """What is enforced at the target, in the order in which rules are named."""
+def enforced_rules(
+    view: PolicyView,
+    target: Target,
+    protocol: str,
+    now: datetime | None,
+    demands: Demands = NO_DEMANDS,
+    not_believed: frozenset[str] = frozenset(),
+) -> Iterator[EnforcedRule]:
+    """What decides at the target, in the order in which rules are named.
+
+    `not_believed` are issuers whose tokens are refused here, and were verified elsewhere.
+    """
     if now is not None:
         yield from _quarantines(view, now)
-    attached = view.table.attached(target)
-    place = attached.place(protocol)
-    chain = attached.chain(protocol)
+    yield from _demanded(demands, target)
+    if not_believed:
+        yield _refused_tokens(not_believed)
+    place = view.table.attached(target).place(protocol)
+    chain = view.chain(target, protocol)
     for policy in chain.policies:
         for rule in policy.rules(place):
             groups = tuple(_groups(rule, policy.context, place))
@@ -109,6 +127,21 @@ def _groups(rule: CompiledRule, context: PolicyContext, place: Place) -> Iterato
             yield (clause([test]),)
     for header in rule.headers:  # all tests of one header hold in one reading of it
         yield (clause(header.tests),)
+
+
+def _demanded(demands: Demands, target: Target) -> Iterator[EnforcedRule]:
+    """What the proxy denies before any policy; in the order of a worker, after quarantines."""
+    if demands.identity:
+        tests = ValueTests(((("unavailable",), NOT_AVAILABLE),), negated=False)
+        yield EnforcedRule(Role.BAR, "", "", "", (({IDENTITY: (tests,)},),), Reason.IDENTITY_UNAVAILABLE)
+    if demands.lacks_service(target):
+        yield EnforcedRule(Role.BAR, "", "", "", (), Reason.TARGET_UNKNOWN)
+
+
+def _refused_tokens(issuers: frozenset[str]) -> EnforcedRule:
+    pattern = Pattern("a token that is not believed", lambda request: (request.claims or {}).get("iss") in issuers)
+    tests = ValueTests(((("issuers", issuers), pattern),), negated=False)
+    return EnforcedRule(Role.BAR, "", "", "", (({TOKEN: (tests,)},),), Reason.TOKEN_INVALID)
 
 
 def _quarantines(view: PolicyView, now: datetime) -> Iterator[EnforcedRule]:

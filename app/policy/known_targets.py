@@ -24,21 +24,22 @@ _REGISTRIES = {"Service": "Kubernetes", "ServiceEntry": "External"}
 Labels = tuple[tuple[str, str], ...]
 
 
-def waypoint(namespace: str, gateway: str = _USUAL_NAME, service: ServiceRef | None = None) -> Target:
-    """A waypoint, with the service behind it."""
+def waypoint(namespace: str, gateway: str = _USUAL_NAME, services: tuple[ServiceRef, ...] = ()) -> Target:
+    """A waypoint, with the services behind it that share an address."""
     return Target(
         PointKind.WAYPOINT,
         namespace,
-        services=() if service is None else (service,),
+        services=services,
         gateway_name=gateway,
         gateway_class=WAYPOINT_CLASS,
     )
 
 
-def targets_of_service(views: Sequence[PolicyView], service: ServiceRef) -> list[Target]:
-    """The waypoints that may stand before a service."""
+def targets_of_service(views: Sequence[PolicyView], services: tuple[ServiceRef, ...]) -> list[Target]:
+    """The waypoints that may stand before a service, or before services that share an address."""
     return [
-        waypoint(namespace, gateway, service) for namespace, gateway in _before(_waypoints(views), service.namespace)
+        waypoint(namespace, gateway, services)
+        for namespace, gateway in _before(_waypoints(views), services[0].namespace)
     ]
 
 
@@ -62,11 +63,10 @@ def known_targets(views: Sequence[PolicyView]) -> list[Target]:
 
 def _targets(views: Sequence[PolicyView]) -> Iterator[Target]:
     waypoints = _waypoints(views)
-    for_services = {(point.namespace, point.gateway) for point in _points(views) if point.require_service}
-    yield from (waypoint(*one) for one in waypoints if one not in for_services)
+    yield from (waypoint(*one) for one in waypoints)
     for service in _services(views):
         for namespace, gateway in _before(waypoints, service.namespace):
-            yield waypoint(namespace, gateway, service)
+            yield waypoint(namespace, gateway, (service,))
     for point in _points(views):
         if point.kind is not PointKind.WAYPOINT:
             yield Target(

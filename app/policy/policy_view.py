@@ -12,8 +12,10 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import PolicyLimits
+from app.policy.attached import Chain
 from app.policy.authentication_index import AuthenticationIndex
 from app.policy.compile import compile_policy
+from app.policy.decision import Decision
 from app.policy.document import (
     AUTHORIZATION_POLICY,
     ENFORCEMENT_POINT,
@@ -27,11 +29,14 @@ from app.policy.document import (
 )
 from app.policy.document_values import NO_VALUES, DocumentValues, read_value
 from app.policy.enforcement_point import EnforcementPoint
+from app.policy.evaluate import decide
 from app.policy.grant_index import GrantIndex
 from app.policy.mesh import MeshConfig
 from app.policy.quarantine import NO_QUARANTINES, QuarantineIndex
+from app.policy.request import Request
 from app.policy.rule_table import RuleTable
 from app.policy.services import ServiceIndex, service_from_json
+from app.policy.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class PolicyView:
     quarantines: QuarantineIndex = NO_QUARANTINES
     authentications: AuthenticationIndex | None = None  # without the keys; None when there is no RequestAuthentication
     grants: GrantIndex
+    is_proposed: bool = False  # asked as if what is tried out were in force (`app.policy.mode`)
 
     @classmethod
     def empty(cls, limits: PolicyLimits) -> PolicyView:
@@ -115,6 +121,18 @@ class PolicyView:
             authentications=authentications,
             grants=self.grants.replaced(values.of(GRANT), mesh),
         )
+
+    def chain(self, target: Target, protocol: str) -> Chain:
+        """The rules that decide at a target."""
+        return self.table.attached(target).chain(protocol, proposed=self.is_proposed)
+
+    def decide(self, target: Target, request: Request, answers: Mapping[str, bool]) -> Decision:
+        """What the policies decide, given the providers' answers; see `app.policy.evaluate.decide`."""
+        return decide(self.table, target, request, answers, proposed=self.is_proposed)
+
+    def proposed(self) -> PolicyView:
+        """The same set, asked as if its policies that are tried out were taken at their word."""
+        return replace(self, is_proposed=True)
 
     def with_services(self, services: ServiceIndex) -> PolicyView:
         """The same policies over other services."""

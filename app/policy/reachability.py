@@ -8,42 +8,31 @@ the very function that decides for waypoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
-from app.policy.atom_patterns import METHOD, PATH, Part
+from app.policy.asked_user import Believed, as_seen
+from app.policy.atom_patterns import HOST, METHOD, PATH, Part
 from app.policy.decision import Decision, Reason
+from app.policy.demands import Demands
 from app.policy.divide import Leaf, RequestClass
 from app.policy.document import GRANT, PROVIDER
-from app.policy.evaluate import decide
 from app.policy.paths import normalize
+from app.policy.places import Place
 from app.policy.policy_view import PolicyView
 from app.policy.provider import provider_key
-from app.policy.question import target_to_json
-from app.policy.request import Request
-from app.policy.request_space import RequestSpace
-from app.policy.target import PointKind, Target
+from app.policy.request import Request, Unavailable
+from app.policy.request_space import RequestSpace, whose_tokens
+from app.policy.target import Target
 from app.policy.walk_state import Outcome
 
 SCOPE = (
     "requests with one reading, and spellings that policies write out; "
     "other ambiguous spellings are only ever denied more"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where and in which protocol is asked."""
-
-    target: Target
-    protocol: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The members as JSON."""
-        return {"target": target_to_json(self.target), "protocol": self.protocol}
 
 
 def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], now: datetime) -> dict[str, Any]:
@@ -55,10 +44,12 @@ def reach(view: PolicyView, places: Iterable[Place], given: Mapping[Part, Any], 
     """
     answers = []
     for place in places:
-        space = RequestSpace([view], place.target, place.protocol, given=_given(place, given), now=now)
-        classes = [_reached(view, space, one, now) for one in space.classes(_every, ranked=True)]
-        classes.sort(key=lambda one: _VERDICTS.index(one["verdict"]))
-        answers.append({**place.to_json(), "classes": classes})
+        space = _space([view], place, given, now)
+        (worker,) = _workers([view], place, space, now)
+        classes = [_reached(worker, space, one) for one in space.classes(_every, ranked=True)]
+        classes.sort(key=_order)
+        note = {"claims": space.note_on_claims} if space.note_on_claims else {}
+        answers.append({**place.to_json(), **note, "classes": classes})
         _bound(view, answers)
     return {"scope": SCOPE, "places": answers}
 
@@ -77,29 +68,41 @@ def difference(
         AppError: as `reach` does.
     """
     differences: list[dict[str, Any]] = []
-    looked_at = 0
+    looked_at, note = 0, ""
     for place in places:
         looked_at += 1
-        if _same_policies(views, place.target) and _same_exceptions(views, now):
+        if (
+            _same_demands(place)
+            and _same_issuers(views, place)
+            and _same_policies(views, place.target)
+            and _same_exceptions(views, now)
+        ):
             continue
-        space = RequestSpace(views, place.target, place.protocol, given=_given(place, given), now=now)
+        space = _space(views, place, given, now)
         wanted = _named_otherwise(views, space) if reasons else _decided_otherwise(views)
+        workers = _workers(views, place, space, now)
         differences.extend(
-            {**place.to_json(), **_differing(views, space, one, now)} for one in space.classes(wanted, ranked=reasons)
+            {**place.to_json(), **_differing(workers, space, one)} for one in space.classes(wanted, ranked=reasons)
         )
+        note = note or space.note_on_claims
         if len(differences) > views[0].table.limits.max_question_classes:
             raise _too_many_classes(views[0])
-    return {"scope": SCOPE, "targets": looked_at, "differences": differences}
+    answer = {"scope": SCOPE, "targets": looked_at, "differences": differences}
+    return answer | ({"claims": note} if note else {})
 
 
-def places_at(targets: Iterable[Target], protocol: str = "") -> Iterator[Place]:
-    """The targets with the protocol, or with each that they know."""
-    for target in targets:
-        for one in [protocol] if protocol else ["tcp"] if target.kind is PointKind.ZTUNNEL else ["http", "tcp"]:
-            yield Place(target, one)
+def _order(one: Mapping[str, Any]) -> tuple[int, bool]:
+    """What is allowed first, and whom nobody can tell last."""
+    return _VERDICTS.index(one["verdict"]), one["reason"] == Reason.IDENTITY_UNAVAILABLE
 
 
 _VERDICTS = ("allow", "conditional", "deny")
+
+
+def _space(views: Sequence[PolicyView], place: Place, given: Mapping[Part, Any], now: datetime) -> RequestSpace:
+    return RequestSpace(
+        views, place.target, place.protocol, given=_given(place, given), now=now, demands=place.door.demands
+    )
 
 
 def _every(_: Leaf) -> bool:
@@ -136,41 +139,39 @@ def _by(space: RequestSpace, side: int, outcome: Outcome) -> tuple[str, tuple[st
 
 
 def _given(place: Place, given: Mapping[Part, Any]) -> dict[Part, Any]:
-    """What is given, without what a TCP connection or ztunnel does not know."""
-    http = place.protocol != "tcp" and place.target.kind is not PointKind.ZTUNNEL
-    return {part: value for part, value in given.items() if http or part not in (METHOD, PATH)}
+    """What is given, without what a TCP connection does not know."""
+    if place.protocol != "tcp":
+        return dict(given)
+    return {part: value for part, value in given.items() if part not in (METHOD, PATH, HOST) and part.kind != "header"}
 
 
-def _reached(view: PolicyView, space: RequestSpace, one: RequestClass, now: datetime) -> dict[str, Any]:
-    outcome = _as_asked(view, one.outcomes[0])
+def _reached(worker: _Worker, space: RequestSpace, one: RequestClass) -> dict[str, Any]:
+    outcome = _as_asked(worker.view, one.outcomes[0])
     request = space.witness(one)
-    decision = _decided(view, space.target, request, outcome, dict.fromkeys(outcome.providers, True), now)
+    decision = worker.decide(request, outcome, dict.fromkeys(outcome.providers, True))
     return {
         "verdict": _verdict(outcome),
         **_side(outcome, decision),
         **_conditions(space, one),
-        "witness": request_to_json(request, view),
+        "witness": request_to_json(request, worker.view),
     }
 
 
-def _differing(
-    views: tuple[PolicyView, PolicyView], space: RequestSpace, one: RequestClass, now: datetime
-) -> dict[str, Any]:
+def _differing(workers: Sequence[_Worker], space: RequestSpace, one: RequestClass) -> dict[str, Any]:
     request = space.witness(one)
-    outcomes = list(map(_as_asked, views, one.outcomes))
+    outcomes = [_as_asked(worker.view, outcome) for worker, outcome in zip(workers, one.outcomes, strict=True)]
     answers = _telling_answers(*outcomes)
     before, after = (
-        _side(outcome, _decided(view, space.target, request, outcome, answers, now))
-        for view, outcome in zip(views, outcomes, strict=True)
+        {"verdict": _verdict(outcome), **_side(outcome, worker.decide(request, outcome, answers))}
+        for worker, outcome in zip(workers, outcomes, strict=True)
     )
-    verdicts = [_verdict(outcome) for outcome in outcomes]
-    witness = request_to_json(request, views[1])
+    witness = request_to_json(request, workers[1].view)
     if answers:
         witness["provider_decisions"] = {name: "allow" if yes else "deny" for name, yes in answers.items()}
     return {
-        "change": f"{verdicts[0]}->{verdicts[1]}",
-        "before": {"verdict": verdicts[0], **before},
-        "after": {"verdict": verdicts[1], **after},
+        "change": f"{before['verdict']}->{after['verdict']}",
+        "before": before,
+        "after": after,
         **_conditions(space, one),
         "witness": witness,
     }
@@ -184,6 +185,52 @@ def _conditions(space: RequestSpace, one: RequestClass) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """One side of a place: what a decision worker with this set answers there."""
+
+    view: PolicyView
+    demands: Demands
+    believed: Believed | None
+    target: Target
+    now: datetime
+
+    def decide(self, request: Request, outcome: Outcome, answers: Mapping[str, bool]) -> Decision:
+        """What the request of a class is really answered; compared, so that a class never says something else."""
+        expected = outcome.allowed and all(answers[name] for name in outcome.providers)
+        decision = self._before_policies(request) or self._by_policies(request, answers)
+        if decision.allowed is not expected:
+            raise AppError(
+                ErrorCode.INTERNAL,
+                f"the class of {request.method} {request.path} of {request.principal or 'nobody'} was divided "
+                "wrongly; this is a fault of the program: ask `policy explain` about single requests",
+            )
+        return decision
+
+    def _before_policies(self, request: Request) -> Decision | None:
+        quarantines = self.view.quarantines
+        quarantine = quarantines.of_identity(request.principal, self.now) if len(quarantines) else None
+        if quarantine is not None:
+            return quarantine.decision
+        return self.demands.refusal(self.target, request.principal) or as_seen(request, self.believed)[1]
+
+    def _by_policies(self, request: Request, answers: Mapping[str, bool]) -> Decision:
+        request, _ = as_seen(request, self.believed)
+        known = self.view.values.of(PROVIDER)
+        # Who is denied whatever providers say is not told that one of them gave no answer.
+        asked = self.view.chain(self.target, request.protocol).providers.values()
+        given = {name: answers.get(name, True) for name in asked if provider_key(name) in known}
+        decision = self.view.decide(self.target, request, given)
+        return self.view.grants.at(self.now).lift(self.target, request, decision)
+
+
+def _workers(views: Sequence[PolicyView], place: Place, space: RequestSpace, now: datetime) -> list[_Worker]:
+    return [
+        _Worker(view, demands, space.believed(side), place.target, now)
+        for side, (view, demands) in enumerate(zip(views, place.door.demands, strict=True))
+    ]
+
+
 def _telling_answers(before: Outcome, after: Outcome) -> dict[str, bool]:
     """Answers of providers under which the two outcomes differ."""
     answers = dict.fromkeys((*before.providers, *after.providers), True)
@@ -191,28 +238,6 @@ def _telling_answers(before: Outcome, after: Outcome) -> dict[str, bool]:
         # What only one of them asks is what makes the difference.
         answers.update(dict.fromkeys(sorted(set(before.providers) ^ set(after.providers))[:1], False))
     return answers
-
-
-def _decided(
-    view: PolicyView, target: Target, request: Request, outcome: Outcome, answers: Mapping[str, bool], now: datetime
-) -> Decision:
-    """What the request of a class is really answered; compared, so that a class never says something else."""
-    expected = outcome.allowed and all(answers[name] for name in outcome.providers)
-    quarantine = view.quarantines.of_identity(request.principal, now) if len(view.quarantines) else None
-    known = view.values.of(PROVIDER)
-    given = {name: yes for name, yes in answers.items() if provider_key(name) in known}
-    if quarantine is None:
-        decided = decide(view.table, target, request, given)
-        decision = view.grants.at(now).lift(target, request, decided)
-    else:
-        decision = quarantine.decision
-    if decision.allowed is not expected:
-        raise AppError(
-            ErrorCode.INTERNAL,
-            f"the class of {request.method} {request.path} of {request.principal or 'nobody'} was divided wrongly; "
-            "this is a fault of the program: ask `policy explain` about single requests",
-        )
-    return decision
 
 
 def _side(outcome: Outcome, decision: Decision) -> dict[str, Any]:
@@ -228,9 +253,20 @@ def _verdict(outcome: Outcome) -> str:
     return "deny" if not outcome.allowed else "conditional" if outcome.providers else "allow"
 
 
+def _same_demands(place: Place) -> bool:
+    return len(set(place.door.demands)) == 1
+
+
+def _same_issuers(views: tuple[PolicyView, PolicyView], place: Place) -> bool:
+    before, after = whose_tokens(views, place.target, place.protocol)
+    return before == after
+
+
 def _same_policies(views: tuple[PolicyView, PolicyView], target: Target) -> bool:
-    """Whether the very same documents concern the target in both sets."""
+    """Whether the very same documents concern the target in both sets, and mean the same in them."""
     if views[0].mesh != views[1].mesh:
+        return False
+    if views[0].is_proposed is not views[1].is_proposed and views[1].table.attached(target).tries:
         return False
     before, after = (
         {policy.key: view.documents[policy.key].content_hash for policy in view.table.attached(target).policies}
@@ -265,6 +301,7 @@ def request_to_json(request: Request, view: PolicyView) -> dict[str, Any]:
     members: dict[str, Any] = {
         "protocol": request.protocol,
         "source_principal": request.principal,
+        "identity_state": "unavailable" if isinstance(request.principal, Unavailable) else "",
         "source_ip": request.source_ip,
         "remote_ip": request.remote_ip,
         "destination_ip": request.destination_ip,

@@ -13,6 +13,19 @@ from typing import Any
 _NO_HEADERS: Mapping[str, Sequence[str]] = {}
 
 
+class Unavailable(str):
+    """The principal of a request whose sender the proxy could not tell: to every rule the empty text.
+
+    Only questions have it. A worker knows the state of an identity beside its text, and denies before any rule is
+    asked where the proxy demands an identity.
+    """
+
+    __slots__ = ()
+
+
+UNAVAILABLE = Unavailable()
+
+
 @dataclass(slots=True, kw_only=True)
 class Request:
     """One request as the enforcing proxy saw it.

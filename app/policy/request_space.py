@@ -6,12 +6,13 @@ a class to words and to a request that is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.errors import AppError, ErrorCode
+from app.policy.asked_user import ANYBODYS, NONE_AT_ALL, NOT_ATTACHED, Believed, believed_issuers
 from app.policy.atom_patterns import (
     DESTINATION_IP,
     HOST,
@@ -29,6 +30,7 @@ from app.policy.atom_patterns import (
     present,
 )
 from app.policy.atoms import Atoms, Side, atoms_of, put
+from app.policy.demands import NO_DEMANDS, Demands
 from app.policy.describe_atoms import AtomSet, AtomWords
 from app.policy.divide import Divider, Leaf, RequestClass
 from app.policy.enforced_rules import EnforcedRule, Role, ValueTests, enforced_rules
@@ -75,6 +77,13 @@ class _Patterns:
         return tuple(sorted((self.bits(part, one.keyed), one.negated) for one in tests))
 
 
+def whose_tokens(views: Sequence[PolicyView], target: Target, protocol: str) -> list[Believed | None]:
+    """Whose tokens each view believes at a target. Documents without any RequestAuthentication do not say."""
+    if protocol != "tcp" and all(view.authentications is None for view in views):
+        return [ANYBODYS] * len(views)
+    return [believed_issuers(view.authentications, target, protocol) for view in views]
+
+
 class RequestSpace:
     """All requests of a protocol (`http` or `tcp`) at a target, as the rules of one or two views divide them."""
 
@@ -86,8 +95,11 @@ class RequestSpace:
         *,
         given: Mapping[Part, Any] | None = None,
         now: datetime | None = None,
+        demands: Sequence[Demands] = (),
     ) -> None:
-        """`given` values of parts stand for themselves alone; with `now`, quarantines that hold then count.
+        """`given` values of parts stand for themselves alone; with `now`, quarantines and grants that hold then count.
+
+        `demands` are those of the proxy in each view; without any, nothing is demanded.
 
         Raises:
             AppError: `TOO_LARGE` over a limit, `INVALID` for what cannot be divided.
@@ -97,8 +109,14 @@ class RequestSpace:
         self._given = dict(given or {})
         self._views = tuple(views)
         self._limits = views[0].table.limits
-        sides = [Side(view.mesh, view.table.limits) for view in views]
-        rules = [list(enforced_rules(view, target, protocol, now)) for view in views]
+        sides = self._sides = [
+            Side(view.mesh, view.table.limits, believed)
+            for view, believed in zip(views, whose_tokens(views, target, protocol), strict=True)
+        ]
+        rules = [
+            list(enforced_rules(view, target, protocol, now, demanded, self._not_believed(side)))
+            for view, side, demanded in zip(views, sides, demands or [NO_DEMANDS] * len(views), strict=True)
+        ]
         patterns = _Patterns()
         known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
         self._entries = [
@@ -108,11 +126,28 @@ class RequestSpace:
             patterns.bits(part, present(part))
         _refuse_twins(patterns.found, hardened=any(view.mesh.hardened for view in views))
         self.parts = [
-            atoms_of(part, patterns.found[part], sides, self._given.get(part), is_given=part in self._given)
+            atoms_of(
+                part,
+                patterns.found[part],
+                sides,
+                self._given.get(part),
+                is_given=part in self._given,
+                possible=self._ports() if part == PORT else (),
+            )
             for part in sorted(patterns.found, key=self._rank)
         ]
         self._words: dict[int, AtomWords] = {}
         self._numbers = {atoms.part: number for number, atoms in enumerate(self.parts)}
+
+    def _ports(self) -> Sequence[int]:
+        """The ports at which the target is reached; none where they are not known, so that it may be any."""
+        ports = [{port for view in self._views for port in view.services.ports(one)} for one in self.target.services]
+        return sorted(set().union(*ports)) if all(ports) else ()
+
+    def _not_believed(self, side: Side) -> frozenset[str]:
+        """Issuers of the other side whose tokens this one refuses."""
+        known = {issuer for one in self._sides for issuer in one.believed or ()}
+        return frozenset(known.difference(side.believed)) if side.believed else frozenset()
 
     def _given_atoms(
         self, part: Part, rules: Sequence[Sequence[EnforcedRule]], patterns: _Patterns, sides: Sequence[Side]
@@ -136,7 +171,29 @@ class RequestSpace:
         same = len({(view.mesh, view.table.limits) for view in self._views}) == 1 and not ranked
         divider = Divider(self.parts, self._limits, same_rules=same)
         states = [self._state(side, ranked=ranked) for side in range(len(self._views))]
-        return divider.classes(states, wanted)
+        return [one for one in divider.classes(states, wanted) if self._claims_are_possible(one)]
+
+    def _claims_are_possible(self, one: RequestClass) -> bool:
+        """Whether there is a token where the class has claims; parts are divided as if nothing joined them."""
+        token = self._numbers.get(TOKEN)
+        if token is None or token not in one.atoms:
+            return True
+        if any(self.parts[token].atoms[at].value is not None for at in _members(one.atoms[token])):
+            return True
+        return all(_has_no_claim(self.parts[number], block) for number, block in one.atoms.items())
+
+    def believed(self, side: int) -> Believed | None:
+        """Whose tokens are believed on a side; None where no token is looked at."""
+        return self._sides[side].believed
+
+    @property
+    def note_on_claims(self) -> str:
+        """What to know where rules ask for an end user's token, and nobody says whose are believed; empty elsewhere."""
+        if any(side.believed for side in self._sides) or not any(
+            atoms.part.kind in ("token", "claim") for atoms in self.parts
+        ):
+            return ""
+        return NONE_AT_ALL if any(side.believed == ANYBODYS for side in self._sides) else NOT_ATTACHED
 
     def rule(self, side: int, rank: int) -> tuple[str, str]:
         """Policy and rule of a rank; empty for none."""
@@ -147,11 +204,12 @@ class RequestSpace:
 
     def describe(self, one: RequestClass) -> dict[str, AtomSet]:
         """The conditions of a class, in words by part; parts that do not matter, or were given, are left out."""
-        return {
+        words = {
             self.parts[number].part.label: self._words_of(number).describe(atoms)
             for number, atoms in sorted(one.atoms.items())
             if self.parts[number].part not in self._given
         }
+        return {label: found for label, found in words.items() if found.of or found.but}
 
     def _words_of(self, number: int) -> AtomWords:
         if number not in self._words:
@@ -163,12 +221,34 @@ class RequestSpace:
         fields: dict[str, Any] = {"protocol": self.protocol}
         if self.protocol != "tcp":
             fields |= {"method": "GET", "path": "/"}
-        for number, atoms in enumerate(self.parts):
-            block = one.atoms.get(number)
-            if block is None and atoms.part not in self._given:
-                continue
-            put(fields, atoms.part, atoms.atoms[_first(atoms, block)].value)
+        said = {*self._given, *([PORT] if self._ports() else ())}  # what any request has, also where it does not matter
+        values = {
+            atoms.part: atoms.atoms[_first(atoms, one.atoms.get(number))].value
+            for number, atoms in enumerate(self.parts)
+            if number in one.atoms or atoms.part in said
+        }
+        if any(value for part, value in values.items() if part.kind == "claim"):
+            values[TOKEN] = self._token(one)
+        for part, value in values.items():
+            put(fields, part, value)
+        self._add_audience(fields.get("claims"), values)
         return Request(**fields)
+
+    def _token(self, one: RequestClass) -> tuple[str | None, str | None]:
+        """Issuer and subject of a token of a class that has claims."""
+        number = self._numbers.get(TOKEN)
+        if number is None:
+            return next((issuer for side in self._sides for issuer in side.believed or ()), None), None
+        atoms = self.parts[number]
+        block = one.atoms.get(number, atoms.every)
+        found: Iterator[tuple[str | None, str | None] | None] = (atoms.atoms[at].value for at in _members(block))
+        return next(filter(None, found))
+
+    def _add_audience(self, claims: Any, values: Mapping[Part, Any]) -> None:
+        """An audience that the issuer's token must have, where the class says nothing about audiences."""
+        if claims and not any(claim_path(part.name) == ("aud",) for part in values if part.kind == "claim"):
+            wanted = [audience for side in self._sides for audience in (side.believed or {}).get(claims.get("iss"), ())]
+            claims.update({"aud": wanted[:1]} if wanted else {})
 
     def contains(self, one: RequestClass, request: Request) -> bool:
         """Whether a request is in a class; it must be one with plain readings, or with atoms of its own."""
@@ -177,20 +257,18 @@ class RequestSpace:
     def _has(self, number: int, block: int, request: Request) -> bool:
         atoms = self.parts[number]
         value = _value(atoms.part, request)
-        sides = [Side(view.mesh, view.table.limits) for view in self._views]
-        (found,) = atoms_of(atoms.part, atoms.patterns, sides, value, is_given=True).atoms
+        (found,) = atoms_of(atoms.part, atoms.patterns, self._sides, value, is_given=True).atoms
         return any(block >> at & 1 and atom.readings == found.readings for at, atom in enumerate(atoms.atoms))
 
     def _state(self, side: int, *, ranked: bool) -> State:
         view = self._views[side]
-        chain = view.table.attached(self.target).chain(self.protocol)
+        chain = view.chain(self.target, self.protocol)
         found: dict[Role, set[Any]] = {role: set() for role in Role}
         for number, entry in enumerate(self._entries[side]):
             rank = number if ranked else 0
             rule = self._rule(entry)
             if rule is not None:
-                asked = (entry.rule.provider,) if entry.rule.role is Role.CUSTOM else ()
-                found[entry.rule.role].add((*asked, rank, rule))
+                found[entry.rule.role].add(_ranked(entry.rule, rank, rule))
         return State(
             deny=frozenset(found[Role.DENY]),
             custom=frozenset(found[Role.CUSTOM]),
@@ -206,6 +284,26 @@ class RequestSpace:
 
     def _clause(self, clause: Mapping[Part, tuple[Test, ...]]) -> Clause:
         return tuple(sorted((self._numbers[part], tests) for part, tests in clause.items()))
+
+
+def _ranked(rule: EnforcedRule, rank: int, asks: Rule) -> Any:
+    match rule.role:
+        case Role.CUSTOM:
+            return rule.provider, rank, asks
+        case Role.BAR:
+            return rank, rule.reason, asks
+        case _:
+            return rank, asks
+
+
+def _members(block: int) -> Iterator[int]:
+    """The numbers of the atoms in a block."""
+    return (at for at in range(block.bit_length()) if block >> at & 1)
+
+
+def _has_no_claim(atoms: Atoms, block: int) -> bool:
+    """Whether a request without a token is among these."""
+    return atoms.part.kind != "claim" or any(not atoms.atoms[at].value for at in _members(block))
 
 
 def _first(atoms: Atoms, block: int | None) -> int:

@@ -106,6 +106,12 @@ class ServiceIndex:
         keys = self._by_address.get(canonical_address(address))
         return tuple(self._reached(keys, port)) if keys else ()
 
+    def at_address(self, address: str, port: int) -> tuple[ServiceRef, ...]:
+        """The same for a question: with port 0, which is said of no request, the services at any port."""
+        if port:
+            return self.lookup(address, port)
+        return tuple(map(_ref, self._services(self._by_address.get(canonical_address(address)) or ())))
+
     def lookup_host(self, host: str, port: int) -> tuple[ServiceRef, ...]:
         """The services that answer to this Host header, in the order of their keys.
 

@@ -12,6 +12,8 @@ from app.policy.decision import Reason
 from app.policy.residual import SATISFIED, Rule
 
 Ranked = tuple[int, Rule]
+Barring = tuple[int, Reason, Rule]
+Barred = tuple[int, Reason]
 Asked = tuple[str, int]  # provider, rank of its first rule
 UNDECIDED = -1
 
@@ -31,12 +33,12 @@ class State(NamedTuple):
     deny: frozenset[Ranked] = frozenset()
     custom: frozenset[tuple[str, int, Rule]] = frozenset()
     allow: frozenset[Ranked] = frozenset()
-    bar: frozenset[Ranked] = frozenset()  # quarantines: nothing lifts them
+    bar: frozenset[Barring] = frozenset()  # what is denied before any policy: nothing lifts it
     lift: frozenset[Ranked] = frozenset()  # grants that override every other denial
     denied: int = UNDECIDED
     asked: frozenset[Asked] = frozenset()
     allowed: int = UNDECIDED
-    barred: int = UNDECIDED
+    barred: Barred | None = None
     lifted: int = UNDECIDED
     allows: bool = False  # whether ALLOW policies concern the target
     conflict: bool = False  # whether its CUSTOM policies deny all that they match
@@ -51,9 +53,9 @@ class State(NamedTuple):
 
 def settled(state: State) -> State | Outcome:
     """The state without what cannot change the outcome any more; the outcome when nothing is left to ask."""
-    barred, bar = _first(state.barred, state.bar)
-    if barred != UNDECIDED:
-        return State(bar=bar, barred=barred) if bar else Outcome(False, Reason.QUARANTINED, barred)
+    barred, bar = _barred(state)
+    if barred is not None:
+        return State(bar=bar, barred=barred) if bar else Outcome(False, barred[1], barred[0])
     lifted, lift = _first(state.lifted, state.lift)
     if lifted != UNDECIDED:
         if bar or lift:
@@ -89,6 +91,17 @@ def _by_policies(state: State) -> State | Outcome:
     return State(
         deny, custom, allow, denied=denied, asked=asked, allowed=allowed, allows=state.allows, conflict=state.conflict
     )
+
+
+def _barred(state: State) -> tuple[Barred | None, frozenset[Barring]]:
+    """What denies first, and what before it still may."""
+    matched = [(rank, reason) for rank, reason, rule in state.bar if rule == SATISFIED]
+    if state.barred is not None:
+        matched.append(state.barred)
+    if not matched:
+        return None, state.bar
+    first = min(matched)
+    return first, frozenset(entry for entry in state.bar if entry[0] < first[0])
 
 
 def _first(found: int, rules: frozenset[Ranked]) -> tuple[int, frozenset[Ranked]]:

@@ -56,7 +56,8 @@ async def what_can(request: Request, services: Services, revision: AtRevision = 
     response_model=dict[str, Any],
     openapi_extra=_question(
         "`before` and `after`: a revision number, `live`, or `{documents, over}` (a whole set; with `over` changes to "
-        "a revision or to `live`). `request`: only such requests. `reasons`: also what another rule decides alike."
+        "a revision or to `live`). `request`: only such requests. `reasons`: also what another rule decides alike. "
+        "`shadow`: `after` is taken as if its policies in shadow were enforced."
     ),
 )
 async def diff(request: Request, services: Services) -> dict[str, Any]:

@@ -9,17 +9,20 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app.errors import AppError, ErrorCode
+from app.policy.asked_user import asked_user
 from app.policy.cases import read_request
 from app.policy.decision import Decision, Reason
 from app.policy.divide import RequestClass
 from app.policy.evaluate import decide
 from app.policy.hardened import host_readings, is_plain_path, path_readings
 from app.policy.known_targets import known_targets
+from app.policy.places import places_at
 from app.policy.policy_view import PolicyView
 from app.policy.question import answer_question
-from app.policy.reachability import Place, difference, places_at, request_to_json
+from app.policy.reachability import difference, reach, request_to_json
 from app.policy.request import Request
 from app.policy.request_space import RequestSpace
+from app.policy.shadow import Outlook, decide_shadow
 from app.policy.target import PointKind, Target
 from tests.support.grants import grant
 from tests.support.policies import LIMITS, SIDECAR, document, policy
@@ -28,6 +31,17 @@ from tests.support.providers import provider
 _SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
+
+def _believed(*issuers: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "users", "namespace": "shop"},
+        "spec": {"jwtRules": [{"issuer": issuer, "jwksUri": "https://keys.example/jwks"} for issuer in issuers]},
+    }
+
+
+_TOKENS = st.sampled_from([[_believed("i", "is", "o")], [_believed("i", "is", "o")], [_believed("i")], []])
 _VALUES: dict[str, list[str]] = {
     "principals": [
         "*",
@@ -108,9 +122,11 @@ def _policies(draw: st.DrawFn) -> list[dict[str, Any]]:
     for number in range(draw(st.integers(1, 4))):
         action = draw(st.sampled_from(["ALLOW", "ALLOW", "DENY", "CUSTOM", "AUDIT"]))
         spec: dict[str, Any] = {"provider": {"name": draw(st.sampled_from("pq"))}} if action == "CUSTOM" else {}
-        dry_run = {"istio.io/dry-run": "true"} if action == "ALLOW" and not draw(st.integers(0, 5)) else None
+        modes = [None, None, None, "shadow", "shadow-removed"] if action != "AUDIT" else [None]
+        mode = draw(st.sampled_from(modes))
+        tried = {"gatehouse.dev/mode": mode} if mode else None
         rules = draw(st.lists(_RULES, min_size=1, max_size=2))
-        found.append(policy(*rules, action=action, name=f"p{number}", annotations=dry_run, **spec))
+        found.append(policy(*rules, action=action, name=f"p{number}", annotations=tried, **spec))
     return found
 
 
@@ -141,14 +157,34 @@ def _sets(draw: st.DrawFn) -> list[dict[str, Any]]:
         "metadata": {"name": "q"},
         "spec": {"identity": "spiffe://cluster.local/ns/x/sa/y", "reason": "a leak"},
     }
-    return [*draw(_policies()), *draw(_grants()), *([quarantine] if draw(st.integers(0, 3)) == 0 else [])]
+    return [
+        *draw(_policies()),
+        *draw(_grants()),
+        *draw(_TOKENS),
+        *([quarantine] if draw(st.integers(0, 3)) == 0 else []),
+    ]
 
 
-def _decision(view: PolicyView, target: Target, request: Request, answers: dict[str, bool]) -> Decision:
-    """What a worker answers: quarantine, policies, grants."""
+def _token_is_believed(view: PolicyView, target: Target, request: Request) -> bool:
+    """Any other token is refused before a policy is asked, so that no class speaks of it."""
+    return view.authentications is None or asked_user(view.authentications, target, request, None).refusal is None
+
+
+def _decision(
+    view: PolicyView, target: Target, request: Request, answers: dict[str, bool], other: PolicyView | None = None
+) -> Decision:
+    """What a worker answers: quarantine, the end user's token, policies, grants.
+
+    Where neither this set nor the other one has a RequestAuthentication, claims are as given.
+    """
     quarantine = view.quarantines.of_identity(request.principal, NOW)
     if quarantine is not None:
         return quarantine.decision
+    if view.authentications is not None or (other is not None and other.authentications is not None):
+        user = asked_user(view.authentications, target, request, None)
+        if user.refusal is not None:
+            return user.refusal
+        request = user.as_decided(request)
     return view.grants.at(NOW).lift(target, request, decide(view.table, target, request, answers))
 
 
@@ -181,9 +217,8 @@ _PLAIN = st.builds(
     sni=st.sampled_from(["", "a.com", "b.com", "z"]),
     claims=st.none()
     | st.fixed_dictionaries(
-        {},
+        {"iss": st.sampled_from(["i", "is", "o"])},
         optional={
-            "iss": st.sampled_from(["i", "is", "o"]),
             "sub": st.sampled_from(["s", "xs", "o", ""]),
             "a": st.sampled_from(["a", "b", "ab", ["a", "b"], ["c"], []]),
             "aud": st.sampled_from(["x", ["y1", "x"], ["z"]]),
@@ -218,6 +253,7 @@ def test_a_request_is_in_one_class_which_says_what_is_decided(
 ) -> None:
     """The classes are a partition, and each is decided as every request in it, with the rule that is named."""
     view = view_of(policies, mesh)
+    assume(_token_is_believed(view, target, request))
     space = RequestSpace([view], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
 
     found = [one for one in _classes(space, lambda _: True, ranked=True) if space.contains(one, request)]
@@ -248,11 +284,41 @@ def test_diff_names_a_class_of_every_request_that_is_decided_otherwise(
 
     found = [one for one in _classes(space, _differ, ranked=False) if space.contains(one, request)]
 
-    decisions = [_decision(view, target, request, answers).allowed for view in views]
+    decisions = [
+        _decision(view, target, request, answers, other).allowed
+        for view, other in zip(views, reversed(views), strict=True)
+    ]
     if decisions[0] is not decisions[1]:
         assert 1 == len(found)
     if not found:
         assert decisions[0] is decisions[1]
+
+
+@given(_sets(), _MESHES, _TARGETS, _PLAIN, _ANSWERS)
+@_SETTINGS
+def test_diff_with_shadow_names_what_the_shadow_verdict_says(
+    policies: list[dict[str, Any]], mesh: dict[str, Any], target: Target, request: Request, answers: dict[str, bool]
+) -> None:
+    """A request is in a class exactly where a worker would add that the proposed set allows, or denies, it."""
+    view = view_of(policies, mesh)
+    assume(_token_is_believed(view, target, request))
+    space = RequestSpace([view, view.proposed()], target, "tcp" if request.protocol == "tcp" else "http", now=NOW)
+
+    found = [one for one in _classes(space, _differ, ranked=False) if space.contains(one, request)]
+
+    decision = _decision(view, target, request, answers)
+    verdict = decide_shadow(view.table, target, request, decision, answers, grants=view.grants.at(NOW))
+    changes = verdict is not None and verdict.outlook in (Outlook.WOULD_ALLOW, Outlook.WOULD_DENY)
+    if decision.reason is Reason.QUARANTINED:
+        assert [] == found
+    elif changes:
+        assert 1 == len(found)
+        before, after = (one.allowed and all(map(answers.get, one.providers)) for one in found[0].outcomes)
+        assert (before, after) == (decision.allowed, not decision.allowed)
+    else:
+        assert all(
+            len({one.allowed and all(map(answers.get, one.providers)) for one in each.outcomes}) == 1 for each in found
+        )
 
 
 def _classes(space: RequestSpace, wanted: Any, *, ranked: bool) -> list[RequestClass]:
@@ -281,14 +347,16 @@ def test_every_witness_of_a_difference_is_decided_otherwise(
     for one in _differences(views, [target]):
         request, rejected = read_request(_without_answers(one["witness"]), views[1].mesh)
         answers = {name: said == "allow" for name, said in one["witness"].get("provider_decisions", {}).items()}
-        decisions = [_decision(view, target, request, answers) for view in views]
+        decisions = [
+            _decision(view, target, request, answers, other) for view, other in zip(views, reversed(views), strict=True)
+        ]
         assert rejected is None
         assert decisions[0].allowed is not decisions[1].allowed
 
 
 def _differences(views: tuple[PolicyView, PolicyView], targets: list[Target]) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = difference(views, places_at(targets), {}, NOW)["differences"]
+        found: list[dict[str, Any]] = difference(views, places_at(views, targets), {}, NOW)["differences"]
     except AppError as error:
         assume(error.code is not ErrorCode.TOO_LARGE)
         raise
@@ -370,4 +438,28 @@ def test_explain_decides_as_a_worker_does(
 def test_a_place_is_asked_in_each_protocol_that_it_knows() -> None:
     """HTTP and TCP at a waypoint, TCP alone at ztunnel."""
     ztunnel = Target(PointKind.ZTUNNEL, "shop")
-    assert [Place(SIDECAR, "http"), Place(SIDECAR, "tcp"), Place(ztunnel, "tcp")] == list(places_at([SIDECAR, ztunnel]))
+    places = places_at([PolicyView.empty(LIMITS)], [SIDECAR, ztunnel])
+    assert [(SIDECAR, "http"), (SIDECAR, "tcp"), (ztunnel, "tcp")] == [(one.target, one.protocol) for one in places]
+
+
+@given(_sets(), _MESHES, st.sampled_from(["http", "tcp"]))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_explain_decides_the_request_of_each_class_as_the_class_says(
+    documents: list[dict[str, Any]], mesh: dict[str, Any], protocol: str
+) -> None:
+    """Also with claims, headers and addresses in it: people ask why, and must not be told something else."""
+    view = view_of([_believed("i", "is"), *documents], mesh)
+    try:
+        (place,) = reach(view, places_at([view], [SIDECAR], protocol), {}, NOW)["places"]
+    except AppError as error:
+        assume(error.code is not ErrorCode.TOO_LARGE)
+        raise
+
+    for one in place["classes"][:20]:
+        asked = {**one["witness"], "provider_decisions": dict.fromkeys("pq", "allow")}
+        told = answer_question({"request": asked, "target": place["target"]}, view, now=NOW)
+        assert (one["verdict"] != "deny") == told["decision"]["allowed"]
+        if one["verdict"] != "allow" or one["reason"] != "GRANT":
+            assert (one["reason"], one["policy"], one["rule"]) == tuple(
+                told["decision"][name] for name in ("reason", "policy", "rule")
+            )

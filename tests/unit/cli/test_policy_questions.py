@@ -76,6 +76,26 @@ def test_diff_of_files(run, file):
     assert "PUT /orders from cluster.local/ns/shop/sa/web" in other.out
 
 
+TRIED = "metadata:\n  annotations: {gatehouse.dev/mode: shadow}\n"
+
+
+def test_diff_against_what_is_tried_out(run, live, file):
+    """Of files and of the live set; one set is enough then, and exit code 3 says that something would change."""
+    path = Path(file())
+    path.write_text(path.read_text(encoding="utf-8").replace("metadata:\n", TRIED), encoding="utf-8")
+    run("policy", "apply", str(path))
+    offline, online = (run("policy", "diff", side, "--shadow", "-o", "json") for side in (str(path), "live"))
+    both, plain = run("policy", "diff", "live", "live", "--shadow"), run("policy", "diff", "live", "live")
+    nothing = run("policy", "diff", file(name="enforced.yaml"), "--shadow")
+
+    assert (3, 3, 3, 0, 0) == tuple(one.code for one in (offline, online, both, plain, nothing)), (
+        offline.err + online.err
+    )
+    assert json.loads(offline.out)["differences"] == json.loads(online.out)["differences"]
+    assert "allow->deny for shop/orders" in both.out
+    assert "no policy of the second set is tried out" in nothing.out
+
+
 def test_diff_with_the_server(run, live, file):
     """Revisions, the live set, and files as a whole set or as what would be applied."""
     before, after = file(), file("PUT", "after.yaml")
@@ -95,8 +115,18 @@ def test_diff_with_the_server(run, live, file):
     [
         ("diff", "live", "yesterday"),
         ("diff", "1", "2", "--apply"),
+        ("diff", "{file}"),
+        ("diff", "{file}", "--apply", "--shadow"),
+        ("who-can", "--to", "shop/orders", "--label", "app=x", "-f", "{file}"),
+        ("who-can", "--at", "waypoint", "a/b", "--point", "a/b", "-f", "{file}"),
         ("who-can", "GET", "orders", "--to", "shop/orders", "-f", "{file}"),
+        ("diff", "", "{file}"),
         ("who-can", "--to", "a/b/c", "-f", "{file}"),
+        ("who-can", "--to", "orders", "-f", "{file}"),
+        ("who-can", "--to", "shop/orders:123456", "-f", "{file}"),
+        ("who-can", "--to", "shop/orders", "--source-ip", "here", "-f", "{file}"),
+        ("what-can", "shop/*", "-f", "{file}"),
+        ("what-can", "spiffe://", "-f", "{file}"),
         ("what-can", "web", "-f", "{file}"),
         ("explain", "--from", "web", "--to", "shop/orders", "-f", "{file}"),
         ("explain", "--request", "{file}", "--from", "shop/web"),
@@ -112,6 +142,50 @@ def test_arguments_that_cannot_be_read_are_refused(run, file, arguments):
     result = run("policy", *(argument.format(file=path) for argument in arguments))
 
     assert (2, True) == (result.code, result.err.startswith("error: "))
+
+
+def test_an_address_of_ipv6_is_taken_with_a_port_and_without(run, file):
+    """Its last digits are no port unless it stands in brackets."""
+    flags = ("policy", "who-can", "--at", "sidecar", "shop/x", "-f", file("GET"), "-o", "json")
+    answers = [json.loads(run(*flags, "--to", to).out) for to in ("2001:db8::1", "[2001:db8::1]:80")]
+
+    asked = [answer["places"][0]["classes"][0]["witness"] for answer in answers]
+    assert [("2001:db8::1", None), ("2001:db8::1", 80)] == [(one["destination_ip"], one.get("port")) for one in asked]
+
+
+def test_a_table_names_the_first_of_many_values(run, file):
+    """A column as wide as three hundred callers is for programs, which get them all."""
+    path = Path(file())
+    callers = ", ".join(f"cluster.local/ns/shop/sa/web{number:02}" for number in range(20))
+    path.write_text(path.read_text(encoding="utf-8").replace("cluster.local/ns/shop/sa/web", callers), encoding="utf-8")
+    question = ("policy", "who-can", "GET", "/orders", "--to", "shop/orders", "-f", str(path))
+    table, whole = run(*question), json.loads(run(*question, "-o", "json").out)
+
+    assert "deny      any but cluster.local/ns/shop/sa/web00, " in table.out
+    assert "sa/web07 and 12 more   any        NO_RULE_MATCHED" in table.out
+    assert 20 == len(whole["places"][0]["classes"][0]["when"]["caller"]["of"])
+
+
+def test_the_example_of_a_difference_says_all_that_it_needs(run, tmp_path):
+    """A request that differs by its port and a header is not shown without them."""
+    operation = {"to": [{"operation": {"ports": ["8080"]}}], "when": [{"key": "request.headers[x-a]", "values": ["b"]}]}
+    for name, action in (("before", "ALLOW"), ("after", "DENY")):
+        metadata = {"name": "p", "namespace": "shop"}
+        spec = {"action": action, "rules": [operation]}
+        document = {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": metadata,
+            "spec": spec,
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+
+    result = run(
+        "policy", "diff", str(tmp_path / "before.json"), str(tmp_path / "after.json"), "--at", "sidecar", "shop/x"
+    )
+
+    assert 3 == result.code, result.err
+    assert "GET / from nobody with port 8080; x-a: b" in result.out
 
 
 def test_explain_takes_a_caller_in_short_and_a_connection(run, file):

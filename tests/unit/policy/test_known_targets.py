@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from app.errors import AppError
+from app.policy.broad_question import answer_reach
 from app.policy.known_targets import known_targets, targets_of_service
 from app.policy.policy_view import PolicyView, view_of_documents
 from app.policy.target import ServiceRef, Target
 from tests.support.policies import LIMITS, policy
 
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SERVICE = {"kind": "Service", "group": "", "name": "orders"}
 GATEWAY = {"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "wp"}
 
@@ -49,7 +52,7 @@ def test_a_service_is_behind_the_waypoints_of_its_namespace() -> None:
 
     assert ["waypoint shop/waypoint orders"] == words(known_targets([view(policy({}, targetRefs=[SERVICE]))]))
     assert ["waypoint shop/wp", "waypoint shop/wp orders"] == sorted(words(known_targets([named])))
-    assert ["waypoint shop/wp orders"] == words(targets_of_service([named], ServiceRef("shop", "orders")))
+    assert ["waypoint shop/wp orders"] == words(targets_of_service([named], (ServiceRef("shop", "orders"),)))
 
 
 def test_a_service_without_a_waypoint_is_behind_each_known_one() -> None:
@@ -63,7 +66,16 @@ def test_a_waypoint_that_requires_a_service_is_not_asked_without_one() -> None:
     """It would deny there before any policy."""
     known = view(point("wp", requireService=True), policy({}, targetRefs=[SERVICE]))
 
-    assert ["waypoint shop/wp orders"] == words(known_targets([known]))
+    question = {"request": {"protocol": "http"}}
+    everywhere = answer_reach(question, known, now=NOW)
+    asked = answer_reach(
+        {**question, "target": {"kind": "waypoint", "namespace": "shop", "gateway_name": "wp"}}, known, now=NOW
+    )
+
+    assert [["orders"]] == [[one["name"] for one in place["target"]["services"]] for place in everywhere["places"]]
+    assert ["TARGET_UNKNOWN", "IDENTITY_UNAVAILABLE"] == [
+        one["reason"] for place in asked["places"] for one in place["classes"]
+    ]
 
 
 def test_workloads_have_the_labels_that_policies_select_alone_and_together() -> None:

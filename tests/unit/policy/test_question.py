@@ -78,6 +78,12 @@ def test_a_service_that_the_inventory_lacks_is_said() -> None:
         assert answer.get("unknownServices") == reached.get("unknownServices")
         return answer.get("unknownServices")
 
+    known = view.changed({}, {"Kubernetes/shop/orders": {**service, "ports": [8080]}}, limits)
+    for port, doubts in ((8080, None), (80, ["shop/orders:80"])):
+        question = {"request": {"port": port}, "target": {**waypoint, "service": "orders"}}
+        assert doubts == answer_question(question, known, now=NOW).get("unknownServices")
+        question = {"request": {"port": port}, "service": "shop/orders"}
+        assert doubts == answer_reach(question, known, now=NOW).get("unknownServices")
     assert ["shop/odrers"] == ask("odrers")
     assert ask("orders") is None
     assert ask("odrers", PolicyView.empty(limits)) is None

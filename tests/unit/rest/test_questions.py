@@ -30,7 +30,7 @@ async def test_who_can(api, stored):
     """Classes of callers, each with the rule, and a request of it that explain takes."""
     question = {"request": {"method": "GET", "path": "/orders"}, **SERVICE}
     answer = (await api.client.post("/v1/who-can", json=question)).json()
-    allowed, denied = answer["places"][0]["classes"]
+    allowed, denied, unavailable = answer["places"][0]["classes"]
     explained = await api.client.post(
         "/v1/explain",
         json={"request": allowed["witness"], "target": {"kind": "waypoint", "namespace": "shop", "service": "orders"}},
@@ -40,6 +40,7 @@ async def test_who_can(api, stored):
     assert ("allow", ["cluster.local/ns/shop/sa/web"]) == (allowed["verdict"], allowed["when"]["caller"]["of"])
     assert ("deny", ["cluster.local/ns/shop/sa/web"]) == (denied["verdict"], denied["when"]["caller"]["anyBut"])
     assert allowed["rule"] == explained.json()["decision"]["rule"]
+    assert ("deny", "IDENTITY_UNAVAILABLE") == (unavailable["verdict"], unavailable["reason"])
 
 
 async def test_what_can(api, stored):
@@ -63,6 +64,18 @@ async def test_diff(api, stored):
     assert ([], 1, 1) == (same["differences"], same["before"], same["after"])
 
 
+async def test_diff_against_what_is_tried_out(api, stored):
+    """With `shadow` the live set beside itself differs by its policies in shadow."""
+    tried = {"name": "tried", "namespace": "shop", "annotations": {"gatehouse.dev/mode": "shadow"}}
+    applied = {"documents": [{**ORDERS, "metadata": tried, "spec": {**ORDERS["spec"], "rules": [{}]}}], "over": "live"}
+    enforced = (await api.client.post("/v1/diff", json={"after": applied, **SERVICE})).json()
+    proposed = (await api.client.post("/v1/diff", json={"after": applied, "shadow": True, **SERVICE})).json()
+
+    assert [] == enforced["differences"]
+    assert (1, {"deny->allow"}) == (proposed["triedOut"], {one["change"] for one in proposed["differences"]})
+    assert {"shop/tried"} == {one["after"]["policy"] for one in proposed["differences"]}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
@@ -77,6 +90,7 @@ async def test_diff(api, stored):
         ("diff", {"after": {"documents": {}}}, 422),
         ("diff", {"after": {"documents": [], "over": "x"}}, 422),
         ("diff", {"reasons": "yes", **SERVICE}, 422),
+        ("diff", {"shadow": "yes", **SERVICE}, 422),
         ("diff", {"before": 7}, 404),
     ],
 )
