@@ -11,6 +11,7 @@ import ipaddress
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from app.errors import AppError, ErrorCode
@@ -208,8 +209,7 @@ def readings_of(part: Part, value: Any, side: Side) -> tuple[tuple[Any, ...], ..
     if part == IDENTITY:
         return ((value,),)
     fields: dict[str, Any] = {}
-    if side.believed is not None or part.kind not in ("token", "claim"):
-        put(fields, part, value)
+    put(fields, part, value)
     return ((Request(**fields),),)
 
 
@@ -366,6 +366,8 @@ def _tokens(
         issuers += _texts([(REST,)], [[one] for one in of_issuers], limits)
     elif len(issuers) > 1:
         issuers.remove(None)  # a token that is believed says whose it is
+        if any(side.believed is None for side in sides):  # where one side ignores what the other refuses
+            issuers.append(next(text for text in map("issuer-{}".format, count()) if text not in issuers))
     for issuer in issuers:
         for subject in subjects:
             yield issuer, subject

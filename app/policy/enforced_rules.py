@@ -6,7 +6,7 @@ What a proxy demands of every request before any policy is among them, as a rule
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
@@ -21,10 +21,12 @@ from app.policy.grant import GrantState
 from app.policy.languages import NO_SLASH, Token
 from app.policy.policy_view import PolicyView
 from app.policy.quarantine import Quarantine, QuarantineIndex
+from app.policy.request import Request
 from app.policy.rules import CompiledRule, Place
 from app.policy.target import Target
 
 _QUARANTINE = "Quarantine"
+_NO_CLAIMS = Request()
 
 
 class Role(Enum):
@@ -65,23 +67,47 @@ class EnforcedRule:
                 yield from clause.get(part, ())
 
 
+def asks_for_tokens(rule: EnforcedRule) -> bool:
+    """Whether a rule asks for the claims of an end user."""
+    return any(_is_of_token(part) for group in rule.groups for clause in group for part in clause)
+
+
+def without_tokens(rule: EnforcedRule) -> EnforcedRule:
+    """The rule where no token is looked at: each test on claims comes out as for a request without any."""
+    groups = tuple(tuple(filter(_is_alive, group)) for group in rule.groups)
+    kept = tuple(
+        tuple({part: tests for part, tests in clause.items() if not _is_of_token(part)} for clause in group)
+        for group in groups
+    )
+    return replace(rule, groups=kept)
+
+
+def _is_alive(clause: ValueClause) -> bool:
+    tests = (test for part, tests in clause.items() if _is_of_token(part) for test in tests)
+    return all(any(pattern.matches(_NO_CLAIMS) for _, pattern in test.keyed) is not test.negated for test in tests)
+
+
+def _is_of_token(part: Part) -> bool:
+    return part.kind in ("token", "claim")
+
+
 def enforced_rules(
     view: PolicyView,
     target: Target,
     protocol: str,
     now: datetime | None,
     demands: Demands = NO_DEMANDS,
-    not_believed: frozenset[str] = frozenset(),
+    believed: frozenset[str] = frozenset(),
 ) -> Iterator[EnforcedRule]:
     """What decides at the target, in the order in which rules are named.
 
-    `not_believed` are issuers whose tokens are refused here, and were verified elsewhere.
+    With `believed` issuers, tokens of any other one are refused; without, nothing is said of tokens.
     """
     if now is not None:
         yield from _quarantines(view, now)
     yield from _demanded(demands, target)
-    if not_believed:
-        yield _refused_tokens(not_believed)
+    if believed:
+        yield _refused_tokens(believed)
     place = view.table.attached(target).place(protocol)
     chain = view.chain(target, protocol)
     for policy in chain.policies:
@@ -138,9 +164,12 @@ def _demanded(demands: Demands, target: Target) -> Iterator[EnforcedRule]:
         yield EnforcedRule(Role.BAR, "", "", "", (), Reason.TARGET_UNKNOWN)
 
 
-def _refused_tokens(issuers: frozenset[str]) -> EnforcedRule:
-    pattern = Pattern("a token that is not believed", lambda request: (request.claims or {}).get("iss") in issuers)
-    tests = ValueTests(((("issuers", issuers), pattern),), negated=False)
+def _refused_tokens(believed: frozenset[str]) -> EnforcedRule:
+    def refused(request: Request) -> bool:
+        return request.claims is not None and request.claims.get("iss") not in believed
+
+    label = f"a token of no issuer that is believed ({', '.join(sorted(believed))})"
+    tests = ValueTests(((("believed", believed), Pattern(label, refused)),), negated=False)
     return EnforcedRule(Role.BAR, "", "", "", (({TOKEN: (tests,)},),), Reason.TOKEN_INVALID)
 
 

@@ -33,7 +33,14 @@ from app.policy.atoms import Atoms, Side, atoms_of, put
 from app.policy.demands import NO_DEMANDS, Demands
 from app.policy.describe_atoms import AtomSet, AtomWords
 from app.policy.divide import Divider, Leaf, RequestClass
-from app.policy.enforced_rules import EnforcedRule, Role, ValueTests, enforced_rules
+from app.policy.enforced_rules import (
+    EnforcedRule,
+    Role,
+    ValueTests,
+    asks_for_tokens,
+    enforced_rules,
+    without_tokens,
+)
 from app.policy.evaluate import is_conflict
 from app.policy.field_tests import claim_path
 from app.policy.policy_view import PolicyView
@@ -114,8 +121,13 @@ class RequestSpace:
             for view, believed in zip(views, whose_tokens(views, target, protocol), strict=True)
         ]
         rules = [
-            list(enforced_rules(view, target, protocol, now, demanded, self._not_believed(side)))
+            list(enforced_rules(view, target, protocol, now, demanded, self._told_apart(side)))
             for view, side, demanded in zip(views, sides, demands or [NO_DEMANDS] * len(views), strict=True)
+        ]
+        self._asks_for_tokens = any(asks_for_tokens(rule) for side in rules for rule in side)
+        rules = [
+            list(map(without_tokens, found)) if side.believed is None else found
+            for found, side in zip(rules, sides, strict=True)
         ]
         patterns = _Patterns()
         known = {part: self._given_atoms(part, rules, patterns, sides) for part in self._given}
@@ -144,10 +156,13 @@ class RequestSpace:
         ports = [{port for view in self._views for port in view.services.ports(one)} for one in self.target.services]
         return sorted(set().union(*ports)) if all(ports) else ()
 
-    def _not_believed(self, side: Side) -> frozenset[str]:
-        """Issuers of the other side whose tokens this one refuses."""
-        known = {issuer for one in self._sides for issuer in one.believed or ()}
-        return frozenset(known.difference(side.believed)) if side.believed else frozenset()
+    def _told_apart(self, side: Side) -> frozenset[str]:
+        """The issuers that a side believes, where the other one believes others or looks at no token.
+
+        What both refuse is in no class.
+        """
+        differs = any(one.believed != side.believed for one in self._sides)
+        return frozenset(side.believed or ()) if differs else frozenset()
 
     def _given_atoms(
         self, part: Part, rules: Sequence[Sequence[EnforcedRule]], patterns: _Patterns, sides: Sequence[Side]
@@ -189,9 +204,7 @@ class RequestSpace:
     @property
     def note_on_claims(self) -> str:
         """What to know where rules ask for an end user's token, and nobody says whose are believed; empty elsewhere."""
-        if any(side.believed for side in self._sides) or not any(
-            atoms.part.kind in ("token", "claim") for atoms in self.parts
-        ):
+        if not self._asks_for_tokens or any(side.believed for side in self._sides):
             return ""
         return NONE_AT_ALL if any(side.believed == ANYBODYS for side in self._sides) else NOT_ATTACHED
 

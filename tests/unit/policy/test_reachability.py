@@ -392,3 +392,15 @@ def test_a_service_is_reached_at_its_ports_only() -> None:
 
     assert {("allow", (), "shop/open")} == rows(answer_reach(OF_WEB, known, now=NOW))
     assert 3 == len(rows(answer_reach(OF_WEB, rules, now=NOW)))
+
+
+def test_tokens_that_one_set_ignores_and_the_other_refuses_are_a_difference() -> None:
+    """The first RequestAuthentication of a target turns away whoever has a token of another issuer."""
+    elsewhere = {**tokens_of({"issuer": "https://id.example"}), "metadata": {"name": "users", "namespace": "bank"}}
+    before, after = view(for_orders({}), elsewhere), view(for_orders({}), tokens_of({"issuer": "https://id.example"}))
+
+    (found,) = answer_diff(OF_WEB, before, after, now=NOW)["differences"]
+
+    assert ("allow->deny", "TOKEN_INVALID") == (found["change"], found["after"]["reason"])
+    assert "https://id.example" != found["witness"]["jwt_claims"]["iss"]
+    assert {"request.auth.principal": "a token of no issuer that is believed (https://id.example)"} == found["words"]
