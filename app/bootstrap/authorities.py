@@ -31,7 +31,7 @@ from app.authority.authorities.make_authorities import AuthorityMaker, Lifetimes
 from app.authority.authorities.open_authorities import open_authorities
 from app.authority.authorities.pending_acts import PendingActs
 from app.authority.authorities.prepare_authority import PrepareAuthority
-from app.authority.ports import Clock
+from app.authority.certificates.clock_guard import ClockGuard
 from app.bootstrap.state import is_first_run, replica_id
 from app.ca.lifecycle import Fleet
 from app.ca.profile import max_workload_lifetime
@@ -58,7 +58,7 @@ async def open_authority_parts(
     settings: Settings,
     database: Database,
     keeper: KeyKeeper,
-    clock: Clock,
+    clock: ClockGuard,
     stack: AsyncExitStack,
     *,
     parent: ParentFiles | None = None,

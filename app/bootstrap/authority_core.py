@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from app.authority.administration import Administration
 from app.authority.authorities.known_authorities import KnownAuthorities
 from app.authority.certificates.authorize_identity import AuthorizeIdentity
-from app.authority.certificates.certificate_request import AccessRules
 from app.authority.certificates.converge_mesh import ConvergeMesh
 from app.authority.certificates.explain_certificate import ExplainCertificate
 from app.authority.certificates.issue_certificate import Issuer
@@ -25,9 +24,9 @@ from app.bootstrap.foundation import Foundation
 from app.bootstrap.issuing import (
     CertificateParts,
     CertificatePorts,
+    access_rules,
     certificate_ports,
     issuing_rules,
-    refuses_cert_signer,
 )
 from app.bootstrap.ledger import OpenLedger
 from app.bootstrap.numbering import Numbering
@@ -83,7 +82,7 @@ def build_core(
     quarantines = quarantine_view(settings, foundation, clock)
     known, certificates = KnownAuthorities(database), CertificateIndex(database)
     converge = ConvergeMesh(ConvergenceRows(database), clock=clock, limits=limits)
-    issuing = issuing_rules(settings, clock, known, converge)
+    issuing = issuing_rules(settings, foundation.clock_guard, known, converge)
     issuer = Issuer(
         authorities.issuing,
         foundation.numbering.bounding(ledger.ledger),
@@ -94,12 +93,7 @@ def build_core(
     )
     authorities.follow(issuer.replace_state)
     refusals = Refusals(max_kept=limits.certificate.max_kept_refusals)
-    rules = AccessRules(
-        trust_domain=trust_domain,
-        trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
-        clusters=placement.placements.clusters,
-        refuse_cert_signer=refuses_cert_signer(settings),
-    )
+    rules = access_rules(settings, placement.placements.clusters)
     placements = placement.placements
     ca = certificate_ports(
         CertificateParts(

@@ -65,7 +65,7 @@ def build_certificates(
         database,
         foundation.keeper,
         view,
-        clock=clock,
+        clock=foundation.clock_guard,
         limits=limits.quarantine,
         max_lifetime=max_workload_lifetime(limits.certificate),
         sink=_file_sink(settings.certificates.crl_file),

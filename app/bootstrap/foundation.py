@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from app.authority.authorities.authority_ports import KeyKeeper
+from app.authority.certificates.clock_guard import ClockGuard
 from app.bootstrap.authorities import AuthorityParts, open_authority_parts
 from app.bootstrap.clock import SystemClock
 from app.bootstrap.numbering import Numbering, open_numbering
@@ -29,6 +30,7 @@ class Foundation:
     """Everything that was stored, open."""
 
     database: Database
+    clock_guard: ClockGuard
     keeper: KeyKeeper
     authorities: AuthorityParts
     snapshot_key: ManifestSigningKey
@@ -48,6 +50,7 @@ async def open_foundation(
             `UNAVAILABLE` when the database server cannot be reached.
     """
     forbid_core_dumps()
+    clock_guard = ClockGuard(clock, max_drift_seconds=settings.limits.certificate.max_clock_drift_seconds)
     ensure_database_folder(settings)
     keeper = await start_signer(settings, secrets or {}, stack)
     database = await _open_database(settings, stack)
@@ -55,8 +58,9 @@ async def open_foundation(
     numbering = await open_numbering(settings, database, seal=keeper.seal, unseal=keeper.unseal, clock=clock)
     foundation = Foundation(
         database=database,
+        clock_guard=clock_guard,
         keeper=keeper,
-        authorities=await _open_authorities(settings, database, keeper, clock, stack),
+        authorities=await _open_authorities(settings, database, keeper, clock_guard, stack),
         snapshot_key=await _open_snapshot_key(database, keeper),
         token_issuer=await BuiltinIssuer.open(
             database, seal=keeper.seal, unseal=keeper.unseal, audiences=settings.tokens.audiences
@@ -82,7 +86,7 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
 
 
 async def _open_authorities(
-    settings: Settings, database: Database, keeper: KeyKeeper, clock: SystemClock, stack: AsyncExitStack
+    settings: Settings, database: Database, keeper: KeyKeeper, clock: ClockGuard, stack: AsyncExitStack
 ) -> AuthorityParts:
     parts = await open_authority_parts(
         settings,

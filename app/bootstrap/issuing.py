@@ -25,16 +25,18 @@ from app.authority.certificates.report_certificate import ReportCertificate
 from app.authority.certificates.request_guards import RequestGuards
 from app.authority.certificates.serving_certificates import ListenerCertificate, ListenerCertificates
 from app.authority.certificates.waiting_line import Urgency
+from app.authority.placement.clusters import Clusters
 from app.authority.ports import MonotonicClock, TokenAuthenticator
 from app.ca.lifetimes import LifetimeRule, WorkloadLifetimes
 from app.ca.profile import TtlGrant, WorkloadProfile
 from app.errors import AppError, ErrorCode
+from app.identity.spiffe import TrustDomain
 from app.limits import CertificateLimits, Limits
 from app.rpc.call import RpcObserver
 from app.rpc.certificates import certificate_methods
 from app.rpc.server import GrpcServer
 from app.settings import Settings
-from app.settings.issuing import IssuingSettings, OverLong, UnknownSigner, key_hash
+from app.settings.issuing import CsrNames, IssuingSettings, OverLong, UnknownSigner, key_hash
 from app.telemetry import metrics
 
 _MAX_BLOCKED_FILE_BYTES = 16_777_216
@@ -76,7 +78,7 @@ class AdmissionMetrics:
 
 
 def issuing_rules(
-    settings: Settings, clock: MonotonicClock, known: KnownAuthorities, converge: ConvergeMesh
+    settings: Settings, clock_guard: ClockGuard, known: KnownAuthorities, converge: ConvergeMesh
 ) -> IssuingRules:
     """What the settings say about lifetimes and keys.
 
@@ -93,7 +95,7 @@ def issuing_rules(
     return IssuingRules(
         lifetimes=workload_lifetimes(ca, limits),
         keys=keys,
-        clock_guard=ClockGuard(clock, max_drift_seconds=limits.max_clock_drift_seconds),
+        clock_guard=clock_guard,
         converge_by=converge.deadline,
     )
 
@@ -152,9 +154,15 @@ def _lines(file: Path) -> list[str]:
     return hashes
 
 
-def refuses_cert_signer(settings: Settings) -> bool:
-    """Whether requests that name a signer are refused."""
-    return settings.ca.cert_signer is UnknownSigner.REFUSE
+def access_rules(settings: Settings, clusters: Clusters) -> AccessRules:
+    """Who may ask, and what a request may say."""
+    return AccessRules(
+        trust_domain=TrustDomain.parse(settings.trust_domain),
+        trusted_accounts=frozenset(settings.tokens.trusted_node_accounts),
+        clusters=clusters,
+        csr_must_agree=settings.ca.csr_names is CsrNames.REFUSE,
+        refuse_cert_signer=settings.ca.cert_signer is UnknownSigner.REFUSE,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

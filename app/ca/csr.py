@@ -93,7 +93,11 @@ def check_requested_identity(csr: Csr, identity: SpiffeId) -> None:
         AppError: `INVALID` when a URI name of the CSR is not exactly `identity`.
     """
     if any(uri != str(identity) for uri in csr.uri_sans):
-        raise _invalid("it names another SPIFFE ID than the one that is authorised")
+        raise AppError(
+            ErrorCode.INVALID,
+            "the CSR is not acceptable: it names another SPIFFE ID than the one that is authorised",
+            diagnosis=f"csr_names: it does not name {identity} alone",
+        )
 
 
 def check_key_not_blocked(csr: Csr, blocked_keys: AbstractSet[bytes]) -> None:

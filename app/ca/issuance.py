@@ -131,7 +131,8 @@ def prepare(
     `serving_names` are for certificates of our own listeners and never come from a caller.
 
     Raises:
-        AppError: `INVALID` when the key must not be certified; `INTERNAL`, with the findings as diagnosis, when the
+        AppError: `INVALID` when the key must not be certified; `FAILED_PRECONDITION` when the authority is not valid
+            yet; `INTERNAL`, with the findings as diagnosis, when the
             lint finds anything or the identity is of another trust domain than the authority.
     """
     check_key_not_blocked(csr, authority.own_keys)
@@ -195,6 +196,13 @@ def _validity(
 ) -> tuple[datetime, datetime]:
     """The first and the last second, both within the validity of every element of the chain."""
     now = now.astimezone(UTC).replace(microsecond=0)
+    if now < authority.not_before:
+        raise AppError(
+            ErrorCode.FAILED_PRECONDITION,
+            "the issuing authority is not valid yet",
+            diagnosis=f"clock: the clock says {now:%Y-%m-%dT%H:%M:%SZ}, and the issuing chain begins at "
+            f"{authority.not_before:%Y-%m-%dT%H:%M:%SZ}",
+        )
     not_before = max(now - timedelta(seconds=profile.backdate_seconds), authority.not_before)
     not_after = min(now + timedelta(seconds=grant.seconds - 1), authority.not_after - timedelta(seconds=1))
     return not_before, not_after

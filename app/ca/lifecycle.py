@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -51,6 +51,7 @@ class Step(StrEnum):
 IN_BUNDLE = frozenset({AuthorityState.PREPARED, AuthorityState.ACTIVE, AuthorityState.RETIRING, AuthorityState.TAINTED})
 _MAY_SIGN = frozenset({AuthorityState.PREPARED, AuthorityState.ACTIVE, AuthorityState.RETIRING})
 _NAMED_REPLICAS = 5
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 _ROOTS = frozenset({AuthorityRole.ROOT, AuthorityRole.PEER})
 
 
@@ -209,7 +210,7 @@ def _activate(member: Member, fleet: Fleet, rules: Rules, now: datetime) -> Verd
             changes=changes,
         )
     root = fleet.members[member.root_id]
-    return _first_block(
+    return _lasting_block(
         _unsettled(root.trusted_since, "its root came into the bundle", rules, now),
         _behind(fleet, rules, now),
         _uncovered(fleet.coverage.get(root.id, Coverage())),
@@ -296,7 +297,7 @@ def _remove(member: Member, fleet: Fleet, rules: Rules, now: datetime) -> Verdic
     if any(one.state is AuthorityState.ACTIVE for one in gone):
         return Blocked(reason="what certificates are issued under is below it", do="activate another one first")
     changes = {one.id: AuthorityState.RETIRED for one in gone}
-    return _first_block(
+    return _lasting_block(
         _needed(needed_until(member, fleet, rules), now),
         _unsettled(member.since, f"it came to be {member.state.value}", rules, now),
         _behind(fleet, rules, now),
@@ -378,12 +379,17 @@ def _uncovered(coverage: Coverage) -> Blocked | None:
     )
 
 
-def _first_block(*blocks: Blocked | None, changes: Mapping[str, AuthorityState]) -> Verdict:
-    """Allowed, or the first block; all of these are about safety."""
-    for block in blocks:
-        if block is not None:
-            return Blocked(reason=block.reason, do=block.do, until=block.until, unsafe=True, changes=changes)
-    return Allowed(changes)
+def _lasting_block(*blocks: Blocked | None, changes: Mapping[str, AuthorityState]) -> Verdict:
+    """Allowed, or of the blocks the one that lasts longest, so that its time is when all are over.
+
+    All of these are about safety.
+    """
+    found = [block for block in blocks if block is not None]
+    if not found:
+        return Allowed(changes)
+    # One without a time may last for ever; of those that last as long the first says most.
+    block = max(found, key=lambda one: one.until or _FOREVER)
+    return Blocked(reason=block.reason, do=block.do, until=block.until, unsafe=True, changes=changes)
 
 
 def _instant(moment: datetime) -> str:

@@ -33,6 +33,13 @@ class UnknownSigner(StrEnum):
     REFUSE = "refuse"
 
 
+class CsrNames(StrEnum):
+    """What happens to a CSR that names another SPIFFE ID than the authorised one."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
 class LifetimeSettings(BaseModel):
     """Lifetimes for a namespace, an account, or both; durations as `24h`, `90m` or seconds."""
 
@@ -69,6 +76,7 @@ class IssuingSettings(BaseModel):
     spread_renewals: bool = True
     spread_fraction: float = Field(default=0.1, ge=0.0, le=0.5)
     cert_signer: UnknownSigner = UnknownSigner.IGNORE
+    csr_names: CsrNames = CsrNames.REFUSE
     shared_keys: SharedKeys = SharedKeys.REFUSE
     # SHA-256 hashes of SubjectPublicKeyInfos, hexadecimal: keys that must never be certified.
     blocked_keys: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from app.authority.authorities.authority_ports import AuthorityRole, StoredAuthority
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.quarantine.publish_crls import CrlPublisher
 from app.authority.quarantine.quarantines import QuarantineView
 from app.ca.lifecycle import Step
@@ -69,7 +70,7 @@ async def site_over(database: Database, authorities: Any = None) -> Site:
         authorities or database,
         keeper,
         view,
-        clock=clock,
+        clock=ClockGuard(clock, max_drift_seconds=300),
         limits=LIMITS.quarantine,
         max_lifetime=DAY,
         sink=files.append,
@@ -146,6 +147,37 @@ async def test_an_expired_certificate_leaves_after_one_more_list(database: Datab
     assert {} == site.serials(site.issuing)
 
 
+@pytest.mark.parametrize("moved", [10 * DAY, 25 * 365 * DAY, -3 * DAY])
+async def test_bar_r6_a_clock_that_was_moved_takes_nothing_off_a_list(database: Database, moved: timedelta) -> None:
+    """By a clock that is ahead what is on hold has expired, and who signed the list too: the list stays, and it is said."""
+    site = await site_over(database)
+    await issue(database, serial="4711", authority=site.issuing.id)
+    await site.put(identity=CART)
+    pem = site.publisher.pem
+    site.clock.moved = moved
+    await site.publisher.publish()
+
+    assert {0x4711: "certificateHold"} == site.serials(site.issuing)
+    assert pem == site.publisher.pem == site.files[-1]
+    assert {site.root.id, site.issuing.id} == {one.issuer for one in site.publisher.unpublished}
+    assert all("clock" in one.reason for one in site.publisher.unpublished)
+    site.clock.moved = timedelta(0)
+    await site.publisher.publish()
+    assert (pem, ()) == (site.publisher.pem, site.publisher.unpublished)
+
+
+async def test_a_list_from_the_future_is_made_anew(database: Database) -> None:
+    """Made by a process that was started while the clock was ahead: nobody would take a new one for its whole lead."""
+    site = await site_over(database)
+    site.clock.time += 25 * DAY
+    await site.publisher.publish()
+    site.clock.time -= 25 * DAY
+    await site.publisher.publish()
+
+    assert (2, 2) == site.numbers()
+    assert {site.clock.now()} == {crl.stored.this_update for crl in site.publisher.crls}
+
+
 async def test_the_end_of_a_quarantine_takes_its_certificates_off_the_list(database: Database) -> None:
     """By itself, when its time is over."""
     site = await site_over(database)
@@ -166,7 +198,7 @@ async def test_of_two_replicas_one_publishes_and_both_serve_it(database: Databas
         database,
         site.publisher._keeper,
         site.view,
-        clock=site.clock,
+        clock=ClockGuard(site.clock, max_drift_seconds=300),
         limits=LIMITS.quarantine,
         max_lifetime=DAY,
     )
@@ -217,6 +249,47 @@ async def test_a_quarantine_holds_across_a_rotation(database: Database) -> None:
     await site.view.refresh()
     await site.publisher.publish()
     assert {} == dict(site.view.index.revoked.serials)
+
+
+async def test_a_list_that_nobody_needs_any_more_is_neither_kept_up_nor_missed(database: Database) -> None:
+    """After each rotation: else its nextUpdate passes, and an alarm goes off about what is as it should be."""
+    site = await site_over(database)
+    await site.kit.issue()
+    root, successor = await site.kit.rotate(AuthorityRole.ROOT)
+    site.clock.time += 2 * DAY
+    await site.kit.do(Step.ACTIVATE, successor)
+    await site.publisher.publish()
+    assert {site.root.id, root, successor} == {crl.stored.issuer for crl in site.publisher.crls}
+
+    site.clock.time += 2 * DAY
+    await site.kit.do(Step.REMOVE, site.root.id)
+    await site.publisher.publish()
+    assert {root, successor} == {crl.stored.issuer for crl in site.publisher.crls}
+    assert () == site.publisher.unpublished
+
+
+async def test_a_root_that_was_removed_by_force_is_missed_as_long_as_a_certificate_needs_it(database: Database) -> None:
+    """Its key is gone, so its last list stands, and whoever asks is told."""
+    site = await site_over(database)
+    await site.kit.add_tokens()
+    root, successor = await site.kit.rotate(AuthorityRole.ROOT)
+    site.clock.time += 2 * DAY
+    await site.kit.authorities.refresh()
+    await site.kit.issue()
+    await site.kit.do(Step.ACTIVATE, successor)
+    await site.publisher.publish()
+    await site.kit.forced(Step.REMOVE, site.root.id)
+    site.clock.time += DAY / 2 + timedelta(seconds=1)
+    await site.publisher.publish()
+
+    assert site.publisher.find(site.root.id) is not None
+    assert {site.root.id, site.issuing.id} == {one.issuer for one in site.publisher.unpublished}
+    site.clock.time += DAY
+    await site.publisher.publish()
+    assert ({root, successor}, ()) == (
+        {crl.stored.issuer for crl in site.publisher.crls},
+        site.publisher.unpublished,
+    )
 
 
 async def test_a_tainted_authority_is_on_its_roots_list(database: Database) -> None:

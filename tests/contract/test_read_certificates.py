@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,9 @@ class ClockAhead:
 
     def now(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=2)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
 
 async def services_over(database: Database, clock: Any) -> CertificateServices:

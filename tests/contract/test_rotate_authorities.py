@@ -19,7 +19,7 @@ from app.identity.spiffe import TrustDomain
 from app.ledger.entry import EntryKind
 from app.limits import AuthorityLimits, CertificateLimits
 from app.storage.database import Database
-from tests.support.authorities import ALICE, DAY, Kit, believes, make_kit
+from tests.support.authorities import ALICE, BOB, DAY, Kit, believes, make_kit
 from tests.support.certificates import NOW, TRUST_DOMAIN, create_issuing, make_pki, serial
 
 SETTLE = timedelta(minutes=1)
@@ -50,7 +50,9 @@ async def test_activation_waits_until_everybody_has_the_root(database: Database)
     await kit.issue("node-a", "cart")
     await kit.issue("node-b", "cart")
     _, issuing = await kit.rotate(AuthorityRole.ROOT)
+    at_once = await blocked(kit, Step.ACTIVATE, issuing)
     kit.clock.advance(SETTLE)
+    assert at_once == await blocked(kit, Step.ACTIVATE, issuing)  # not that it is possible in a minute
     assert "2 of 2 workloads" in (refusal := await blocked(kit, Step.ACTIVATE, issuing))
     assert f"{NOW + DAY - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}" in refusal
     await kit.issue("node-a", "cart")
@@ -197,6 +199,22 @@ async def test_a_tainted_authority_signs_nothing_and_its_root_stays(database: Da
     assert "tainted" in await blocked(kit, Step.ACTIVATE, old)
 
 
+async def test_who_starts_while_nobody_signs_can_still_replace_the_authority(database: Database) -> None:
+    """Tainted by force, with no successor, and then the process ends: it must come up to be mended."""
+    kit = await make_kit(database).open()
+    await kit.add_tokens()
+    await kit.issue()
+    await kit.forced(Step.TAINT, kit.authorities.issuing.authority.id)
+    again = await make_kit(database, clock=kit.clock, keeper=kit.keeper).open(create=False)
+    with pytest.raises(AppError) as caught:
+        await again.issue()
+    assert ErrorCode.UNAVAILABLE is caught.value.code
+
+    _, successor = await again.rotate(AuthorityRole.ROOT)
+    await again.forced(Step.ACTIVATE, successor)
+    assert believes((await again.issue()).chain, again.authorities.current().bundle.pem, kit.clock.now())
+
+
 async def test_every_step_is_in_the_ledger_with_its_actor_and_states(database: Database) -> None:
     """One entry for a transition, in the same commit."""
     kit = await make_kit(database).open()
@@ -232,6 +250,28 @@ async def test_a_csr_goes_out_and_its_certificate_comes_back(database: Database)
     assert believes(issued.chain, pem_of(outside.root), kit.clock.now())
     again = await make_kit(database, clock=kit.clock).open(create=False)
     assert row.id == again.authorities.issuing.authority.id
+
+
+async def test_an_answer_without_its_root_belongs_to_the_root_that_signed_it(database: Database) -> None:
+    """Companies give a new root the name of the old one; the one that was given up here is not the one that is meant."""
+    kit = await make_kit(database).open()
+    await kit.add_tokens()
+    old, new = make_pki(), make_pki()
+    assert old.root.subject == new.root.subject
+    ids = []
+    for pki, parts in ((old, ("own", "root")), (new, ("own", "root")), (new, ("own",))):
+        row = await kit.prepare.request_signature(ALICE)
+        key = x509.load_pem_x509_csr(row.csr_pem.encode()).public_key()
+        own = create_issuing(
+            key, pki.root, pki.root_key, trust_domain=TRUST_DOMAIN, now=NOW, serial=serial(len(ids) + 9)
+        )
+        made = await kit.prepare.import_signed(ALICE, "".join(pem_of({"own": own, "root": pki.root}[p]) for p in parts))
+        ids.append(made[-1].root_id)
+        kit.clock.advance(SETTLE)
+        if pki is old:
+            await kit.do(Step.TAINT, made[-1].root_id)
+
+    assert ids[0] != ids[1] == ids[2]
 
 
 async def test_an_answer_to_nobodys_request_is_refused(database: Database) -> None:
@@ -326,6 +366,35 @@ async def test_a_backdate_is_no_life(database: Database) -> None:
     kit.clock.advance(SETTLE)
     assert ["prepare", "activate"] == [due.chore.value for due in await kit.chores.turn()]
     assert [] == await kit.chores.turn()
+
+
+@pytest.mark.parametrize("moved", [15 * DAY, 25 * 365 * DAY, -3 * DAY])
+async def test_bar_r6_no_authority_is_changed_by_a_clock_that_was_moved(database: Database, moved: timedelta) -> None:
+    """Ahead everything looks due, or not needed: no successor from the future, no removal, not even with two people."""
+    kit = await make_kit(database, lifetimes=Lifetimes(issuing=20 * DAY)).open()
+    await kit.add_tokens()
+    await kit.issue()
+    (successor,) = await kit.rotate(AuthorityRole.ISSUING)
+    first = kit.authorities.issuing.authority.id
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, successor)
+    act = (await kit.do(Step.REMOVE, first, force=True)).pending
+    assert act is not None
+    before, bundle = await kit.states(), kit.authorities.current()
+
+    kit.clock.moved = moved
+    assert [] == await kit.chores.turn()
+    await kit.authorities.refresh()
+    assert "clock" in await blocked(kit, Step.ACTIVATE, first)
+    assert "clock" in await blocked(kit, Step.REMOVE, first)
+    for refused in (kit.rotate(AuthorityRole.ROOT), kit.change.approve(BOB, act.id, act.sha256)):
+        with pytest.raises(AppError, match="clock of this host was moved"):
+            await refused
+    assert (before, bundle) == (await kit.states(), kit.authorities.current())
+
+    kit.clock.moved = timedelta(0)
+    await kit.change.approve(BOB, act.id, act.sha256)
+    assert "retired" == (await kit.states())[first]
 
 
 async def test_an_intermediate_renews_itself_at_half_of_its_life(database: Database) -> None:

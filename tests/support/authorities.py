@@ -23,6 +23,7 @@ from app.authority.authorities.make_authorities import AuthorityMaker, Lifetimes
 from app.authority.authorities.open_authorities import open_authorities
 from app.authority.authorities.pending_acts import PendingActs
 from app.authority.authorities.prepare_authority import PrepareAuthority
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.certificates.issue_certificate import Issued, Issuer, Order
 from app.authority.records import AdminToken
 from app.ca.csr import parse_csr
@@ -46,9 +47,10 @@ class FixedClock:
 
     def __init__(self) -> None:
         self.time = NOW
+        self.moved = timedelta(0)  # what somebody moved the wall clock by
 
     def now(self) -> datetime:
-        return self.time
+        return self.time + self.moved
 
     def monotonic(self) -> float:
         return self.time.timestamp()
@@ -174,7 +176,7 @@ def make_kit(
     authorities = Authorities(
         database,
         maker,
-        clock=clock,
+        clock=ClockGuard(clock, max_drift_seconds=certificate_limits.max_clock_drift_seconds),
         longest_life=timedelta(seconds=certificate_limits.max_ttl_seconds),
         limits=limits or AuthorityLimits(propagation_seconds=0),
         replica_id=replica_id,

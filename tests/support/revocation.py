@@ -7,9 +7,10 @@ from datetime import timedelta
 
 from app.authority.administration import Administration
 from app.authority.authorities.authority_ports import KeyKeeper
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.certificates.read_certificates import ReadCertificates
 from app.authority.placement.placements import Placements
-from app.authority.ports import Clock
+from app.authority.ports import Clock, MonotonicClock
 from app.authority.quarantine.manage_quarantines import ManageQuarantines, Surroundings
 from app.authority.quarantine.publish_crls import CrlPublisher
 from app.authority.quarantine.quarantines import QuarantineView
@@ -26,7 +27,7 @@ def view_over(database: Database, clock: Clock, limits: Limits | None = None) ->
 
 def certificate_services(
     database: Database,
-    clock: Clock,
+    clock: MonotonicClock,
     keeper: KeyKeeper,
     *,
     view: QuarantineView,
@@ -43,7 +44,7 @@ def certificate_services(
         database,
         keeper,
         view,
-        clock=clock,
+        clock=ClockGuard(clock, max_drift_seconds=300),
         limits=limits.quarantine,
         max_lifetime=timedelta(days=2),
         sink=sink,

@@ -22,8 +22,9 @@ from app.authority.authorities.authority_set import AuthoritySet, read_fleet, re
 from app.authority.authorities.authority_store import StoredBundle
 from app.authority.authorities.commit_authorities import AuthorityChange, commit_change, publish_bundle
 from app.authority.authorities.make_authorities import AuthorityMaker
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.certificates.issue_certificate import IssuingState
-from app.authority.ports import Clock, Signer
+from app.authority.ports import Signer
 from app.authority.store import Store, Transaction
 from app.ca.lifecycle import Fleet, Replica, Rules
 from app.errors import AppError, ErrorCode
@@ -62,7 +63,7 @@ class Authorities:
         store: Store,
         maker: AuthorityMaker,
         *,
-        clock: Clock,
+        clock: ClockGuard,
         longest_life: timedelta,
         backdate: timedelta = timedelta(0),
         limits: AuthorityLimits,
@@ -135,8 +136,8 @@ class Authorities:
         """Take over what is stored.
 
         Raises:
-            AppError: `FAILED_PRECONDITION` when there is no authority that signs, a key does not open, or the
-                stored authorities are damaged or of another trust domain; `UNAVAILABLE`.
+            AppError: `FAILED_PRECONDITION` when there is no authority that signs or ever did, a key does not open, or
+                the stored authorities are damaged or of another trust domain; `UNAVAILABLE`.
         """
         await self.refresh()
         _ = self.issuing
@@ -193,8 +194,9 @@ class Authorities:
         """Make a change and take it over.
 
         Raises:
-            AppError: as `commit_change`, and `UNAVAILABLE`.
+            AppError: as `check_clock` and `commit_change`, and `UNAVAILABLE`.
         """
+        self.check_clock()
         stored = await self.store.write(lambda transaction: commit_change(transaction, change, self.trust_domain))
         _log.info(
             "authorities_changed",
@@ -212,6 +214,18 @@ class Authorities:
             await self.refresh()
         except AppError as error:
             _log.warning("authorities_not_read", reason=error.detail, diagnosis=error.diagnosis)
+
+    def check_clock(self) -> None:
+        """Refuse what is judged by the time while that is wrong: a successor, a removal, an activation.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION`.
+        """
+        if not self.clock.is_right:
+            raise refused(
+                "the clock of this host was moved, and steps of authorities are judged by the time: set it right; "
+                "if it was wrong when the authority started and is right now, restart it"
+            )
 
     def check_may_sign(self, authority_id: str) -> None:
         """Whether an authority may sign in this process at this moment.
@@ -234,7 +248,9 @@ class Authorities:
         known, published = await self._read(now)
         bundle = known.bundle(now)
         await self._open_keys_of(known)
-        active = known.active()
+        # Where nobody signs, a process that starts stands with who signed last and is refused each signature: whoever
+        # is to replace it must find it running.
+        active = known.active() or (known.signed_last() if self._in_force is None else None)
         issuing = None
         if active is not None:
             signer = _GuardedSigner(self, active.id, self._keeper.signer(active.id))
@@ -268,7 +284,8 @@ class Authorities:
         known, published = await self.store.read(read)
         if not known.trusted_roots():
             raise refused("the database has no active certificate authority; nothing can be issued")
-        if published is None or published.fingerprint != known.bundle(now).fingerprint:
+        is_other = published is None or published.fingerprint != known.bundle(now).fingerprint
+        if is_other and (published is None or self.clock.is_right):
             known, published = await self.store.write(publish)
         assert published is not None
         return known, published
@@ -294,7 +311,8 @@ class Authorities:
         self._open_keys &= wanted
 
     def _has_expired_root(self, current: InForce, now: datetime) -> bool:
-        return any(root.not_valid_after_utc <= now for root in current.published.bundle.roots)
+        is_over = any(root.not_valid_after_utc <= now for root in current.published.bundle.roots)
+        return is_over and self.clock.is_right
 
     async def _keep_lease(self, epoch: int, now: datetime) -> None:
         """Tell others what this replica took over, on a change and well before the lease ends."""

@@ -88,11 +88,15 @@ class AuthorityChores:
     async def turn(self) -> list[Due]:
         """Do what is due now; a parent elsewhere is asked beside it, for its answer may take minutes.
 
+        Nothing is due while the clock is wrong: by it everything may look as if it had ended.
+
         Raises:
             AppError: what the store raises.
         """
         done: list[Due] = []
         for _ in range(_MAX_STEPS):
+            if not self._authorities.clock.is_right:
+                return done
             now = self._authorities.clock.now()
             if not self._may_be_due(self._authorities.in_force.known, now) and not self._is_time_to_look(now):
                 return done

@@ -63,8 +63,13 @@ def parse_certificates(pem: str, *, what: str) -> tuple[x509.Certificate, ...]:
 
 def is_self_issued(certificate: x509.Certificate) -> bool:
     """Whether a certificate is signed with its own key."""
+    return is_issued_by(certificate, certificate)
+
+
+def is_issued_by(certificate: x509.Certificate, parent: x509.Certificate) -> bool:
+    """Whether a certificate names a parent as its issuer and is signed with its key."""
     try:
-        certificate.verify_directly_issued_by(certificate)
+        certificate.verify_directly_issued_by(parent)
     except (InvalidSignature, ValueError, TypeError):
         return False
     return True
@@ -124,6 +129,11 @@ class AuthoritySet:
     def active(self) -> StoredAuthority | None:
         """The issuing authority that signs."""
         return next((row for row in self.rows if row.role == "issuing" and row.state == "active"), None)
+
+    def signed_last(self) -> StoredAuthority | None:
+        """Of the issuing authorities that are tainted, the last; its key is still here."""
+        tainted = [row for row in self.rows if row.role == "issuing" and row.state == AuthorityState.TAINTED]
+        return max(tainted, key=lambda row: row.state_since or row.created_at, default=None)
 
     def trusted_roots(self) -> tuple[StoredAuthority, ...]:
         """The roots that are in the bundle unless they expired."""

@@ -63,6 +63,7 @@ class ChangeAuthority:
                 not safe and not forced; `CONFLICT` when somebody else changed authorities in between.
         """
         actor.require(Role.ADMIN)
+        self._authorities.check_clock()
         known, fleet = await self._authorities.read_fleet()
         row = known.find(asked.authority_id)
         verdict = self._judge(asked.step, row.id, fleet)
@@ -89,6 +90,7 @@ class ChangeAuthority:
                 `FAILED_PRECONDITION` when it is not possible any more.
         """
         actor.require(Role.ADMIN)
+        self._authorities.check_clock()
         known, fleet = await self._authorities.read_fleet()
         act, body = await self._acts.read(act_id, FORCED_STEP)
         if known.epoch != body["epoch"]:

@@ -26,6 +26,7 @@ from app.authority.authorities.authority_ports import (
 from app.authority.authorities.authority_set import (
     AuthoritySet,
     adopted_id,
+    is_issued_by,
     is_self_issued,
     parse_certificates,
     pem_of,
@@ -273,10 +274,14 @@ def place_root(
 
 
 def _known_root(known: AuthoritySet, child: x509.Certificate) -> x509.Certificate:
-    for row in known.rows:
-        if row.role == AuthorityRole.ROOT and known.certificates[row.id].subject == child.issuer:
-            return known.certificates[row.id]
-    raise AppError(ErrorCode.INVALID, "its root is neither in it nor known here: add the root at the end")
+    roots = [
+        row for row in known.rows if row.role == AuthorityRole.ROOT and is_issued_by(child, known.certificates[row.id])
+    ]
+    if not roots:
+        raise AppError(ErrorCode.INVALID, "its root is neither in it nor known here: add the root at the end")
+    # One key may have had several certificates, the older of which were given up.
+    chosen = min(roots, key=lambda row: row.state in (AuthorityState.RETIRED, AuthorityState.TAINTED))
+    return known.certificates[chosen.id]
 
 
 def _public_key(key: NewKey) -> AuthorityPublicKey:

@@ -104,8 +104,9 @@ class PendingActs:
 
         Raises:
             AppError: `PERMISSION_DENIED` when the actor may not confirm it; `PRECONDITION_FAILED` for another hash;
-                `CONFLICT` when it is decided or too old, or the authorities changed.
+                `CONFLICT` when it is decided or too old, or the authorities changed; as `Authorities.check_clock`.
         """
+        self._authorities.check_clock()
 
         def work(transaction: Transaction) -> None:
             transaction.lock()

@@ -28,9 +28,11 @@ class PrepareAuthority:
 
         Raises:
             AppError: `FAILED_PRECONDITION` when the parent's key is not here and no parent signs online (the
-                sentence names the commands), or one is prepared already; what keeper and parent raise.
+                sentence names the commands), one is prepared already, or the clock was moved; what keeper and parent
+                raise.
         """
         actor.require(Role.ADMIN)
+        self._authorities.check_clock()
         known, _ = await self._authorities.read_fleet()
         _refuse_second(known, role)
         now, maker = self._authorities.clock.now(), self._authorities.maker
@@ -52,6 +54,7 @@ class PrepareAuthority:
             AppError: what the keeper raises.
         """
         actor.require(Role.ADMIN)
+        self._authorities.check_clock()
         known, _ = await self._authorities.read_fleet()
         made = await self._authorities.maker.request(self._authorities.clock.now())
         await self._store(actor, "request.made", known, (made,), reason)
@@ -65,6 +68,7 @@ class PrepareAuthority:
                 `FAILED_PRECONDITION` when its root was removed here.
         """
         actor.require(Role.ADMIN)
+        self._authorities.check_clock()
         known, _ = await self._authorities.read_fleet()
         now = self._authorities.clock.now()
         waiting = _request_of(known, pem)

@@ -7,12 +7,16 @@ end at the wrong time, so nothing is issued until it is right again. Decisions d
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from app.authority.ports import MonotonicClock
 from app.errors import AppError, ErrorCode
 
 
 class ClockGuard:
-    """Compares the wall clock with the time that has passed since the start.
+    """A wall clock that knows whether it was moved; implements `app.authority.ports.Clock`.
+
+    It is compared with the time that has passed since the start.
 
     Time that a host spends suspended counts as passed (`MonotonicClock.monotonic`); slow corrections of NTP move both.
     """
@@ -21,6 +25,10 @@ class ClockGuard:
         self._clock = clock
         self._max_drift_seconds = max_drift_seconds
         self._started = clock.now().timestamp() - clock.monotonic()
+
+    def now(self) -> datetime:
+        """What the wall clock says, right or not."""
+        return self._clock.now()
 
     @property
     def drift_seconds(self) -> float:

@@ -57,6 +57,10 @@ _OTHERS = {
         CertificateStep.CSR,
         "leave CERT_SIGNER of the istio-agent empty, or set ca.cert_signer to ignore: there is one signer here.",
     ),
+    "csr_names": (
+        CertificateStep.CSR,
+        "compare TRUST_DOMAIN and account of the caller, or set ca.csr_names to ignore, which is what istiod does.",
+    ),
     "key_blocked": (
         CertificateStep.KEY,
         "let the workload make a new key: this one is on the blocked list or belongs to an authority.",

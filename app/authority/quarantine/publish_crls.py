@@ -9,7 +9,7 @@ whoever comes second finds nothing left to do. Publication says nothing about wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -19,8 +19,8 @@ from cryptography import x509
 
 from app.authority.authorities.authority_ports import AuthorityRole, AuthorityState, KeyKeeper, StoredAuthority
 from app.authority.authorities.authority_set import parse_certificates
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.certificates.stored_certificates import CertificateFilter, StoredCrl
-from app.authority.ports import Clock
 from app.authority.quarantine.quarantines import QuarantineView
 from app.authority.store import Store, Transaction
 from app.ca.crl import (
@@ -41,6 +41,7 @@ _log = structlog.get_logger(__name__)
 
 _ATTEMPTS = 3
 _RETRY_SECONDS = 2.0
+_CLOCK = "the clock of the authority's host was moved; lists are made again when it is right"
 
 
 class Authorities(Protocol):
@@ -95,7 +96,7 @@ class CrlPublisher:
         keeper: KeyKeeper,
         quarantines: QuarantineView,
         *,
-        clock: Clock,
+        clock: ClockGuard,
         limits: QuarantineLimits,
         max_lifetime: timedelta,
         sink: Callable[[str], None] | None = None,
@@ -156,24 +157,31 @@ class CrlPublisher:
                 pass
 
     async def publish(self) -> None:
-        """Make every list say what is true now.
+        """Make every list say what is true now; while the clock is wrong, the lists from before stay.
+
+        By a clock that is ahead, what they revoke, or whoever signed them, would have expired.
 
         Raises:
             AppError: `UNAVAILABLE` when the database is away.
         """
         async with self._lock:
+            if not self._clock.is_right:
+                self._note(tuple(Unpublished(issuer=crl.stored.issuer, reason=_CLOCK) for crl in self._crls))
+                return
             issuers = _issuers(await self._authorities.list_authorities(), self._clock.now())
-            unpublished = []
+            needed, unpublished = [], []
             for issuer in issuers:
                 try:
-                    await self._publish(issuer, issuers)
+                    if await self._publish(issuer, issuers):
+                        needed.append(issuer)
                 except AppError as error:
                     if error.code is ErrorCode.UNAVAILABLE:
                         raise
+                    needed.append(issuer)
                     reason = error.diagnosis or error.detail
                     unpublished.append(Unpublished(issuer=issuer.stored.id, reason=reason))
             self._note(tuple(unpublished))
-            await self._take(issuers)
+            await self._take(needed)
 
     def _note(self, unpublished: tuple[Unpublished, ...]) -> None:
         for one in unpublished:
@@ -181,12 +189,13 @@ class CrlPublisher:
                 _log.warning("crl_not_published", issuer=one.issuer, reason=one.reason)
         self._unpublished = unpublished
 
-    async def _publish(self, issuer: _Issuer, issuers: Sequence[_Issuer]) -> None:
+    async def _publish(self, issuer: _Issuer, issuers: Sequence[_Issuer]) -> bool:
+        """Make the list of one issuer, if it is due; whether anybody needs one."""
         for _ in range(_ATTEMPTS):
             now = self._clock.now()
             wanted = await self._store.read(lambda transaction: self._wanted(transaction, issuer, issuers))
             if wanted is None or not self._is_due(wanted, now):
-                return
+                return wanted is not None
             crl = await self._sign(issuer, wanted, now)
             number = wanted.last.number if wanted.last is not None else 0
             entry = _entry(crl, len(wanted.revocations), now)
@@ -199,23 +208,29 @@ class CrlPublisher:
 
             if await self._store.write(work):
                 _log.info("crl_published", issuer=crl.issuer, number=crl.number, revoked=len(wanted.revocations))
-                return
+                return True
         raise AppError(ErrorCode.CONFLICT, "other replicas publish revocation lists faster than this one")
 
     def _is_due(self, wanted: _Wanted, now: datetime) -> bool:
         last = wanted.last
-        if last is None or last.next_update - now < timedelta(seconds=self._limits.crl_renew_seconds):
+        if last is None or last.this_update > now:  # made while the clock was ahead: valid for nobody, and for long
+            return True
+        if last.next_update - now < timedelta(seconds=self._limits.crl_renew_seconds):
             return True
         revocations = [Revocation(serial=serial, at=now, reason=reason) for serial, reason in wanted.revocations]
         return last.entries != entries_fingerprint(revocations)
 
     def _wanted(self, transaction: Transaction, issuer: _Issuer, issuers: Sequence[_Issuer]) -> _Wanted | None:
         """What the issuer's list has to say; None when nobody can present a certificate of it."""
-        now, rows = self._clock.now(), transaction.certificates
-        is_active = issuer.stored.state in (AuthorityState.ACTIVE, AuthorityState.PREPARED)
-        if issuer.stored.role == AuthorityRole.ROOT:
+        now, rows, stored = self._clock.now(), transaction.certificates, issuer.stored
+        if stored.role == AuthorityRole.ROOT:
+            if stored.state == AuthorityState.RETIRED and not _is_needed(
+                transaction, (one.stored.id for one in issuers if one.stored.root_id == stored.id), now
+            ):
+                return None
             return _Wanted(revocations=_tainted_below(issuer, issuers, now), last=_last(rows.crls(), issuer))
-        if not is_active and issuer.stored.id not in transaction.authorities.last_ends(now):
+        is_active = stored.state in (AuthorityState.ACTIVE, AuthorityState.PREPARED)
+        if not is_active and not _is_needed(transaction, (stored.id,), now):
             return None
         last = _last(rows.crls(), issuer)
         # RFC 5280 §3.3: an entry stays until it was on one list after its certificate expired.
@@ -314,6 +329,11 @@ def _tainted_below(
         and issuer.certificate.issuer == root.certificate.subject
         and issuer.certificate.not_valid_after_utc > now
     )
+
+
+def _is_needed(transaction: Transaction, authorities: Iterable[str], now: datetime) -> bool:
+    """Whether somebody has an unexpired certificate of one of these authorities."""
+    return not transaction.authorities.last_ends(now).keys().isdisjoint(authorities)
 
 
 def _last(crls: Sequence[StoredCrl], issuer: _Issuer) -> StoredCrl | None:

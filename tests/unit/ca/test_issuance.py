@@ -149,6 +149,15 @@ def test_the_first_second_never_precedes_the_issuers() -> None:
     assert pki.authority.not_before == certificate.not_valid_before_utc
 
 
+@pytest.mark.parametrize("early", [timedelta(hours=1, seconds=1), timedelta(days=3), timedelta(days=9_000)])
+def test_an_authority_that_is_not_valid_yet_issues_nothing(pki: Pki, early: timedelta) -> None:
+    """A host that starts with its clock behind is told so."""
+    with pytest.raises(AppError) as caught:
+        prepared(pki, make_csr(), now=NOW - early)
+    assert ErrorCode.FAILED_PRECONDITION is caught.value.code
+    assert caught.value.diagnosis.startswith("clock: ")
+
+
 def test_times_from_2050_on_change_their_encoding() -> None:
     """UTCTime through 2049, GeneralizedTime from 2050 (RFC 5280 §4.1.2.5), both past the lint."""
     now = datetime(2049, 12, 31, 23, 59, 0, tzinfo=UTC)

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from app.authority.authorities.known_authorities import KnownAuthorities
+from app.authority.certificates.clock_guard import ClockGuard
 from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.placement.clusters import Clusters
 from app.bootstrap.clock import SystemClock
-from app.bootstrap.issuing import blocked_keys, issuing_rules
+from app.bootstrap.issuing import access_rules, blocked_keys, issuing_rules
 from app.ca.profile import Clamp
 from app.errors import AppError, ErrorCode
 from app.settings import Settings, load_settings, reveal
@@ -48,9 +50,9 @@ def load(tmp_path: Path, **ca: Any) -> Settings:
 def rules_of(settings: Settings) -> Any:
     store: Any = None  # not asked here
     known = KnownAuthorities(store)
-    return issuing_rules(
-        settings, SystemClock(), known, ConvergeMesh(store, clock=SystemClock(), limits=settings.limits)
-    )
+    clock = SystemClock()
+    guard = ClockGuard(clock, max_drift_seconds=settings.limits.certificate.max_clock_drift_seconds)
+    return issuing_rules(settings, guard, known, ConvergeMesh(store, clock=clock, limits=settings.limits))
 
 
 def test_the_defaults_clamp_spread_by_a_tenth_and_refuse_shared_keys(tmp_path: Path) -> None:
@@ -61,7 +63,14 @@ def test_the_defaults_clamp_spread_by_a_tenth_and_refuse_shared_keys(tmp_path: P
 
     assert lifetimes.spread_fraction == 0.1
     assert (settings.ca.over_long, settings.ca.shared_keys, settings.ca.cert_signer) == ("clamp", "refuse", "ignore")
+    assert access_rules(settings, Clusters()).csr_must_agree
     assert again.model_dump() == settings.model_dump()
+
+
+def test_case_045_what_a_csr_names_is_ignored_where_that_is_wished(tmp_path: Path) -> None:
+    """As istiod does, for proxies whose idea of the trust domain is another."""
+    rules = access_rules(load(tmp_path, csr_names="ignore", cert_signer="refuse"), Clusters())
+    assert (False, True) == (rules.csr_must_agree, rules.refuse_cert_signer)
 
 
 def test_lifetimes_from_the_file_are_granted(tmp_path: Path) -> None:
@@ -101,6 +110,7 @@ def test_lifetimes_from_the_file_are_granted(tmp_path: Path) -> None:
         ({"over_long": "maybe"}, "over_long"),
         ({"spread_fraction": 0.9}, "spread_fraction"),
         ({"shared_keys": "perhaps"}, "shared_keys"),
+        ({"csr_names": "perhaps"}, "csr_names"),
         ({"blocked_keys": ["abc"]}, "SHA-256"),
         ({"lifetime": []}, "did you mean"),
     ],
