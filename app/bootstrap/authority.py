@@ -34,6 +34,7 @@ from app.telemetry import metrics
 _LAST_CALLS_SECONDS = 1.0  # of the time for draining, what is kept for certificates that are still being issued
 _LAST_ANSWERS_SECONDS = 0.1  # until answers are surely on the wire
 _CHANGE_WAIT_SECONDS = 5.0
+_CERTIFICATE_LOOK_SECONDS = 0.5
 _CHANGE_PAUSE_SECONDS = 0.02
 
 
@@ -57,6 +58,7 @@ class AuthorityProcess(Service):
         reasons = {
             **self.core.readiness.reasons(),
             "snapshot": "ok" if number >= 0 else "no snapshot was published yet",
+            "ports": "ok" if self.core.listener_certificates.is_one else self.core.listener_certificates.problem,
         }
         return Report(
             ready=all(map(is_fine, reasons.values())),
@@ -124,7 +126,7 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         await core.rest.converge.refresh()
         await core.token_keys.load()
         await _load_keys(core, settings, clock)
-        await core.listener_certificates.renew()
+        await core.listener_certificates.begin()
         process = AuthorityProcess(settings, core)
         await stack.enter_async_context(
             in_background(
@@ -148,8 +150,18 @@ async def compose_authority(assignment: Assignment) -> AsyncIterator[AuthorityPr
         )
         process.http.extend(await listen_http(stack, core, settings, assignment.extra))
         stack.callback(core.publisher.end_waits)  # however this ends: who waits for news is answered
-        await serve_certificates(stack, core, settings)
+        if core.listener_certificates.is_one:
+            await serve_certificates(stack, core, settings)
+        else:
+            await stack.enter_async_context(in_background(_serve_certificates_later(stack, core, settings)))
         yield process
+
+
+async def _serve_certificates_later(stack: AsyncExitStack, core: AuthorityCore, settings: Settings) -> None:
+    """Open the ports of the certificate service when something can be issued; until then administrators mend it."""
+    while not core.listener_certificates.is_one:  # noqa: ASYNC110 - whoever makes it looks every few seconds, too
+        await asyncio.sleep(_CERTIFICATE_LOOK_SECONDS)
+    await serve_certificates(stack, core, settings)
 
 
 async def _load_keys(core: AuthorityCore, settings: Settings, clock: SystemClock) -> None:

@@ -234,7 +234,9 @@ async def compose_decision(assignment: Assignment, host: CheckHost | None = None
             tokens=tokens,
         )
         servicer = CheckServicer(service, limits=limits)
-        identity = ServingIdentity(link, folder / "serving.pem")
+        identity = ServingIdentity(
+            link, folder / "serving.pem", roots=lambda: holder.state.trust.pem if holder.state is not None else ""
+        )
         await follower.start_from_last_good()
         identity.start_from_last_good(datetime.now(UTC))
         work = [

@@ -3,13 +3,14 @@
 The key is made here and replaced with every certificate. Renewal is due at half of the certificate's life; until the
 authority answers, the old certificate serves on. Key and certificate lie beside the last good snapshot, readable to the
 owner alone, because a worker that starts while the authority is away must answer on 9193 too. Every start asks for
-new ones.
+new ones, and so does a root that leaves the trust bundle: nobody would believe the old ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Protocol
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -28,6 +30,7 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 30.0
+_LOOK_SECONDS = 5.0
 
 
 class CertificateLink(Protocol):
@@ -51,7 +54,11 @@ class ServingCertificate:
 class ServingIdentity:
     """Holds the newest serving certificate and keeps it fresh."""
 
-    def __init__(self, link: CertificateLink, file: Path | None = None) -> None:
+    def __init__(
+        self, link: CertificateLink, file: Path | None = None, *, roots: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`roots` are those that callers believe in by now (PEM); nothing while they are not known."""
+        self._roots = roots
         self._link = link
         self._file = file
         self._ready = asyncio.Event()
@@ -124,7 +131,33 @@ class ServingIdentity:
                 retry = min(retry * 2, _LAST_RETRY_SECONDS)
                 continue
             retry, known = _FIRST_RETRY_SECONDS, ""
-            await asyncio.sleep(max(1.0, (certificate.renew_at - datetime.now(UTC)).total_seconds()))
+            await self._until_due(certificate)
+
+    async def _until_due(self, certificate: ServingCertificate) -> None:
+        """Until half of its life is over, or the root above it is not believed any more; a second at least."""
+        await asyncio.sleep(1.0)
+        while (left := (certificate.renew_at - datetime.now(UTC)).total_seconds()) > 0:
+            if not _is_believed(certificate, self._roots()):
+                _log.warning("serving_certificate_not_believed", reason="its root was taken out of the trust bundle")
+                return
+            # In steps, because neither a wall clock that jumps nor a root that goes away ends a sleep.
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+
+
+def _is_believed(certificate: ServingCertificate, roots_pem: str) -> bool:
+    """Whether one of the roots stands above it; yes, where no roots are known."""
+    if not roots_pem:
+        return True
+    top = x509.load_pem_x509_certificates(certificate.chain_pem)[-1]
+    return any(_is_issued_by(top, root) for root in x509.load_pem_x509_certificates(roots_pem.encode()))
+
+
+def _is_issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _accept(key: ec.EllipticCurvePrivateKey, chain: list[str]) -> ServingCertificate:

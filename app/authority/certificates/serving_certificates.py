@@ -21,7 +21,7 @@ from app.authority.link_ports import WorkerCaller
 from app.authority.ports import Clock
 from app.ca.csr import parse_csr
 from app.ca.serving_names import AUTHORITY_ACCOUNT, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT, ServingNames
-from app.errors import AppError
+from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SpiffeId, TrustDomain
 from app.limits import CertificateLimits
 
@@ -29,6 +29,7 @@ _log = structlog.get_logger()
 
 DEFAULT_NAMES = ("localhost", "127.0.0.1", "::1")
 _RETRY_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class ListenerCertificate:
 class ListenerCertificates:
     """Keeps one fresh certificate for the listeners of this process.
 
-    Call `renew` once before listening, hand `current` to the listeners, and let `run` run.
+    Call `begin` once before listening, let `run` run, and hand `current` to the listeners when there `is_one`.
     """
 
     def __init__(
@@ -75,11 +76,31 @@ class ListenerCertificates:
         self._names = ServingNames.parse(names)
         self._lifetime = lifetime
         self._certificate: ListenerCertificate | None = None
+        self._root: x509.Certificate | None = None  # above it
+        self.problem = "ok"  # or why the newest attempt to make one failed
 
     def current(self) -> ListenerCertificate:
-        """The certificate of now; `renew` must have been called."""
+        """The certificate of now; there must be one."""
         assert self._certificate is not None
         return self._certificate
+
+    @property
+    def is_one(self) -> bool:
+        """Whether a certificate was made yet."""
+        return self._certificate is not None
+
+    async def begin(self) -> None:
+        """Make the first one, or say why there is none: an authority that has expired must be there to be replaced.
+
+        Raises:
+            AppError: what is no matter of time or of what is away, as `Issuer.issue` raises it.
+        """
+        try:
+            await self.renew()
+        except AppError as error:
+            if error.code not in (ErrorCode.FAILED_PRECONDITION, ErrorCode.UNAVAILABLE):
+                raise
+            self._tell(error)
 
     async def renew(self) -> ListenerCertificate:
         """Make a new key and certificate, both entries on record before it is used.
@@ -89,6 +110,7 @@ class ListenerCertificates:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        root = self._issuer.state.authority.root
         issued = await self._issuer.issue(
             Order(
                 identity=self._identity,
@@ -106,22 +128,38 @@ class ListenerCertificates:
             not_before=issued.svid.not_before,
             not_after=issued.svid.not_after,
         )
+        self._root, self.problem = root, "ok"
         return self._certificate
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is none, half of its life is over, or its root left the bundle: then callers refuse it."""
+        return (
+            self._certificate is None
+            or self._clock.now() >= self.current().renew_at
+            or self._root not in self._issuer.state.bundle.roots
+        )
+
     async def run(self) -> None:
-        """Renew at half life, for ever; a failure is logged and tried again, the old one serves on."""
+        """Renew when it is due, for ever; a failure is logged and tried again, the old one serves on."""
         while True:
-            due_in = (self.current().renew_at - self._clock.now()).total_seconds()
-            # In steps, because the wall clock may jump and sleep does not notice.
-            await asyncio.sleep(min(max(due_in, 0.0), 60.0))
-            if self._clock.now() < self.current().renew_at:
+            due_in = (self.current().renew_at - self._clock.now()).total_seconds() if self.is_one else _RETRY_SECONDS
+            # In steps, because neither a wall clock that jumps nor a root that goes away ends a sleep.
+            await asyncio.sleep(min(max(due_in, 0.0), _LOOK_SECONDS))
+            if not self.is_due:
                 continue
             try:
                 await self.renew()
                 _log.info("listener_certificate_renewed", not_after=self.current().not_after.isoformat())
             except AppError as error:
-                _log.error("listener_certificate_failed", reason=error.detail, diagnosis=error.diagnosis)
+                self._tell(error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    def _tell(self, error: AppError) -> None:
+        """Say it once for each reason: without an authority that can issue, it may last."""
+        if self.problem != error.detail:
+            _log.error("listener_certificate_failed", reason=error.detail, diagnosis=error.diagnosis)
+        self.problem = error.detail
 
 
 class WorkerCertificates:

@@ -31,6 +31,13 @@ def _certificate(public_key: ec.EllipticCurvePublicKey, life: timedelta) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def _root(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    now = datetime.now(UTC).replace(microsecond=0)
+    builder = x509.CertificateBuilder().subject_name(_NAME).issuer_name(_NAME).public_key(key.public_key())
+    builder = builder.serial_number(8).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256())
+
+
 class Issuing:
     """A link that issues, or answers what a test wants."""
 
@@ -77,6 +84,28 @@ async def test_a_certificate_for_another_key_is_refused() -> None:
         await identity.renew()
     assert ErrorCode.MALFORMED == caught.value.code
     assert before is identity.current
+
+
+async def test_a_root_that_leaves_the_bundle_makes_a_new_certificate() -> None:
+    """Whoever took the bundle over believes in nothing under the old root; half of a life would be too late."""
+    root, other = _root(_ISSUER_KEY), _root(ec.generate_private_key(ec.SECP256R1()))
+    bundle = [root, other]
+    link = Issuing()
+    identity = ServingIdentity(
+        link, roots=lambda: "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in bundle)
+    )
+    running = asyncio.create_task(identity.run())
+    try:
+        async with asyncio.timeout(60):
+            first = await identity.wait_ready()
+            await asyncio.sleep(1.1)
+            assert identity.current is first
+            bundle.remove(root)
+            while identity.current is first:
+                await asyncio.sleep(0.05)
+    finally:
+        running.cancel()
+    assert 2 <= len(link.csrs)
 
 
 async def test_an_authority_that_is_away_is_asked_again() -> None:

@@ -9,12 +9,15 @@ import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
+from app.authority.certificates.issue_certificate import IssuingState
 from app.authority.certificates.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.link_ports import WorkerCaller
+from app.ca.bundle import TrustBundle
 from app.errors import AppError, ErrorCode
 from app.ledger.entry import EntryKind
 from tests.support.ca import CART, UNAVAILABLE, World, make_world
-from tests.support.certificates import TRUST_DOMAIN, make_csr
+from tests.support.certificates import NOW, TRUST_DOMAIN, make_csr, make_pki
+from tests.support.key_keeper import AnythingSigner
 from tests.support.pkix_lint import pkix_findings
 
 
@@ -70,6 +73,55 @@ async def test_a_certificate_is_renewed_at_half_its_life_and_a_failure_keeps_the
 
     assert [line["event"] for line in logs] == ["listener_certificate_failed", "listener_certificate_renewed"]
     assert mine.current().renew_at > world.clock.now()
+
+
+async def test_without_an_authority_that_may_issue_there_is_no_certificate_and_the_reason_is_told_once() -> None:
+    """The process goes on, so that somebody can replace it; the certificate comes as soon as that is done."""
+    world, mended = make_world(), make_pki(now=NOW)
+    ended = make_pki(now=NOW - timedelta(days=400))
+    signer = AnythingSigner(ended.issuing_key)
+    world.issuer.replace_state(IssuingState.of(ended.authority, signer, ended.bundle))
+    mine = listener(world)
+    with capture_logs() as logs:
+        await mine.begin()
+        assert (False, "the issuing authority is about to expire") == (mine.is_one, mine.problem)
+        await mine.begin()
+    assert ["listener_certificate_failed"] == [line["event"] for line in logs]
+
+    world.issuer.replace_state(IssuingState.of(mended.authority, AnythingSigner(mended.issuing_key), mended.bundle))
+    await mine.begin()
+    assert (True, "ok") == (mine.is_one, mine.problem)
+
+
+async def test_a_failure_that_time_does_not_mend_ends_the_start() -> None:
+    """A certificate that fails our own lint is a bug, and no reason to wait."""
+    world = make_world()
+    world.ledger.failure = AppError(ErrorCode.INTERNAL, "broken")
+    with pytest.raises(AppError):
+        await listener(world).begin()
+
+
+async def test_a_certificate_is_due_when_its_root_has_left_the_bundle() -> None:
+    """Callers believe in the bundle that they got; one that still has the root changes nothing."""
+    world, after = make_world(), make_pki(now=NOW)
+    mine = listener(world)
+    first = await mine.renew()
+    union = TrustBundle.of(TRUST_DOMAIN, (world.pki.root, after.root))
+    signer = AnythingSigner(after.issuing_key)
+    world.issuer.replace_state(IssuingState.of(after.authority, signer, union))
+    assert not mine.is_due
+    world.issuer.replace_state(IssuingState.of(after.authority, signer, after.bundle))
+    assert mine.is_due
+
+    task = asyncio.create_task(mine.run())
+    async with asyncio.timeout(60):
+        while mine.current() is first:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    leaf, issuing = x509.load_pem_x509_certificates(mine.current().chain_pem)
+    issuing.verify_directly_issued_by(after.root)
+    assert leaf.issuer == after.authority.certificate.subject
+    assert not mine.is_due
 
 
 async def test_a_worker_gets_the_workers_identity_whatever_its_csr_says() -> None:
