@@ -167,7 +167,7 @@ def _check_is_of(entry: bytes, file: Path) -> None:
         raise CommandError(
             ErrorCode.FAILED_PRECONDITION,
             f"the entry holds, and is not that of the certificate in {file}",
-            next_step=f"gatehouse audit proof {given.serial_number:x} -o FILE",
+            next_step=f"gatehouse audit proof {given.serial_number:x} --file FILE",
         )
 
 
@@ -178,7 +178,7 @@ def _verify_step(key: LogKey, old: Path, new: Path, consistency: Path | None) ->
         if older.size < newer.size:
             raise UsageError(
                 "the checkpoints are of different sizes, so their step needs its proof",
-                next_step=f"gatehouse audit consistency {older.size} {newer.size} -o FILE",
+                next_step=f"gatehouse audit consistency {older.size} {newer.size} --file FILE",
             )
         step = ConsistencyProof(old_size=older.size, new_size=newer.size, hashes=())
     else:

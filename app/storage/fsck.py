@@ -5,8 +5,7 @@ Reads only, over one connection and in one transaction, so that a running Gateho
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,17 +15,18 @@ from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.ledger.checkpoint import LogKey
-from app.ledger.entry import EntryKind, leaf_hash
+from app.ledger.entry import EntryKind, LedgerEntry, leaf_hash
 from app.limits import StorageLimits
 from app.storage.engines import create_engines, parse_url
 from app.storage.failures import as_app_error
 from app.storage.ledger_check import check_tree
-from app.storage.ledger_head import damaged
+from app.storage.ledger_head import damaged, stored_bytes
 from app.storage.ledger_reads import SqlLedgerRows
-from app.storage.ledger_rows import microseconds, stored_text, stored_time
+from app.storage.ledger_rows import CERTIFICATE_COLUMNS, certificate_columns, microseconds, stored_text
 from app.storage.tables import certificates, intents, ledger
 
 _PAGE = 500
+_ALWAYS_STORED = frozenset({"identity", "serial", "node", "not_after"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,22 @@ def check_database(url: str, key: LogKey, limits: StorageLimits) -> LedgerReport
             be read, `INVALID` for a URL that is none.
     """
     with _reading(url, limits) as connection:
-        size = check_tree(connection, key, with_bytes=True)
-        unnumbered = _check_unnumbered(connection)
-        issued = _check_certificates(connection)
-        _check_intents(connection)
-        unfinished = tuple(_open_intents(connection))
-        return LedgerReport(size=size, unnumbered=unnumbered, certificates=issued, unfinished=unfinished)
+        return check_rows(connection, key)
+
+
+def check_rows(connection: Connection, key: LogKey) -> LedgerReport:
+    """The same over an open transaction.
+
+    Raises:
+        AppError: `FAILED_PRECONDITION` naming the first thing that was changed.
+    """
+    size = check_tree(connection, key, with_bytes=True)
+    unnumbered = _check_unnumbered(connection)
+    _check_columns(connection)
+    issued = _check_certificates(connection)
+    _check_intents(connection)
+    unfinished = tuple(_open_intents(connection))
+    return LedgerReport(size=size, unnumbered=unnumbered, certificates=issued, unfinished=unfinished)
 
 
 @contextmanager
@@ -89,10 +99,32 @@ def _check_unnumbered(connection: Connection) -> int:
     count = 0
     for rows in _pages(connection, ledger.c.leaf_index.is_(None)):
         for row in rows:
-            if leaf_hash(bytes(row.data)) != bytes(row.leaf_hash):
+            if leaf_hash(stored_bytes(row.data)) != stored_bytes(row.leaf_hash):
                 raise damaged(f"the bytes of row {row.id} do not have the leaf hash that was stored with them")
         count += len(rows)
     return count
+
+
+def _check_columns(connection: Connection) -> None:
+    """Whether what entries are looked for by says what they say: nobody hides one by calling it something else."""
+    for rows in _pages(connection):
+        for row in rows:
+            entry = _entry(row)
+            recorded = {"kind": entry.kind.value, "subject": stored_text(entry.subject), "time": entry.time}
+            for column, value in recorded.items():
+                if getattr(row, column) != value:
+                    raise damaged(f"the {column} beside {_where(row)} is not the one in it")
+
+
+def _entry(row: Row[Any]) -> LedgerEntry:
+    try:
+        return LedgerEntry.from_bytes(bytes(row.data))
+    except ValueError:
+        raise damaged(f"{_where(row)} is none that this program writes") from None
+
+
+def _where(row: Row[Any]) -> str:
+    return f"the entry with index {row.leaf_index}" if row.leaf_index is not None else f"row {row.id}"
 
 
 def _check_certificates(connection: Connection) -> int:
@@ -104,11 +136,10 @@ def _check_certificates(connection: Connection) -> int:
             for row in connection.execute(select(certificates).where(certificates.c.uid.in_([r.uid for r in rows])))
         }
         for row in rows:
-            where = f"the entry with index {row.leaf_index}" if row.leaf_index is not None else f"row {row.id}"
             certificate = found.get(bytes(row.uid))
             if certificate is None:
-                raise damaged(f"the table of certificates misses the one of {where}")
-            _compare(certificate, json.loads(row.data), where)
+                raise damaged(f"the table of certificates misses the one of {_where(row)}")
+            _compare(certificate, _entry(row), _where(row))
         count += len(rows)
     stored = connection.execute(select(func.count()).select_from(certificates)).scalar_one()
     if stored != count:
@@ -119,25 +150,19 @@ def _check_certificates(connection: Connection) -> int:
 def _check_intents(connection: Connection) -> None:
     """Whether every intent that has no certificate is in the table of those."""
     for rows in _pages(connection, ledger.c.kind == EntryKind.CERTIFICATE_INTENT.value):
-        serials = {bytes(row.uid): str(json.loads(row.data)["detail"].get("serial", "")) for row in rows}
+        serials = {bytes(row.uid): str(_entry(row).detail.get("serial", "")) for row in rows}
         found: set[str] = set()
         for column in (certificates.c.serial, intents.c.serial):
             found.update(connection.execute(select(column).where(column.in_(set(serials.values())))).scalars())
         for row in rows:
             if serials[bytes(row.uid)] not in found:
-                where = f"the entry with index {row.leaf_index}" if row.leaf_index is not None else f"row {row.id}"
-                raise damaged(f"neither a certificate nor an open intent is listed for the intent of {where}")
+                raise damaged(f"neither a certificate nor an open intent is listed for the intent of {_where(row)}")
 
 
-def _compare(row: Row[Any], entry: Mapping[str, Any], where: str) -> None:
-    detail = entry["detail"]
-    recorded = {
-        "identity": stored_text(entry["subject"]),
-        "serial": str(detail.get("serial", "")),
-        "node": stored_text(str(detail.get("node", ""))),
-        "not_after": stored_time(detail.get("notAfter")),
-    }
-    for column, value in recorded.items():
+def _compare(row: Row[Any], entry: LedgerEntry, where: str) -> None:
+    is_old = not row.sha256  # stored before migration 0004, when some of the columns did not exist
+    for column, value in zip(CERTIFICATE_COLUMNS, certificate_columns(entry), strict=True):
         stored = getattr(row, column)
-        if (microseconds(stored) if isinstance(stored, datetime) else stored) != value:
+        stored = microseconds(stored) if isinstance(stored, datetime) else stored
+        if stored != value and not (is_old and column not in _ALWAYS_STORED and not stored):
             raise damaged(f"the table of certificates says another {column} than {where}")

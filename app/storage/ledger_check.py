@@ -19,7 +19,7 @@ from app.ledger.checkpoint import LogKey
 from app.ledger.entry import leaf_hash
 from app.ledger.frontier import STRIDE, SUBTREE_LEAVES, Frontier
 from app.ledger.merkle import HASH_BYTES, root_hash
-from app.storage.ledger_head import checkpoint_of, damaged, newest_checkpoint
+from app.storage.ledger_head import checkpoint_of, damaged, newest_checkpoint, stored_bytes
 from app.storage.tables import ledger, ledger_checkpoints, ledger_head, ledger_subtrees
 
 _PAGE_BLOCKS = 16
@@ -187,9 +187,9 @@ def _leaves(connection: Connection, first: int, end: int, *, with_bytes: bool) -
         expected = first + len(leaves)
         if row.leaf_index != expected:
             raise damaged(f"the entry with index {expected} is missing")
-        if with_bytes and leaf_hash(bytes(row.data)) != bytes(row.leaf_hash):
+        if with_bytes and leaf_hash(stored_bytes(row.data)) != stored_bytes(row.leaf_hash):
             raise damaged(f"the bytes of the entry with index {expected} do not have its leaf hash")
-        leaves.append(bytes(row.leaf_hash))
+        leaves.append(stored_bytes(row.leaf_hash))
     if len(leaves) != end - first:
         raise damaged(f"the entry with index {first + len(leaves)} is missing")
     return leaves

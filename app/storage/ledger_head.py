@@ -54,6 +54,11 @@ def damaged(what: str) -> AppError:
     return AppError(ErrorCode.FAILED_PRECONDITION, f"the ledger was changed: {what}")
 
 
+def stored_bytes(value: object) -> bytes:
+    """What a column holds; nothing, where it was changed into no bytes at all, as SQLite lets anybody do."""
+    return bytes(value) if isinstance(value, bytes | memoryview) else b""
+
+
 def newest_checkpoint(connection: Connection) -> StoredCheckpoint | None:
     """The newest checkpoint."""
     row = connection.execute(_NEWEST).one_or_none()
@@ -126,8 +131,8 @@ def _append(connection: Connection, frontier: Frontier, tail: bytes, rows: Seque
     """Number the rows and store the subtrees that they complete; returns the leaf hashes after the last one."""
     leaves: list[bytes] = []
     for row_id, data, stored in rows:
-        leaf = leaf_hash(bytes(data))
-        if leaf != bytes(stored):
+        leaf = leaf_hash(stored_bytes(data))
+        if leaf != stored_bytes(stored):
             raise damaged(f"the bytes of row {row_id} do not have the leaf hash that was stored with them")
         leaves.append(leaf)
     first = frontier.size

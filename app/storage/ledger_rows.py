@@ -71,6 +71,7 @@ _CERTIFICATES = _Insert.into(
     holder="text",
     **dict.fromkeys(_CERTIFICATE_TEXTS, "text"),
 )
+CERTIFICATE_COLUMNS = tuple(_CERTIFICATES.columns)[1:]  # all but the uid
 
 
 def new_uid() -> bytes:
@@ -131,7 +132,7 @@ def store_entries(connection: Connection, entries: Sequence[PreparedEntry]) -> f
         if prepared.entry.kind is EntryKind.CERTIFICATE_ISSUED and prepared.uid not in others
     ]
     if issued:
-        _CERTIFICATES.run(connection, [_certificate_row(prepared) for prepared in issued])
+        _CERTIFICATES.run(connection, [(prepared.uid, *certificate_columns(prepared.entry)) for prepared in issued])
         _close_intents(connection, [_serial(prepared.entry) for prepared in issued])
     return others
 
@@ -171,18 +172,17 @@ def _delete_intents(count: int) -> str:
     return f"DELETE FROM intents WHERE serial IN (VALUES {value_lists(1, count)})"  # noqa: S608 - marks of ours
 
 
-def _certificate_row(prepared: PreparedEntry) -> tuple[Any, ...]:
-    """What certificates are looked for by, taken from the entry that records one."""
-    detail = prepared.entry.detail
+def certificate_columns(entry: LedgerEntry) -> tuple[Any, ...]:
+    """What certificates are looked for by, taken from the entry that records one; in the order of its columns."""
+    detail = entry.detail
     return (
-        prepared.uid,
-        stored_text(prepared.entry.subject),
-        _serial(prepared.entry),
+        stored_text(entry.subject),
+        _serial(entry),
         str(detail.get("keySha256", "")),
         str(detail.get("certificateSha256", "")),
         stored_time(detail.get("notBefore")),
         stored_time(detail.get("notAfter")),
-        _holder(prepared.entry),
+        _holder(entry),
         *(stored_text(str(detail.get(name, ""))) for name in _CERTIFICATE_TEXTS),
     )
 
