@@ -306,8 +306,8 @@ def _step(step: str, authority_id: str, wait: bool, force: bool, reason: str, ou
 def _wait_until_safe(api: ApiClient, path: str, step: str) -> None:
     """Look every few seconds; say what it waits for whenever that changes."""
     said = ""
+    item = api.get(path)
     while True:
-        item = api.get(path)
         found = next((one for one in item["steps"] if one["step"] == step), None)
         if found is None or found["allowed"] or not found["forcible"]:
             return  # the step itself says why not, if so
@@ -316,6 +316,7 @@ def _wait_until_safe(api: ApiClient, path: str, step: str) -> None:
             progress(line)
             said = line
         time.sleep(_WAIT_SECONDS)
+        item = api.get_patiently(path)  # this may take days, in which Gatehouse is restarted
 
 
 def _print_prepared(made: dict[str, Any], output: Format) -> None:

@@ -123,7 +123,8 @@ def _watch(api: ApiClient, asked: dict[str, str], ends: datetime | None, output:
     cursor = ""
     while ends is None or datetime.now(UTC) < ends:
         left = 25.0 if ends is None else min(25.0, max(0.0, (ends - datetime.now(UTC)).total_seconds()))
-        found = api.get("/v1/certificates/watch", cursor=cursor, waitSeconds=left, **asked)
+        get = api.get_patiently if cursor else api.get  # what is issued meanwhile comes after a restart
+        found = get("/v1/certificates/watch", cursor=cursor, waitSeconds=left, **asked)
         cursor = found["cursor"]
         for item in found["items"]:
             if output is Format.JSON:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from app.cli.context import Context, choose_context
-from app.cli.failures import CommandError, UsageError
+from app.cli.failures import CommandError, UsageError, warn
 from app.errors import AppError, ErrorCode, FieldError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0  # above the server's own budget, so that it is the server who says why
 _MAX_PAGES = 10_000
+_PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED, ErrorCode.TIMEOUT})
+_AGAIN_SECONDS = 2.0
 _LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 
 
@@ -61,6 +64,20 @@ class ApiClient:
     def get(self, path: str, **query: Any) -> Any:
         """GET as JSON."""
         return self.call("GET", path, query=query)[0]
+
+    def get_patiently(self, path: str, **query: Any) -> Any:
+        """GET as JSON, asked again for as long as Gatehouse is away: for commands that wait for hours anyway."""
+        is_told = False
+        while True:
+            try:
+                return self.get(path, **query)
+            except AppError as error:
+                if error.code not in _PASSING:
+                    raise
+                if not is_told:
+                    warn(f"{error.detail}; waiting on")
+                is_told = True
+                time.sleep(_AGAIN_SECONDS)
 
     def call(
         self,

@@ -11,13 +11,20 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, literal, select, update
 
-from app.authority.certificates.stored_certificates import CertificateFilter, StoredCertificate, StoredCrl
-from app.storage.tables import UtcTime, certificates, crls, ledger
+from app.authority.certificates.stored_certificates import (
+    CertificateFilter,
+    NumberedCertificates,
+    StoredCertificate,
+    StoredCrl,
+)
+from app.errors import AppError, ErrorCode
+from app.storage.tables import UtcTime, certificates, crls, ledger, ledger_head
 from app.storage.upsert import insert_if_absent
 
 _c = certificates.c
 _newer = certificates.alias("newer")
 _LAST_CHARACTER = "\U0010ffff"
+_MAX_LOOKED_AT = 5_000  # entries of one look for new certificates
 _MARKS = {"_": "!_", "%": "!%", "!": "!!"}
 
 
@@ -34,10 +41,23 @@ class SqlCertificateRows:
             query = query.where(_c.uid < bytes.fromhex(before))
         return self._rows(query)
 
-    def between(self, asked: CertificateFilter, *, after: str, until: str, limit: int) -> list[StoredCertificate]:
-        """Certificates between two ids, oldest first."""
-        query = _filtered(asked).where(_c.uid > bytes.fromhex(after), _c.uid < bytes.fromhex(until))
-        return self._rows(query.order_by(_c.uid).limit(limit))
+    def numbered(self, asked: CertificateFilter, *, first: int | None, limit: int) -> NumberedCertificates:
+        """Certificates in the order of the ledger; a bounded number of entries is looked at."""
+        size = self._connection.execute(select(ledger_head.c.size)).scalar_one()
+        if first is None:
+            return NumberedCertificates(items=[], following=size, is_end=True)
+        if first > size:
+            raise AppError(ErrorCode.INVALID, f"the ledger has {size} entries, and the cursor is at {first}")
+        end, index = min(size, first + _MAX_LOOKED_AT), ledger.c.leaf_index
+        # The entries first, because there are few: SQLite would rather begin with all certificates of an identity.
+        entries = select(ledger.c.uid, index).where(index >= first, index < end).cte("entries")
+        entries = entries.prefix_with("MATERIALIZED", dialect="sqlite")
+        query = select(certificates, entries.c.leaf_index).join_from(entries, certificates, _c.uid == entries.c.uid)
+        rows = self._connection.execute(
+            query.where(*_conditions(asked)).order_by(entries.c.leaf_index).limit(limit)
+        ).all()
+        following = rows[-1].leaf_index + 1 if len(rows) == limit else end
+        return NumberedCertificates(items=[*map(_certificate, rows)], following=following, is_end=following == size)
 
     def find(self, serial: str) -> list[StoredCertificate]:
         """The certificates of a serial."""
@@ -131,4 +151,5 @@ def _overdue(now: datetime, margin: timedelta) -> tuple[ColumnElement[bool], ...
 
 
 def _certificate(row: Row[Any]) -> StoredCertificate:
-    return StoredCertificate(**{**row._mapping, "uid": bytes(row.uid).hex()})  # noqa: SLF001
+    found = {name: row._mapping[name] for name in certificates.columns.keys()}  # noqa: SLF001, SIM118 - no mapping
+    return StoredCertificate(**{**found, "uid": bytes(row.uid).hex()})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from app.authority.certificates.certificate_records import RecordedCertificate
 from app.authority.certificates.stored_certificates import CertificateFilter
@@ -15,26 +15,22 @@ from app.authority.placement.clusters import Clusters
 from app.authority.placement.placements import Placements
 from app.authority.worker_registry import WorkerRegistry
 from app.bootstrap.certificate_figures import CertificateFigures
+from app.errors import AppError, ErrorCode
+from app.ledger.entry import EntryKind
 from app.rest.services import CertificateServices
+from app.storage import certificate_rows
 from app.storage.database import Database
+from app.storage.ledger_rows import PreparedEntry, store_entries
 from app.telemetry import metrics
+from tests.contract.conftest import make_entry
 from tests.contract.test_quarantines import CART, HOUR, NOW, WEB, issue
 from tests.support.administration import ALICE, StandingClock, administration_over
 from tests.support.key_keeper import local_keeper
+from tests.support.ledger import number_all
 from tests.support.quarantines import quarantine
 from tests.support.revocation import certificate_services, view_over
 
-FROM_THE_FIRST = "00" * 16
-
-
-class ClockAhead:
-    """Two seconds ahead: what is written now is settled already."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=2)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+FROM_THE_FIRST = "0"
 
 
 async def services_over(database: Database, clock: Any) -> CertificateServices:
@@ -51,31 +47,59 @@ async def services_over(database: Database, clock: Any) -> CertificateServices:
     )
 
 
-async def test_new_certificates_come_as_soon_as_they_are_on_record_and_each_once(database: Database) -> None:
-    """Filtered, oldest first; the cursor goes on where the last answer ended."""
-    reading = (await services_over(database, ClockAhead())).certificates
+async def test_new_certificates_come_as_soon_as_they_are_numbered_and_each_once(database: Database) -> None:
+    """Filtered, in the order of the ledger; the cursor goes on where the last answer ended."""
+    reading = (await services_over(database, StandingClock())).certificates
     asked = CertificateFilter(identity=CART)
-    waiting = asyncio.create_task(reading.watch(asked, cursor=FROM_THE_FIRST, wait_seconds=20))
+    from_now_on = await reading.watch(asked, cursor="", wait_seconds=0)
+    waiting = asyncio.create_task(reading.watch(asked, cursor=from_now_on.cursor, wait_seconds=20))
     await issue(database, WEB, serial="1")
     await issue(database, serial="2")
-    async with asyncio.timeout(10):
+    await number_all(database)
+    async with asyncio.timeout(20):
         first = await waiting
     await issue(database, serial="3")
+    await number_all(database)
     second = await reading.watch(asked, cursor=first.cursor, wait_seconds=5)
+    await issue(database, serial="4")
     third = await reading.watch(asked, cursor=second.cursor, wait_seconds=0)
 
     assert [["2"], ["3"], []] == [[item["serial"] for item in one.items] for one in (first, second, third)]
-    assert second.cursor < third.cursor
+    assert ["0", "2", "3", "3"] == [one.cursor for one in (from_now_on, first, second, third)]
 
 
-async def test_what_may_not_be_settled_yet_waits(database: Database) -> None:
-    """Another replica may be about to write something older."""
-    clock = StandingClock()
-    clock.time = datetime.now(UTC) - HOUR
-    reading = (await services_over(database, clock)).certificates
-    await issue(database, serial="1")
-    found = await reading.watch(CertificateFilter(), cursor=FROM_THE_FIRST, wait_seconds=0)
-    assert [] == found.items
+async def test_a_certificate_that_came_late_is_not_left_out(database: Database) -> None:
+    """Its id is older than what was shown already: a commit that hung, or a journal that was drained after an hour."""
+    reading = (await services_over(database, StandingClock())).certificates
+    late = PreparedEntry.prepare(make_entry(CART, EntryKind.CERTIFICATE_ISSUED, serial="1"))
+    await issue(database, serial="2")
+    await number_all(database)
+    first = await reading.watch(CertificateFilter(), cursor=FROM_THE_FIRST, wait_seconds=0)
+    await database.write(lambda transaction: store_entries(transaction.connection, [late]))
+    await number_all(database)
+    second = await reading.watch(CertificateFilter(), cursor=first.cursor, wait_seconds=0)
+
+    assert [["2"], ["1"]] == [[item["serial"] for item in one.items] for one in (first, second)]
+
+
+async def test_many_new_certificates_come_in_pieces(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the number of entries that are looked at, whatever is asked for."""
+    monkeypatch.setattr(certificate_rows, "_MAX_LOOKED_AT", 2)
+    reading = (await services_over(database, StandingClock())).certificates
+    for number in range(5):
+        await issue(database, WEB if number < 4 else CART, serial=f"{number}")
+    await number_all(database)
+    found = await reading.watch(CertificateFilter(identity=CART), cursor=FROM_THE_FIRST, wait_seconds=0)
+    assert (["4"], "5") == ([item["serial"] for item in found.items], found.cursor)
+
+
+@pytest.mark.parametrize("cursor", ["-1", "1.5", "00" * 16, "later", "7"])
+async def test_a_cursor_that_is_none_is_refused(database: Database, cursor: str) -> None:
+    """Also one beyond the end: of another ledger, or of one that lost entries."""
+    reading = (await services_over(database, StandingClock())).certificates
+    with pytest.raises(AppError) as caught:
+        await reading.watch(CertificateFilter(), cursor=cursor, wait_seconds=0)
+    assert ErrorCode.INVALID is caught.value.code
 
 
 async def test_figures_say_what_is_overdue_held_and_in_quarantine(database: Database) -> None:

@@ -12,7 +12,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.authority.certificates.stored_certificates import CertificateFilter, StoredCertificate
+from app.authority.certificates.stored_certificates import (
+    CertificateFilter,
+    NumberedCertificates,
+    StoredCertificate,
+)
 from app.authority.page_keys import PageKeys
 from app.authority.pages import make_page_token, page_size_within, read_page_token
 from app.authority.placement.placements import Placements
@@ -27,9 +31,8 @@ from app.identity.spiffe import WorkloadIdentity
 from app.limits import Limits
 from app.policy.quarantine import normal_serial
 
-# Entries of several writers become visible a little out of their order; what is older than this is complete.
-_SETTLED = timedelta(seconds=1)
 _POLL_SECONDS = 0.25
+_MAX_CURSOR_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,8 @@ class ReadCertificates:
     async def watch(self, asked: CertificateFilter, *, cursor: str, wait_seconds: float) -> NewCertificates:
         """What was issued after the cursor, as soon as there is any; without a cursor, from now on.
 
-        It lags a second behind, so that nothing is left out when several replicas write.
+        In the order of the ledger's indices, of which every entry gets the next one, whichever replica stored it and
+        however late: so nothing is left out, and nothing comes twice.
 
         Raises:
             AppError: `INVALID` for a bad serial, or a cursor that is none.
@@ -142,21 +146,19 @@ class ReadCertificates:
         asked = with_normal_serial(asked)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(wait_seconds, self._limits.quarantine.max_wait_seconds)
-        after = _checked_cursor(cursor) if cursor else _uid_at(self._clock.now())
+        first = _checked_cursor(cursor) if cursor else None
         while True:
-            until = _uid_at(self._clock.now() - _SETTLED)
-            found = await self._new(asked, after, until)
-            if found or loop.time() >= deadline:
-                return NewCertificates(
-                    items=[self._item(certificate) for certificate in found],
-                    cursor=found[-1].uid if found else max(after, until),
-                )
-            await asyncio.sleep(_POLL_SECONDS)
+            found = await self._new(asked, first)
+            first = found.following
+            if found.items or (found.is_end and loop.time() >= deadline):
+                return NewCertificates(items=[self._item(one) for one in found.items], cursor=str(first))
+            if found.is_end:
+                await asyncio.sleep(_POLL_SECONDS)
 
-    async def _new(self, asked: CertificateFilter, after: str, until: str) -> list[StoredCertificate]:
+    async def _new(self, asked: CertificateFilter, first: int | None) -> NumberedCertificates:
         limit = self._limits.policy.max_page_items
         return await self._store.read(
-            lambda transaction: transaction.certificates.between(asked, after=after, until=until, limit=limit)
+            lambda transaction: transaction.certificates.numbered(asked, first=first, limit=limit)
         )
 
     def _item(self, certificate: StoredCertificate) -> dict[str, Any]:
@@ -214,18 +216,10 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _uid_at(moment: datetime) -> str:
-    """The first id that an entry of this moment may have: ids begin with the millisecond."""
-    return int(moment.timestamp() * 1000).to_bytes(6).hex() + "00" * 10
-
-
-def _checked_cursor(cursor: str) -> str:
-    try:
-        if len(bytes.fromhex(cursor)) == 16:
-            return cursor.lower()
-    except ValueError:
-        pass
-    raise AppError(ErrorCode.INVALID, "the cursor is not one of ours: start again without it")
+def _checked_cursor(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _MAX_CURSOR_DIGITS):
+        raise AppError(ErrorCode.INVALID, "the cursor is not one of ours: start again without it")
+    return int(cursor)
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -77,6 +77,15 @@ class StoredCrl:
     next_update: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedCertificates:
+    """Certificates in the order of the ledger, the index to go on from, and whether that is its end by now."""
+
+    items: list[StoredCertificate]
+    following: int
+    is_end: bool
+
+
 class CertificateRows(Protocol):
     """Issued certificates and revocation lists, in a unit of work."""
 
@@ -84,8 +93,12 @@ class CertificateRows(Protocol):
         """Certificates, newest first, that come after the one with the uid `before` (empty: from the newest)."""
         ...
 
-    def between(self, asked: CertificateFilter, *, after: str, until: str, limit: int) -> list[StoredCertificate]:
-        """Certificates with greater uids than `after`, and smaller ones than `until`, oldest first."""
+    def numbered(self, asked: CertificateFilter, *, first: int | None, limit: int) -> NumberedCertificates:
+        """Those whose ledger entries have an index of at least `first` (None: from the next one on), in that order.
+
+        Raises:
+            AppError: `INVALID` when the ledger never had that many entries.
+        """
         ...
 
     def find(self, serial: str) -> list[StoredCertificate]:
