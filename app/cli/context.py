@@ -17,6 +17,7 @@ from app.cli.failures import CommandError, UsageError
 from app.errors import AppError, ErrorCode
 
 LOCAL_CONTEXT = "local"  # the one that `gatehouse run` writes
+LOCAL_ADMINISTRATOR = "admin"  # whose token it has
 FILE_VARIABLE = "GATEHOUSE_CONTEXT"
 URL_VARIABLE = "GATEHOUSE_URL"
 TOKEN_VARIABLE = "GATEHOUSE_TOKEN"  # noqa: S105 - a name

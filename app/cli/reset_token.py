@@ -7,11 +7,18 @@ import os
 import sys
 from pathlib import Path
 
-from app.cli.context import LOCAL_CONTEXT, Context, context_path, read_contexts, write_context
+from app.cli.context import (
+    LOCAL_ADMINISTRATOR,
+    LOCAL_CONTEXT,
+    Context,
+    context_path,
+    read_contexts,
+    write_context,
+)
 
 
 def reset_admin_token(name: str, *, state_dir: Path | None, config: Path | None) -> None:
-    """Revoke and replace an administrator's token; a context that has the old one gets the new one.
+    """Revoke and replace an administrator's token; a context of theirs on this host gets the new one.
 
     Raises:
         AppError: `INVALID` for settings that do not fit; what the reset itself says.
@@ -22,13 +29,19 @@ def reset_admin_token(name: str, *, state_dir: Path | None, config: Path | None)
     settings = load_settings(config, state_dir=state_dir)
     made = asyncio.run(reset(settings, name=name))
     print(made)
-    _update_context(made)
+    _update_context(name, made)
 
 
-def _update_context(secret: str) -> None:
-    """Give the new token to the context that `gatehouse run` made, if there is one."""
+def _update_context(name: str, secret: str) -> None:
+    """Give the new token to the context that `gatehouse run` made, or to one beside it.
+
+    Whoever makes a second person's token must not lose the first one's: that is what two people are needed for.
+    """
     known = read_contexts(context_path(os.environ)).contexts.get(LOCAL_CONTEXT)
     if known is not None:
-        replaced = Context(name=known.name, url=known.url, token=secret, ca_file=known.ca_file)
-        path = write_context(replaced, make_current=False)
-        print(f"the context {known.name!r} in {path} has it now", file=sys.stderr)
+        context = LOCAL_CONTEXT if name == LOCAL_ADMINISTRATOR else f"{LOCAL_CONTEXT}-{name}"
+        path = write_context(
+            Context(name=context, url=known.url, token=secret, ca_file=known.ca_file), make_current=False
+        )
+        how = "" if context == LOCAL_CONTEXT else f"; add to a command: --context {context}"
+        print(f"the context {context!r} in {path} has it now{how}", file=sys.stderr)

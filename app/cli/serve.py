@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import SecretStr
 
-from app.cli.context import LOCAL_CONTEXT, Context, context_path, read_contexts, write_context
+from app.cli.context import LOCAL_ADMINISTRATOR, LOCAL_CONTEXT, Context, context_path, read_contexts, write_context
 from app.settings import Role, Settings, load_settings
 
 if TYPE_CHECKING:
     from app.supervisor.supervisor import OnServing, Supervisor
 
-
-_ADMINISTRATOR = "admin"
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML file with settings.", metavar="FILE")]
 StateDir = Annotated[
@@ -150,7 +148,7 @@ async def _ensure_context(supervisor: Supervisor, settings: Settings, url: str) 
     known = read_contexts(path).contexts.get(LOCAL_CONTEXT)
     if known is not None and known.url == url and await _is_accepted(known):
         return path
-    secret = await supervisor.reset_admin_token(_ADMINISTRATOR)
+    secret = await supervisor.reset_admin_token(LOCAL_ADMINISTRATOR)
     certificate = settings.tls.certificate_file
     return write_context(
         Context(name=LOCAL_CONTEXT, url=url, token=secret, ca_file=str(certificate) if certificate is not None else "")

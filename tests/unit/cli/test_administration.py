@@ -364,6 +364,27 @@ def test_a_reset_gives_the_local_context_the_new_token(run, tmp_path, monkeypatc
     )
 
 
+def test_the_token_of_somebody_else_leaves_the_local_context_alone(run, tmp_path, monkeypatch):
+    """Who makes a second person's token, to confirm what they asked for, still needs their own."""
+    path = tmp_path / "context.yaml"
+    write_context(Context(name="local", url="http://127.0.0.1:1", token="mine"), path=path)
+
+    async def reset(_settings, *, name):
+        return f"new-{name}"
+
+    monkeypatch.setattr("app.supervisor.local_admin.reset_admin_token", reset)
+    result = run("token", "admin", "--reset", "--name", "bob", "--state-dir", str(tmp_path))
+    file = read_contexts(path)
+
+    assert (0, "new-bob\n") == (result.code, result.out)
+    assert ("local", "mine", "new-bob") == (
+        file.current,
+        file.contexts["local"].token,
+        file.contexts["local-bob"].token,
+    )
+    assert "--context local-bob" in result.err
+
+
 def test_inventory_of_a_cluster_with_a_lease(run, live, tmp_path):
     """Pushed with a promise, renewed, ended; the sources show each cluster with its age."""
     path = tmp_path / "inventory.yaml"
