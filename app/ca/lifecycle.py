@@ -9,7 +9,7 @@ unexpired certificate needs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -210,8 +210,10 @@ def _activate(member: Member, fleet: Fleet, rules: Rules, now: datetime) -> Verd
             changes=changes,
         )
     root = fleet.members[member.root_id]
+    # A root that was active once is in every bundle that anybody gives out, late or not.
+    late = fleet.replicas if root.state is AuthorityState.PREPARED else ()
     return _lasting_block(
-        _unsettled(root.trusted_since, "its root came into the bundle", rules, now),
+        _unsettled(root.trusted_since, "its root came into the bundle", late, rules, now),
         _behind(fleet, rules, now),
         _uncovered(fleet.coverage.get(root.id, Coverage())),
         changes=changes,
@@ -299,7 +301,7 @@ def _remove(member: Member, fleet: Fleet, rules: Rules, now: datetime) -> Verdic
     changes = {one.id: AuthorityState.RETIRED for one in gone}
     return _lasting_block(
         _needed(needed_until(member, fleet, rules), now),
-        _unsettled(member.since, f"it came to be {member.state.value}", rules, now),
+        _unsettled(member.since, f"it came to be {member.state.value}", fleet.replicas, rules, now),
         _behind(fleet, rules, now),
         changes=changes,
     )
@@ -343,8 +345,15 @@ def _needed(until: datetime | None, now: datetime) -> Blocked | None:
     )
 
 
-def _unsettled(since: datetime, what: str, rules: Rules, now: datetime) -> Blocked | None:
+def _unsettled(since: datetime, what: str, replicas: Sequence[Replica], rules: Rules, now: datetime) -> Blocked | None:
+    """Whether a certificate from before a change may still come on record, from whatever replica.
+
+    One that took the change over late may have begun some a moment before it did. After a lease every replica has
+    taken it over, or has not issued for as long.
+    """
     until = since + rules.settle
+    if now < until + rules.lease:
+        until = max([until, *(one.seen_at + rules.settle for one in replicas)])
     if until <= now:
         return None
     return Blocked(

@@ -54,7 +54,10 @@ async def test_a_rotation_begun_on_one_replica_is_followed_by_the_other(database
 
 
 async def test_activation_waits_for_every_replica(database: Database) -> None:
-    """One that did not take over the new bundle holds it up, at most until its lease ends."""
+    """One that did not take over the new bundle holds it up, at most until its lease ends.
+
+    What it began a moment before it did came with the old bundle, and has to come on record first.
+    """
     one, other = await two(database)
     _, issuing = await one.rotate(AuthorityRole.ROOT)
     one.clock.advance(MINUTE)
@@ -63,7 +66,25 @@ async def test_activation_waits_for_every_replica(database: Database) -> None:
     assert "two" in caught.value.detail
     assert "replicas" in caught.value.detail
     await other.authorities.refresh()
+    with pytest.raises(AppError, match="may not be on record yet"):
+        await one.do(Step.ACTIVATE, issuing)
+    one.clock.advance(MINUTE)
     await one.do(Step.ACTIVATE, issuing)
+
+
+async def test_removal_waits_for_what_a_late_replica_began(database: Database) -> None:
+    """It signed with the authority that retires until it heard of that."""
+    one, other = await two(database)
+    (issuing,) = await one.rotate(AuthorityRole.ISSUING)
+    await other.authorities.refresh()
+    before = one.authorities.issuing.authority.id
+    await one.do(Step.ACTIVATE, issuing)
+    one.clock.advance(MINUTE)
+    await other.authorities.refresh()
+    with pytest.raises(AppError, match="may not be on record yet"):
+        await one.do(Step.REMOVE, before)
+    one.clock.advance(MINUTE)
+    await one.do(Step.REMOVE, before)
 
 
 async def test_a_replica_that_died_is_named_and_two_administrators_do_not_wait_for_it(database: Database) -> None:
@@ -126,6 +147,7 @@ async def test_a_replica_with_certificates_in_its_journal_is_waited_for(database
     assert () == await tried(one, issuing)
     unrecorded.clear()
     await other.authorities.refresh()
+    one.clock.advance(MINUTE)
     assert "active" in await tried(one, issuing)
 
 
