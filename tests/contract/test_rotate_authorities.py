@@ -348,6 +348,25 @@ async def test_an_expired_root_leaves_the_bundle_by_itself(database: Database) -
     assert (3, 1) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
 
 
+async def test_when_every_root_has_expired_a_new_one_can_be_made(database: Database) -> None:
+    """Nobody believes in anything then, and nothing is issued; but the process runs, and starts, to be mended."""
+    kit = await make_kit(database, lifetimes=Lifetimes(root=30 * DAY, issuing=10 * DAY)).open()
+    before = kit.authorities.current()
+    kit.clock.advance(40 * DAY)
+    assert not await kit.authorities.refresh()
+    assert before == kit.authorities.current()
+    again = await make_kit(database, clock=kit.clock, keeper=kit.keeper).open(create=False)
+    with pytest.raises(AppError) as caught:
+        await again.issue()
+    assert ErrorCode.FAILED_PRECONDITION is caught.value.code
+
+    root, successor = await again.rotate(AuthorityRole.ROOT)
+    assert [(await again.rows())[root].certificate_pem] == [pem_of(*again.authorities.current().bundle.roots)]
+    kit.clock.advance(SETTLE)
+    await again.do(Step.ACTIVATE, successor)
+    assert believes((await again.issue()).chain, again.authorities.current().bundle.pem, kit.clock.now())
+
+
 async def test_a_worker_changes_no_authority(database: Database) -> None:
     """Only administrators do."""
     kit = await make_kit(database).open()

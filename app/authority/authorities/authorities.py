@@ -311,8 +311,11 @@ class Authorities:
         self._open_keys &= wanted
 
     def _has_expired_root(self, current: InForce, now: datetime) -> bool:
+        """Whether time takes a root out of the bundle; not by a clock that is wrong."""
         is_over = any(root.not_valid_after_utc <= now for root in current.published.bundle.roots)
-        return is_over and self.clock.is_right
+        if not is_over or not self.clock.is_right:
+            return False
+        return current.known.bundle(now).fingerprint != current.published.bundle.fingerprint
 
     async def _keep_lease(self, epoch: int, now: datetime) -> None:
         """Tell others what this replica took over, on a change and well before the lease ends."""

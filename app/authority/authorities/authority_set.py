@@ -142,11 +142,15 @@ class AuthoritySet:
     def bundle(self, now: datetime) -> TrustBundle:
         """The trust bundle: every trusted root that did not expire.
 
+        When all of them have, they stay: nobody believes in them, but a process that had no bundle could not run, and
+        then nobody could make a new root.
+
         Raises:
             AppError: `INVALID` when there is none, or too many.
         """
-        roots = (self.certificates[row.id] for row in self.trusted_roots())
-        return TrustBundle.of(self.trust_domain, tuple(root for root in roots if root.not_valid_after_utc > now))
+        roots = tuple(self.certificates[row.id] for row in self.trusted_roots())
+        valid = tuple(root for root in roots if root.not_valid_after_utc > now)
+        return TrustBundle.of(self.trust_domain, valid or roots)
 
     def own_bundle(self, now: datetime) -> TrustBundle | None:
         """The trusted roots of this cluster that did not expire, without those of its peers; None without any."""
