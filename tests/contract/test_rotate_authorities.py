@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -346,6 +347,16 @@ async def test_an_expired_root_leaves_the_bundle_by_itself(database: Database) -
     kit.clock.advance(11 * DAY)
     assert await kit.authorities.refresh()
     assert (3, 1) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
+
+
+async def test_a_start_without_the_key_file_of_who_signs_says_what_to_do(database: Database) -> None:
+    """Its files were exchanged for those under a new root, which not everybody has received yet."""
+    kit = await make_kit(database).open()
+    active = (await kit.rows())[kit.authorities.issuing.authority.id]
+    moved = replace(active, sealed_key=b"", key_ref="file:/nowhere/ca-key.pem")
+    await database.write(lambda transaction: transaction.authorities.replace(moved))
+    with pytest.raises(AppError, match="put its own files back"):
+        await make_kit(database, clock=kit.clock).open(create=False)
 
 
 async def test_when_every_root_has_expired_a_new_one_can_be_made(database: Database) -> None:

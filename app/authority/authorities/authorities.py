@@ -299,7 +299,7 @@ class Authorities:
                 await self.maker.open(row)
             except AppError as error:
                 if row.state == AuthorityState.ACTIVE:
-                    raise
+                    raise _with_advice(error, row) from error
                 _log.error("authority_key_not_opened", authority=row.id, reason=error.detail)
                 continue
             self._open_keys.add(row.id)
@@ -344,6 +344,18 @@ class _GuardedSigner:
         """A signature, if the authority may sign."""
         self._authorities.check_may_sign(self._authority_id)
         return await self._signer.sign(tbs)
+
+
+def _with_advice(error: AppError, row: StoredAuthority) -> AppError:
+    """What to do when the key of the authority that signs cannot be opened because somebody else keeps it in a file."""
+    if error.code is not ErrorCode.FAILED_PRECONDITION or not row.key_ref.startswith("file:"):
+        return error
+    return AppError(
+        error.code,
+        f"{error.detail}; it is the one that signs until another one is activated: put its own files back, "
+        "start, and let `gatehouse ca list` say when a new set has taken over",
+        diagnosis=error.diagnosis,
+    )
 
 
 def _wants_key(row: StoredAuthority) -> bool:
