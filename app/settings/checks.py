@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.limits import Limits
+from app.limits import KubernetesLimits, Limits
 from app.settings.clusters import contradicting_clusters
 from app.settings.model import Listener, Settings
 
@@ -34,6 +34,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _bounds(settings.limits, "limits")
     yield from _certificate(settings)
     yield from _authorities(settings)
+    yield from _kubernetes(settings.limits.kubernetes)
     yield from _admission(settings.limits)
     yield from _ledger(settings)
     yield from _processes(settings)
@@ -99,6 +100,17 @@ def _certificate(settings: Settings) -> Iterator[str]:
             yield f"{who}: nothing may be below twice backdate_seconds, or a ztunnel would renew in a tight loop"
         if max(rule.given) > limits.max_ttl_seconds:
             yield f"{who}: is beyond what holds for all; raise limits.certificate.max_ttl_seconds first"
+
+
+def _kubernetes(limits: KubernetesLimits) -> Iterator[str]:
+    # A watch that is silent is given up after a stall, and only then is it asked whether to list again.
+    silent = limits.relist_seconds + limits.stall_seconds
+    for name in ("pods_max_age_seconds", "services_max_age_seconds"):
+        if getattr(limits, name) <= silent:
+            yield (
+                f"limits.kubernetes.{name}: must be more than relist_seconds and stall_seconds together ({silent:g}), "
+                "or a cluster in which nothing happens is taken for one that is not heard"
+            )
 
 
 def _admission(limits: Limits) -> Iterator[str]:

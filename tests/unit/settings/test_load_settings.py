@@ -172,6 +172,14 @@ BROKEN_FILES = {
     ),
     "an issuing authority that outlives its root": ("authorities: {root_days: 300}", "nothing outlives its root"),
     "an issuing authority that can never be activated": ("authorities: {issuing_days: 200}", "must be more than 270"),
+    "a quiet cluster's pods are too old": (
+        "limits: {kubernetes: {pods_max_age_seconds: 240}}",
+        "in which nothing happens",
+    ),
+    "a quiet cluster's services are too old": (
+        "limits: {kubernetes: {services_max_age_seconds: 240}}",
+        "limits.kubernetes.services_max_age_seconds: must be more than relist_seconds and stall_seconds together (240)",
+    ),
     "drain ends before it begins": ("limits: {process: {drain_max_seconds: 4}}", "greater than drain_min_seconds"),
     "connections older than the drain": (
         "limits: {check_grpc: {max_connection_age_seconds: 60}}",
