@@ -25,6 +25,7 @@ from app.limits import StorageLimits
 from app.storage.database import Database
 from tests.support.authorities import Kit, believes, make_kit
 
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 
@@ -59,6 +60,7 @@ async def rotate(kit: Kit, mark: Path) -> None:
         await kit.rotate(AuthorityRole.ROOT)
     kit.clock.advance(HOUR)
     await kit.authorities.refresh()
+    kit.clock.advance(MINUTE)  # what was begun before this replica said that it follows is on record
     prepared = [one.id for one in (await kit.rows()).values() if one.state == "prepared" and one.role == "issuing"]
     if prepared:
         await kit.issue("node-a", "before")  # it renews, and gets the new root with it
