@@ -16,7 +16,8 @@ from app.policy.provider import Provider, RegoEngine, RegoSpec
 from app.policy.rego_input import CallerFacts, input_document, input_json
 from app.policy.rego_module import RegoModule, rego_module_from_document
 
-LIMITS = RegoLimits(evaluate_seconds=5.0)  # a slow machine is no reason to fail; tests of the bound set it
+# A slow machine is no reason to fail; tests of the bounds set them.
+LIMITS = RegoLimits(evaluate_seconds=5.0, opa_connect_seconds=5.0)
 
 HAS_REGOPY = importlib.util.find_spec("regopy") is not None
 needs_regopy = pytest.mark.skipif(not HAS_REGOPY, reason="regopy is not installed (extra rego)")
