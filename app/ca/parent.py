@@ -171,7 +171,7 @@ def name_of(certificate: x509.Certificate) -> str:
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Whether it is issued by itself."""
-    return certificate.subject == certificate.issuer and _is_issued_by(certificate, certificate)
+    return certificate.subject == certificate.issuer and is_issued_by(certificate, certificate)
 
 
 def _certificates(contents: Mapping[str, bytes], name: str, where: str) -> list[x509.Certificate]:
@@ -231,7 +231,7 @@ def find_path(
         if len(path) >= MAX_DEPTH:
             return None
         for above in candidates:
-            if above in path or above in dead_ends or not _is_issued_by(here, above):
+            if above in path or above in dead_ends or not is_issued_by(here, above):
                 continue
             found = climb([*path, above])
             if found is not None:
@@ -251,7 +251,7 @@ def _missing_link(
 ) -> str:
     here = certificate
     for _ in range(MAX_DEPTH):
-        above = next((one for one in pool if one != here and _is_issued_by(here, one)), None)
+        above = next((one for one in pool if one != here and is_issued_by(here, one)), None)
         if above is None:
             break
         here = above
@@ -283,7 +283,8 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether a certificate names an issuer and is signed with its key."""
     if certificate.issuer != issuer.subject:
         return False
     try:

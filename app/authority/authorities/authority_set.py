@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.authority.authorities.authority_ports import AuthorityRole, AuthorityState, StoredAuthority
@@ -18,6 +17,7 @@ from app.authority.store import Transaction
 from app.ca.authority import Authority
 from app.ca.bundle import TrustBundle
 from app.ca.lifecycle import IN_BUNDLE, Coverage, Fleet, Member, Rules
+from app.ca.parent import is_issued_by
 from app.ca.pem import decode_blocks
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import SCHEME, TrustDomain
@@ -64,15 +64,6 @@ def parse_certificates(pem: str, *, what: str) -> tuple[x509.Certificate, ...]:
 def is_self_issued(certificate: x509.Certificate) -> bool:
     """Whether a certificate is signed with its own key."""
     return is_issued_by(certificate, certificate)
-
-
-def is_issued_by(certificate: x509.Certificate, parent: x509.Certificate) -> bool:
-    """Whether a certificate names a parent as its issuer and is signed with its key."""
-    try:
-        certificate.verify_directly_issued_by(parent)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
 
 
 def spiffe_names(certificate: x509.Certificate) -> list[str]:

@@ -26,7 +26,6 @@ from app.authority.authorities.authority_ports import (
 from app.authority.authorities.authority_set import (
     AuthoritySet,
     adopted_id,
-    is_issued_by,
     is_self_issued,
     parse_certificates,
     pem_of,
@@ -41,6 +40,7 @@ from app.ca.authority_issuance import (
     prepare_root,
 )
 from app.ca.issuance import RANDOM_SERIAL_BYTES, serial_number
+from app.ca.parent import is_issued_by
 from app.ca.signing import AuthorityPublicKey
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
