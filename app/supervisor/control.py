@@ -37,11 +37,13 @@ async def serve_control(path: Path, handler: Handler) -> AsyncIterator[None]:
     """Answer commands with `handler` while the context is open."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError),
+        ):
             message = json.loads(await reader.readline())
             writer.write(json.dumps(await _answer(handler, message)).encode() + b"\n")
             await writer.drain()
-        writer.close()
 
     listener = listen_unix(path, _BACKLOG, 0o600)
     server = await asyncio.start_unix_server(serve, sock=listener, limit=_MAX_LINE_BYTES)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from app.demo.envoy import Envoy
 from tests.support.gatehouse import Gatehouse
+from tests.support.loopback_servers import stream_server
 from tests.support.plain_gateway import LISTENER, gateway_config
 from tests.support.providers import provider
 from tests.support.snapshots import point, policy
@@ -37,25 +38,23 @@ class SilentOpa:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[SilentOpa]:
         """Listen while the context is open."""
-        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        async with server:
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with stream_server(self._answer) as port:
+            self.url = f"http://127.0.0.1:{port}"
             yield self
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer), suppress(OSError, EOFError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                asked = json.loads(await reader.readexactly(length))["input"]
-                if asked["parsed_path"] == ["slow"]:
-                    self.asked.release()
-                    await reader.read()
-                    self.dropped.release()
-                    break
-                result = {"allowed": asked["parsed_path"] == ["orders"], "response_headers_to_add": {"x-by": "opa"}}
-                body = json.dumps({"result": result}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            asked = json.loads(await reader.readexactly(length))["input"]
+            if asked["parsed_path"] == ["slow"]:
+                self.asked.release()
+                await reader.read()
+                self.dropped.release()
+                break
+            result = {"allowed": asked["parsed_path"] == ["orders"], "response_headers_to_add": {"x-by": "opa"}}
+            body = json.dumps({"result": result}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
 
 def _documents(opa: SilentOpa) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from app.demo.envoy_parts import Credentials, bootstrap, cluster, downstream_tls
 from app.policy.decision import Reason
 from tests.support.check_servers import check_listener
 from tests.support.decisions import FRONTEND, REPORTS, Worker, worker
+from tests.support.loopback_servers import stream_server
 from tests.support.pki import TestAuthority
 from tests.support.snapshots import point, policy
 
@@ -37,9 +38,8 @@ def _authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
-        writer.write(await reader.readexactly(5))
-        await writer.drain()
+    writer.write(await reader.readexactly(5))
+    await writer.drain()
 
 
 class Proxy:
@@ -73,8 +73,7 @@ class Proxy:
 async def _proxy(authority: TestAuthority, folder: Path, *policies: dict[str, Any]) -> AsyncIterator[Proxy]:
     serves: Credentials = authority.issue(DATABASE, file_name="tcp-database")
     serving = await worker(SIDECAR, *policies)
-    echo = await asyncio.start_server(_echo, "127.0.0.1", 0)
-    async with echo, check_listener(serving) as check:
+    async with stream_server(_echo) as echo, check_listener(serving) as check:
         authz = typed(
             "extensions.filters.network.ext_authz.v3.ExtAuthz",
             stat_prefix="tcp",
@@ -95,7 +94,7 @@ async def _proxy(authority: TestAuthority, folder: Path, *policies: dict[str, An
         }
         clusters = [
             cluster("check", check.address, http2=True),
-            cluster("echo", f"127.0.0.1:{echo.sockets[0].getsockname()[1]}"),
+            cluster("echo", f"127.0.0.1:{echo}"),
         ]
         async with Envoy("tcp", bootstrap("tcp", [listener], clusters), folder) as envoy:
             yield Proxy(authority, envoy.ports["tcp"], serving)

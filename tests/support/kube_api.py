@@ -22,6 +22,7 @@ from aiohttp import web
 
 from app.kube.access import ApiServer, ApiServerAccess
 from app.limits import KubernetesLimits
+from tests.support.loopback_servers import web_site
 from tests.support.pki import TestAuthority
 
 OUR_TOKEN = "gatehouse-own-token"
@@ -380,18 +381,12 @@ async def running_kube_api(folder: Path) -> AsyncIterator[KubeApi]:
     api = KubeApi(ca_file=authority.bundle)
     application = web.Application(client_max_size=4_194_304)
     application.router.add_route("*", "/{path:.*}", api.handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-        await site.start()
-        api.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-        yield api
-    finally:
-        api.cut_watches()
-        await runner.cleanup()
-        for _ in range(3):  # connections that were aborted say so in a later turn of the loop
-            await asyncio.sleep(0)
+    async with web_site(application, tls=context) as port:
+        api.url = f"https://127.0.0.1:{port}"
+        try:
+            yield api
+        finally:
+            api.cut_watches()
 
 
 @asynccontextmanager

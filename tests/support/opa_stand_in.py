@@ -16,6 +16,8 @@ from typing import Any
 import httpx2
 from aiohttp import web
 
+from tests.support.loopback_servers import web_site
+
 Rule = Callable[[Any], Any]
 UNDEFINED = object()
 
@@ -115,15 +117,5 @@ async def serve(stand_in: OpaStandIn, *, socket_path: str = "") -> AsyncIterator
     app.router.add_route("*", "/v1/data/{path:.*}", stand_in.data_api)
     app.router.add_route("*", "/v1/policies/{path:.*}", stand_in.policy_api)
     app.router.add_get("/health", stand_in.health)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        if socket_path:
-            await web.UnixSite(runner, socket_path).start()
-        else:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            stand_in.port = runner.addresses[0][1]
+    async with web_site(app, socket_path=socket_path) as stand_in.port:
         yield stand_in
-    finally:
-        await runner.cleanup()

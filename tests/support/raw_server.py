@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from tests.support.loopback_servers import Serve, stream_server
 
 
 @asynccontextmanager
-async def raw_server(answer: Answer) -> AsyncIterator[tuple[str, list[str]]]:
+async def raw_server(answer: Serve) -> AsyncIterator[tuple[str, list[str]]]:
     """Its URL on 127.0.0.1, and the request lines that it saw."""
     seen: list[str] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append((await reader.readline()).decode().strip())
-        try:
-            await answer(reader, writer)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+        await answer(reader, writer)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks", seen
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with stream_server(handle) as port:
+        yield f"http://127.0.0.1:{port}/jwks", seen
 
 
-def replying(status: str, body: bytes, *headers: str) -> Answer:
-    """Answers with one response and closes."""
+def replying(status: str, body: bytes, *headers: str) -> Serve:
+    """Serves with one response and closes."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines = (f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close", *headers, "", "")

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.istio_files import certificate, name, pem, start_of_today
+from tests.support.loopback_servers import stream_server
 
 _FIELDS = {"csr", "format", "ttl", "max_path_length", "use_csr_values", "common_name", "exclude_cn_from_sans", "uri_sans", "organization"}  # fmt: skip
 
@@ -55,14 +56,9 @@ class Vault:
     @asynccontextmanager
     async def serve(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Vault]:
         """Serve on 127.0.0.1."""
-        server = await asyncio.start_server(self._handle, "127.0.0.1", 0, ssl=tls)
-        port = server.sockets[0].getsockname()[1]
-        self.url = f"{'https://localhost' if tls else 'http://127.0.0.1'}:{port}"
-        try:
+        async with stream_server(self._handle, tls=tls) as port:
+            self.url = f"{'https://localhost' if tls else 'http://127.0.0.1'}:{port}"
             yield self
-        finally:
-            server.close()
-            await server.wait_closed()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -83,7 +79,6 @@ class Vault:
             + data
         )
         await writer.drain()
-        writer.close()
 
     def _answer(self, request_line: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         method, path, _ = request_line.split(" ")

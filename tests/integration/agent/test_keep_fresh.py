@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -19,6 +18,8 @@ from app.authority.certificates.mint_tokens import TokenSubject
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from tests.support.ca import Served, make_world, serve
+from tests.support.loopback_servers import stream_server
+from tests.support.raw_server import hang_up
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 
@@ -198,15 +199,12 @@ async def test_a_command_runs_after_each_change_without_a_shell(served: Served, 
 
 async def test_renewal_over_mutual_tls_falls_back_to_the_token(served: Served, tmp_path: Path) -> None:
     """While nothing answers on the renewal port."""
-    closed = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-    port = closed.sockets[0].getsockname()[1]
-    made = Agent(served, tmp_path, renew_address=f"127.0.0.1:{port}")
-    await made.agent().once()
-    assert [] == made.said  # the first has no certificate to renew with
-    before = made.serial
-    await made.agent().once()
-    closed.close()
-    await closed.wait_closed()
+    async with stream_server(hang_up) as port:
+        made = Agent(served, tmp_path, renew_address=f"127.0.0.1:{port}")
+        await made.agent().once()
+        assert [] == made.said  # the first has no certificate to renew with
+        before = made.serial
+        await made.agent().once()
 
     assert before != made.serial
     assert "not renewed over mutual TLS" in made.said[0]

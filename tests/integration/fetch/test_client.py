@@ -13,8 +13,9 @@ import pytest
 from app.errors import AppError, ErrorCode
 from app.fetch.client import HttpClient
 from app.limits import FetchLimits
+from tests.support.loopback_servers import Serve, stream_server
 from tests.support.pki import TestAuthority
-from tests.support.raw_server import Answer, drip, endless, hang_up, raw_server, replying, silence
+from tests.support.raw_server import drip, endless, hang_up, raw_server, replying, silence
 
 LIMITS = FetchLimits(timeout_seconds=0.5, max_bytes=10_000, max_header_bytes=2_000)
 
@@ -159,7 +160,7 @@ async def test_a_redirect_in_a_circle_ends() -> None:
     ],
     ids=["endless", "drip", "silence", "hang-up", "long-header", "compressed"],
 )
-async def test_case_120_an_unreasonable_server_is_unavailable_within_bounds(answer: Answer) -> None:
+async def test_case_120_an_unreasonable_server_is_unavailable_within_bounds(answer: Serve) -> None:
     """Too long, too slow, or compressed against our word: a clear failure in bounded time."""
     started = time.monotonic()
     async with raw_server(answer) as (url, _):
@@ -217,17 +218,14 @@ async def test_tls_is_checked_against_the_name_although_an_address_is_connected_
     credentials = authority.issue(None, file_name="server", dns=name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(credentials.certificate, credentials.private_key)
-    server = await asyncio.start_server(replying("200 OK", b"ok"), "127.0.0.1", 0, ssl=context)
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
-    client = HttpClient(url, LIMITS, ca_file=authority.bundle, resolve=Names(["127.0.0.1"]))
     outcome: object
-    try:
-        outcome = (await client.get()).body
-    except AppError as error:
-        outcome = error.detail
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with stream_server(replying("200 OK", b"ok"), tls=context) as port:
+        url = f"https://localhost:{port}/"
+        client = HttpClient(url, LIMITS, ca_file=authority.bundle, resolve=Names(["127.0.0.1"]))
+        try:
+            outcome = (await client.get()).body
+        except AppError as error:
+            outcome = error.detail
 
     assert trusted == (outcome == b"ok"), outcome
     assert trusted or "CERTIFICATE_VERIFY_FAILED" in str(outcome)

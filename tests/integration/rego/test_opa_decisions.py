@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +17,9 @@ from app.limits import RegoLimits
 from app.rego.opa_address import OpaAddress
 from app.rego.opa_decisions import OpaDecisions
 from app.rego.rule_engine import UNDEFINED_RULE, RuleValue
+from tests.support.loopback_servers import stream_server
 from tests.support.opa_stand_in import OpaStandIn, serve
+from tests.support.raw_server import hang_up
 from tests.support.rego import LIMITS
 
 RULES = {"shop/authz/allow": lambda document: document["n"]}
@@ -128,19 +129,15 @@ async def test_cve_2025_46569_no_path_leads_elsewhere(path: tuple[str, ...]) -> 
 async def test_nobody_waits_longer_than_the_deadline() -> None:
     """For a server that takes connections and never answers, and for a turn."""
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(OSError):
-            await reader.read()
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
 
-    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    decisions = OpaDecisions(OpaAddress.parse(f"http://127.0.0.1:{port}"), replace(LIMITS, opa_connections=1))
-    started = time.monotonic()
-    asked = (decisions.evaluate(PATH, b"{}", deadline=started + 0.2) for _ in range(3))
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    await decisions.close()
-    listener.close()
-    await listener.wait_closed()
+    async with stream_server(silent) as port:
+        decisions = OpaDecisions(OpaAddress.parse(f"http://127.0.0.1:{port}"), replace(LIMITS, opa_connections=1))
+        started = time.monotonic()
+        asked = (decisions.evaluate(PATH, b"{}", deadline=started + 0.2) for _ in range(3))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        await decisions.close()
 
     assert [ErrorCode.TIMEOUT] * 3 == [answer.code for answer in answers if isinstance(answer, AppError)]
     assert time.monotonic() - started < 2
@@ -148,9 +145,8 @@ async def test_nobody_waits_longer_than_the_deadline() -> None:
 
 async def test_a_server_that_is_away_is_said_to_be() -> None:
     """Neither the address nor anything else of the network in the hint."""
-    listener = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    listener.close()
+    async with stream_server(hang_up) as port:
+        pass
     decisions = OpaDecisions(OpaAddress.parse(f"http://127.0.0.1:{port}"), LIMITS)
 
     assert "OPA cannot be reached: " in (await _refused(decisions)).detail

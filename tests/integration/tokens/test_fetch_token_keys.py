@@ -14,7 +14,8 @@ from app.policy.request_authentication import KeySource
 from app.tokens.fetch_token_keys import HttpTokenKeyFetcher
 from tests.support.end_users import EndUsers, key
 from tests.support.jwks import jwk, key_set
-from tests.support.raw_server import Answer, drip, endless, hang_up, raw_server, replying
+from tests.support.loopback_servers import Serve
+from tests.support.raw_server import drip, endless, hang_up, raw_server, replying
 
 USERS = EndUsers()
 ISSUER = "https://login.example.com"
@@ -150,7 +151,7 @@ async def test_case_120_a_redirect_to_another_server_is_not_followed() -> None:
     ],
     ids=["no JSON", "no key", "shared secret", "not found", "compressed", "endless", "drip", "hang up"],
 )
-async def test_whatever_is_no_key_set_is_a_failed_fetch(answer: Answer) -> None:
+async def test_whatever_is_no_key_set_is_a_failed_fetch(answer: Serve) -> None:
     """In bounded time and memory."""
     async with raw_server(answer) as (url, _):
         await _refusal(KeySource(ISSUER, url), _fetcher(max_jwks_bytes=10_000))

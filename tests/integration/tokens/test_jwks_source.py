@@ -14,7 +14,8 @@ from app.tokens.jwks_authenticator import Issuer, JwksAuthenticator
 from app.tokens.jwks_source import FileJwks, UrlJwks
 from app.tokens.token_issuers import TokenIssuers
 from tests.support.ca import make_world
-from tests.support.raw_server import Answer, drip, endless, hang_up, raw_server, replying, silence
+from tests.support.loopback_servers import Serve
+from tests.support.raw_server import drip, endless, hang_up, raw_server, replying, silence
 
 LIMITS = CertificateLimits(jwks_timeout_seconds=0.5, jwks_max_bytes=10_000)
 
@@ -45,7 +46,7 @@ async def test_a_redirect_is_not_followed() -> None:
     [replying("500 Oops", b""), replying("204 No Content", b""), endless, drip, silence, hang_up],
     ids=["500", "204", "endless", "drip", "silence", "hang-up"],
 )
-async def test_an_unreasonable_server_is_unavailable_within_bounds(answer: Answer) -> None:
+async def test_an_unreasonable_server_is_unavailable_within_bounds(answer: Serve) -> None:
     """Too long, too slow, or wrong: UNAVAILABLE in bounded time."""
     started = time.monotonic()
     async with raw_server(answer) as (url, _):
