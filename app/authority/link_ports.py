@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from app.policy.quarantine import NOTHING_REVOKED, RevokedCertificates
@@ -51,11 +52,18 @@ class WorkerAuthenticator(Protocol):
 class ServingCertificateIssuer(Protocol):
     """Issues the short-lived certificates with which workers serve port 9193."""
 
-    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
+    @property
+    def converge_by(self) -> datetime | None:
+        """Until when everybody shall have renewed; None when nothing converges."""
+        ...
+
+    async def issue_serving_certificate(
+        self, worker: WorkerCaller, csr_pem: str, *, request_id: str, replaced: Sequence[str] = ()
+    ) -> list[str]:
         """The chain for the key in the CSR: leaf first, then each intermediate, then all roots, as CreateCertificate.
 
         Recorded in the ledger like any other certificate. The identity is the authority's choice for workers;
-        what the CSR asks for is not followed.
+        what the CSR asks for is not followed. `replaced` are serials of the worker's earlier ones that it put away.
 
         Raises:
             AppError: as issuing does.

@@ -34,6 +34,7 @@ from app.bootstrap.parents import Followers, build_followers
 from app.bootstrap.placement import Placement
 from app.bootstrap.readiness import Readiness
 from app.bootstrap.rego_checker import rego_checker
+from app.bootstrap.state import replica_id
 from app.bootstrap.token_keys import build_token_keys
 from app.identity.spiffe import TrustDomain
 from app.rest.services import RestServices
@@ -145,7 +146,12 @@ def build_core(
         issued_certificates=issued_certificates,
         numbering=foundation.numbering,
         listener_certificates=ListenerCertificates(
-            issuer, clock=clock, trust_domain=trust_domain, limits=limits.certificate, names=settings.ca.names
+            issuer,
+            clock=clock,
+            trust_domain=trust_domain,
+            limits=limits.certificate,
+            names=settings.ca.names,
+            replica=replica_id(settings),
         ),
         worker_certificates=WorkerCertificates(issuer, trust_domain=trust_domain, limits=limits.certificate),
         ca=ca,

@@ -242,7 +242,7 @@ async def compose_decision(assignment: Assignment, host: CheckHost | None = None
         work = [
             follower.run(),
             lag.run(),
-            _report_until_leaving(process, link, memory, tokens),
+            _report_until_leaving(process, link, memory, tokens, identity),
             _listen_locally(process, servicer, follower, assignment),
         ]
         if settings.listen.check_mtls.enabled:
@@ -256,12 +256,23 @@ async def compose_decision(assignment: Assignment, host: CheckHost | None = None
 
 
 async def _report_until_leaving(
-    process: DecisionProcess, link: LinkClient, memory: RememberedCheckpoint, tokens: RequestAuthenticator
+    process: DecisionProcess,
+    link: LinkClient,
+    memory: RememberedCheckpoint,
+    tokens: RequestAuthenticator,
+    identity: ServingIdentity,
 ) -> None:
     """A worker that leaves keeps silent: its successor already reports under the same name."""
     interval = process.settings.limits.check.status_interval_seconds
     reporting = asyncio.create_task(
-        report_status(link, process.status, interval_seconds=interval, memory=memory, take_hints=tokens.take_hints)
+        report_status(
+            link,
+            process.status,
+            interval_seconds=interval,
+            memory=memory,
+            take_hints=tokens.take_hints,
+            hear_deadline=identity.hear_deadline,
+        )
     )
     try:
         leaving = asyncio.create_task(process.leaving.wait())

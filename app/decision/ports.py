@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from app.decision.attributes import CheckAttributes
@@ -22,6 +23,14 @@ class SignedManifest:
     data: bytes
     signature: bytes
     etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusAnswer:
+    """What the authority says to a report: the ledger's checkpoint to remember (empty: none), and by when to renew."""
+
+    checkpoint: str = ""
+    converge_by: datetime | None = None
 
 
 class SnapshotLink(Protocol):
@@ -44,8 +53,8 @@ class SnapshotLink(Protocol):
         """
         ...
 
-    async def send_status(self, status: dict[str, Any]) -> str | None:
-        """Tell the authority what this worker serves, best effort; returns a ledger checkpoint to remember, if any."""
+    async def send_status(self, status: dict[str, Any]) -> StatusAnswer | None:
+        """Tell the authority what this worker serves, best effort; None when it did not answer."""
         ...
 
 

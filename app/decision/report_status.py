@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.decision.counters import CheckCounters
@@ -71,12 +72,14 @@ async def report_status(
     memory: CheckpointMemory | None = None,
     before_send: Callable[[], None] = lambda: None,
     take_hints: Callable[[], list[str]] = list,
+    hear_deadline: Callable[[datetime | None], None] = lambda _: None,
 ) -> None:
     """Send the report for ever, every interval and as soon as another state serves: somebody may wait for that.
 
     The first one goes out at once; `before_send` may flush counters elsewhere. With a `memory`, the report says which
     checkpoint of the ledger is remembered, and what the authority answers takes its place: an authority that answers
-    has accepted the one before. `take_hints` says of which sources of token keys newer ones are wanted.
+    has accepted the one before. `take_hints` says of which sources of token keys newer ones are wanted;
+    `hear_deadline` is told by when everybody shall have renewed, or that nothing converges.
     """
     checks, since = report.counters.total, time.monotonic()
     while True:
@@ -92,9 +95,11 @@ async def report_status(
             status["keysWanted"] = hints
         if memory is not None and memory.note:
             status["checkpoint"] = memory.note
-        checkpoint = await link.send_status(status)
-        if memory is not None and checkpoint:
-            await memory.keep(checkpoint)
+        answer = await link.send_status(status)
+        if answer is not None:
+            hear_deadline(answer.converge_by)
+            if memory is not None and answer.checkpoint:
+                await memory.keep(answer.checkpoint)
         with suppress(TimeoutError):
             async with asyncio.timeout(interval_seconds):
                 await report.holder.swapped.wait()

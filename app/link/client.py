@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 import structlog
 
-from app.decision.ports import SignedManifest
+from app.decision.ports import SignedManifest, StatusAnswer
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits
 from app.link.signing import ManifestVerifier
@@ -28,6 +28,8 @@ from app.link.wire import (
     MAX_PROBLEM_BYTES,
     MAX_STATUS_BYTES,
     SIGNATURE_HEADER,
+    ServingChain,
+    read_deadline,
 )
 from app.policy.canonical import sha256_hex
 from app.policy.snapshot import Manifest, Part, PartRef
@@ -125,35 +127,38 @@ class LinkClient:
             for task in tasks:
                 task.cancel()
 
-    async def send_status(self, status: dict[str, Any]) -> str | None:
+    async def send_status(self, status: dict[str, Any]) -> StatusAnswer | None:
         """Tell the authority what this worker serves; an authority that is away hears it next time."""
         try:
             _, _, data = await self._exchange("POST", "/link/v1/status", limit=MAX_STATUS_BYTES, body=status)
-            checkpoint = json.loads(data)["checkpoint"] if data else None
+            answer = json.loads(data) if data else {}
+            checkpoint = answer.get("checkpoint")
         except AppError as error:
             _log.debug("status_not_sent", reason=error.detail)
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             _log.warning("status_answer_ignored", error=repr(error))
             return None
-        return checkpoint if isinstance(checkpoint, str) else None
+        return StatusAnswer(
+            checkpoint=checkpoint if isinstance(checkpoint, str) else "", converge_by=read_deadline(answer)
+        )
 
-    async def request_serving_certificate(self, csr_pem: str) -> list[str]:
-        """A chain for the key in the CSR: leaf first, then the intermediates, all roots last.
+    async def request_serving_certificate(self, csr_pem: str, *, replaced: Sequence[str] = ()) -> ServingChain:
+        """A chain for the key in the CSR; `replaced` are serials of earlier ones that are out of use.
 
         Raises:
             AppError: `UNAVAILABLE`, `UNAUTHENTICATED`, or `MALFORMED` for an answer that is no chain.
         """
-        _, _, data = await self._exchange(
-            "POST", "/link/v1/serving-certificate", limit=MAX_CHAIN_BYTES, body={"csr": csr_pem}
-        )
+        body = {"csr": csr_pem, "replaced": list(replaced)}
+        _, _, data = await self._exchange("POST", "/link/v1/serving-certificate", limit=MAX_CHAIN_BYTES, body=body)
         try:
-            chain = json.loads(data)["chain"]
+            answer = json.loads(data)
+            chain = answer["chain"]
         except (ValueError, KeyError, TypeError) as error:
             raise AppError(ErrorCode.MALFORMED, "the authority's answer is not a certificate chain") from error
         if not isinstance(chain, list) or not chain or not all(isinstance(pem, str) for pem in chain):
             raise AppError(ErrorCode.MALFORMED, "the authority's answer is not a certificate chain")
-        return chain
+        return ServingChain(chain=chain, converges_by=read_deadline(answer))
 
     def _check_sizes(self, manifest: Manifest) -> None:
         if any(ref.size > self._limits.max_part_bytes for ref in manifest.parts):

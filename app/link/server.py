@@ -8,8 +8,8 @@ their content and never change, manifests are signed: the transport is trusted w
 |---|---|
 | `GET /link/v1/manifest?wait=S` with `If-None-Match` | 200 with ETag and signature, or 304 after at most S seconds |
 | `GET /link/v1/parts/{sha256}` | the part, immutable; 404 when it is in no current manifest of the scope |
-| `POST /link/v1/status` | the ledger's newest checkpoint, or 204; the report is kept for `gatehouse status` |
-| `POST /link/v1/serving-certificate` | a chain for the CSR's key |
+| `POST /link/v1/status` | the ledger's newest checkpoint and the deadline to renew by, or 204; the report is kept |
+| `POST /link/v1/serving-certificate` | a chain for the CSR's key, and the deadline under which it was made |
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ from app.authority.ports import Clock
 from app.authority.worker_registry import WorkerRegistry
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits
-from app.link.wire import MAX_CSR_BODY_BYTES, MAX_STATUS_BYTES, SIGNATURE_HEADER
+from app.link.wire import MAX_CSR_BODY_BYTES, MAX_REPLACED, MAX_STATUS_BYTES, SIGNATURE_HEADER, deadline_text
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +60,7 @@ _HTTP_STATUS = {
     ErrorCode.TIMEOUT: 504,
 }
 _ISSUE_BUDGET_SECONDS = 10.0
+_SERIAL = re.compile(r"[0-9a-f]{1,40}")  # RFC 5280: at most 20 octets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,8 @@ class _Link:
         if isinstance(remembered, str) and remembered:
             await checkpoints.hear(remembered, f"the worker {str(report.get('worker', worker.name))[:256]!r}")
         newest = checkpoints.newest_note()
-        return JSONResponse({"checkpoint": newest}) if newest else Response(status_code=204)
+        answer = deadline_text(self._services.certificates.converge_by) | ({"checkpoint": newest} if newest else {})
+        return JSONResponse(answer) if answer else Response(status_code=204)
 
     async def serving_certificate(self, request: Request, worker: WorkerCaller) -> Response:
         """A certificate for port 9193 of this worker."""
@@ -170,13 +173,16 @@ class _Link:
         csr = body.get("csr")
         if not isinstance(csr, str):
             raise AppError(ErrorCode.MALFORMED, "the field csr must be a PEM text")
-        request_id = secrets.token_hex(8)
+        request_id, issuing = secrets.token_hex(8), self._services.certificates
+        deadline = issuing.converge_by  # before: one that begins meanwhile is not what it was made under
         try:
             async with asyncio.timeout(_ISSUE_BUDGET_SECONDS):
-                chain = await self._services.certificates.issue_serving_certificate(worker, csr, request_id=request_id)
+                chain = await issuing.issue_serving_certificate(
+                    worker, csr, request_id=request_id, replaced=_serials(body.get("replaced", []))
+                )
         except TimeoutError as error:
             raise AppError(ErrorCode.TIMEOUT, f"issuing took too long, request {request_id}") from error
-        return JSONResponse({"chain": chain, "requestId": request_id})
+        return JSONResponse({"chain": chain, "requestId": request_id, **deadline_text(deadline)})
 
 
 def _problem(status: int, detail: str) -> Response:
@@ -193,6 +199,14 @@ def _bearer(request: Request) -> str:
     if scheme.lower() != "bearer" or not token or " " in token:
         raise AppError(ErrorCode.UNAUTHENTICATED, "the authorization header is not a bearer token")
     return token
+
+
+def _serials(value: object) -> list[str]:
+    if isinstance(value, list) and len(value) <= MAX_REPLACED:
+        serials = [one for one in value if isinstance(one, str) and _SERIAL.fullmatch(one)]
+        if len(serials) == len(value):
+            return serials
+    raise AppError(ErrorCode.MALFORMED, f"replaced must be up to {MAX_REPLACED} serial numbers in hexadecimal")
 
 
 def _wait_seconds(text: str, limit: float) -> float:

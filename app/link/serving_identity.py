@@ -3,15 +3,16 @@
 The key is made here and replaced with every certificate. Renewal is due at half of the certificate's life; until the
 authority answers, the old certificate serves on. Key and certificate lie beside the last good snapshot, readable to the
 owner alone, because a worker that starts while the authority is away must answer on 9193 too. Every start asks for
-new ones, and so does a root that leaves the trust bundle: nobody would believe the old ones.
+new ones, and so does a root that leaves the trust bundle: nobody would believe the old ones. While the mesh converges,
+one that is due only after the deadline is replaced at once. Each request names the certificates that are out of use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from app.durable_files import write_durably
 from app.errors import AppError, ErrorCode
+from app.link.wire import MAX_REPLACED, ServingChain
 
 _log = structlog.get_logger(__name__)
 
@@ -36,19 +38,28 @@ _LOOK_SECONDS = 5.0
 class CertificateLink(Protocol):
     """The part of the link that gives certificates."""
 
-    async def request_serving_certificate(self, csr_pem: str) -> list[str]:
-        """A chain for the key in the CSR."""
+    async def request_serving_certificate(self, csr_pem: str, *, replaced: Sequence[str] = ()) -> ServingChain:
+        """A chain for the key in the CSR; `replaced` are serials of earlier ones that are out of use."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingCertificate:
-    """A private key, the chain to present with it (roots left out), and when a new one is due."""
+    """A private key, the chain to present with it (roots left out), and when a new one is due.
+
+    `converges_by` is the deadline under which it was made, if there was one: it is as short as that allowed.
+    """
 
     key_pem: bytes
     chain_pem: bytes
+    serial: str
     renew_at: datetime
     not_after: datetime
+    converges_by: datetime | None = None
+
+    def is_late_for(self, deadline: datetime | None) -> bool:
+        """Whether everybody shall have renewed before it would be, and one that is made now may be shorter."""
+        return deadline is not None and self.renew_at > deadline and self.converges_by != deadline
 
 
 class ServingIdentity:
@@ -62,6 +73,8 @@ class ServingIdentity:
         self._link = link
         self._file = file
         self._ready = asyncio.Event()
+        self._converge_by: datetime | None = None
+        self._replaced: dict[str, datetime] = {}  # the ends of those that are out of use, by serial
         self.current: ServingCertificate | None = None
 
     async def wait_ready(self) -> ServingCertificate:
@@ -69,6 +82,10 @@ class ServingIdentity:
         await self._ready.wait()
         assert self.current is not None
         return self.current
+
+    def hear_deadline(self, deadline: datetime | None) -> None:
+        """By when everybody shall have renewed; None when nothing converges."""
+        self._converge_by = deadline
 
     def start_from_last_good(self, now: datetime) -> None:
         """Serve with the certificate that the process before this one had, unless it has expired."""
@@ -91,14 +108,17 @@ class ServingIdentity:
         self.current = certificate
         self._ready.set()
 
-    def _keep(self, certificate: ServingCertificate) -> None:
+    def _keep(self, certificate: ServingCertificate) -> bool:
+        """Whether the next start cannot come up with an older one."""
         if self._file is None:
-            return
+            return True
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(self._file, certificate.key_pem + certificate.chain_pem)
         except OSError as error:
             _log.warning("serving_certificate_not_kept", file=str(self._file), reason=str(error))
+            return False
+        return True
 
     async def renew(self) -> ServingCertificate:
         """Make a key, ask for its certificate, and use it from now on.
@@ -109,12 +129,22 @@ class ServingIdentity:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        chain = await self._link.request_serving_certificate(csr.public_bytes(serialization.Encoding.PEM).decode())
-        certificate = _accept(key, chain)
+        answer = await self._link.request_serving_certificate(
+            csr.public_bytes(serialization.Encoding.PEM).decode(), replaced=self._out_of_use()
+        )
+        certificate = replace(_accept(key, answer.chain), converges_by=answer.converges_by)
+        before = self.current
         self._use(certificate)
-        await asyncio.to_thread(self._keep, certificate)
+        if await asyncio.to_thread(self._keep, certificate) and before is not None:
+            self._replaced[before.serial] = before.not_after
         _log.info("serving_certificate_renewed", not_after=certificate.not_after.isoformat())
         return certificate
+
+    def _out_of_use(self) -> list[str]:
+        """The unexpired ones that were replaced, as many as may be named: those that live longest."""
+        now = datetime.now(UTC)
+        self._replaced = {serial: end for serial, end in self._replaced.items() if end > now}
+        return sorted(self._replaced, key=lambda serial: self._replaced[serial])[-MAX_REPLACED:]
 
     async def run(self) -> None:
         """Renew for ever; an authority that is away is asked again with a growing pause."""
@@ -134,7 +164,7 @@ class ServingIdentity:
             await self._until_due(certificate)
 
     async def _until_due(self, certificate: ServingCertificate) -> None:
-        """Until half of its life is over, or the root above it is not believed any more; a second at least."""
+        """Until half of its life is over, it is late, or the root above it is not believed; a second at least."""
         await asyncio.sleep(1.0)
         while (left := (certificate.renew_at - datetime.now(UTC)).total_seconds()) > 0:
             if not _is_believed(certificate, self._roots()):
@@ -142,6 +172,10 @@ class ServingIdentity:
                 return
             # In steps, because neither a wall clock that jumps nor a root that goes away ends a sleep.
             await asyncio.sleep(min(left, _LOOK_SECONDS))
+            # After a sleep: where another replica does not know of the deadline yet, this is not done in a tight loop.
+            deadline = self._converge_by
+            if deadline is not None and deadline > datetime.now(UTC) and certificate.is_late_for(deadline):
+                return
 
 
 def _is_believed(certificate: ServingCertificate, roots_pem: str) -> bool:
@@ -160,7 +194,7 @@ def _is_issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool
     return True
 
 
-def _accept(key: ec.EllipticCurvePrivateKey, chain: list[str]) -> ServingCertificate:
+def _accept(key: ec.EllipticCurvePrivateKey, chain: Sequence[str]) -> ServingCertificate:
     try:
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in chain[:-1] or chain]
     except ValueError as error:
@@ -178,6 +212,7 @@ def _serving_certificate(key: PrivateKeyTypes, certificates: list[x509.Certifica
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
         chain_pem=b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates),
+        serial=f"{leaf.serial_number:x}",
         renew_at=leaf.not_valid_before_utc + life / 2,
         not_after=leaf.not_valid_after_utc,
     )

@@ -98,6 +98,10 @@ class SqlAuthorityRows:
         """The last expiry of what each authority signed."""
         return coverage_rows.last_ends(self._connection, now)
 
+    def needed_ends(self, now: datetime) -> Mapping[str, datetime]:
+        """The last expiry of what each authority signed and somebody may still present."""
+        return coverage_rows.needed_ends(self._connection, now)
+
     def replicas(self) -> tuple[Replica, ...]:
         """The processes that issue."""
         found = self._connection.execute(select(replicas).order_by(replicas.c.id))

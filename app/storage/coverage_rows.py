@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Subquery, Text, and_, func, literal, or_, sel
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.authority.authorities.authority_store import Holding, NodeHolding
-from app.storage.tables import UtcTime, certificates
+from app.ca.own_certificates import OwnCertificate, put_away
+from app.ledger.entry import LedgerEntry
+from app.storage.tables import UtcTime, certificates, ledger
 
 _LONG_AGO = literal(datetime(1970, 1, 1, tzinfo=UTC), UtcTime)  # certificates of the first release: no begin is known
 
@@ -91,3 +93,36 @@ def last_ends(connection: Connection, now: datetime) -> Mapping[str, datetime]:
     row = certificates.c
     query = select(row.authority, func.max(row.not_after).label("until")).where(row.not_after > now)
     return {found.authority: found.until for found in connection.execute(query.group_by(row.authority))}
+
+
+def needed_ends(connection: Connection, now: datetime) -> Mapping[str, datetime]:
+    """The same of those that somebody may still present: of ours the ones that were put away are left out."""
+    row = certificates.c
+    query = select(row.authority, func.max(row.not_after).label("until")).where(row.not_after > now, row.purpose == "")
+    ends = {found.authority: found.until for found in connection.execute(query.group_by(row.authority))}
+    own = connection.execute(
+        select(row.serial, row.authority, row.not_after, ledger.c.data)
+        .join(ledger, ledger.c.uid == row.uid)
+        .where(row.not_after > now, row.purpose != "")
+        .order_by(ledger.c.id)
+    ).all()
+    unused = put_away([_own(found.serial, bytes(found.data)) for found in own])
+    for found in own:
+        if found.serial not in unused:
+            ends[found.authority] = max(found.not_after, ends.get(found.authority, found.not_after))
+    return ends
+
+
+def _own(serial: str, data: bytes) -> OwnCertificate:
+    try:
+        entry = LedgerEntry.from_bytes(data)
+    except ValueError:  # a damaged entry says nothing, so it puts nothing away
+        return OwnCertificate(serial=serial, actor="")
+    replaced = entry.detail.get("replaced")
+    return OwnCertificate(
+        serial=serial,
+        actor=entry.actor,
+        replaced=frozenset(map(str, replaced)) if isinstance(replaced, list) else frozenset(),
+        replica=str(entry.detail.get("replica", "")),
+        started=str(entry.detail.get("started", "")),
+    )

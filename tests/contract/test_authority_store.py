@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,7 @@ async def test_the_sequence_of_the_bundle_grows_only_with_its_roots(database: Da
 
 
 def issued(
-    account: str, node: str, bundle: str, *, minute: int = 0, life: timedelta = HOUR, **detail: str
+    account: str, node: str, bundle: str, *, minute: int = 0, life: timedelta = HOUR, **detail: Any
 ) -> LedgerEntry:
     begin = NOW + timedelta(minutes=minute)
     actor = detail.pop("actor", "node:istio-system/ztunnel@x")
@@ -219,6 +220,33 @@ async def test_the_last_end_of_what_an_authority_signed(database: Database) -> N
     await database.append(issued("cart", "a", "x", authority="i-2", life=timedelta(seconds=1)))
     found = await database.read(lambda transaction: transaction.authorities.last_ends(NOW + timedelta(minutes=1)))
     assert {"i-1": (NOW + timedelta(minutes=70)).replace(microsecond=0)} == dict(found)
+
+
+async def test_certificates_of_ours_that_were_put_away_need_no_root(database: Database) -> None:
+    """By the word of who presented them; of workloads every certificate counts."""
+
+    def own(serial: str, hours: int, **detail: Any) -> LedgerEntry:
+        purpose = "listener" if "replica" in detail else "serving"
+        return issued("x", "", "", life=hours * HOUR, serial=serial, purpose=purpose, actor="worker:edge", **detail)
+
+    async def ends(of: str) -> dict[str, int]:
+        found = await database.read(lambda transaction: getattr(transaction.authorities, of)(NOW))
+        return {authority: round((end - NOW) / HOUR) for authority, end in found.items()}
+
+    for entry in (
+        own("01", 24),
+        own("02", 2, replaced=[]),
+        own("03", 20, authority="i-2", replica="one", started="t1"),
+        issued("cart", "a", "x", life=4 * HOUR, serial="04"),
+        issued("cart", "a", "x", life=3 * HOUR, serial="05"),
+    ):
+        await database.append(entry)
+    assert {"i-1": 24, "i-2": 20} == await ends("needed_ends")
+    await database.append(own("06", 3, replaced=["01", "04"]))
+    assert {"i-1": 4, "i-2": 20} == await ends("needed_ends")
+    await database.append(own("07", 3, authority="i-3", replica="one", started="t2"))
+    assert {"i-1": 4, "i-3": 3} == await ends("needed_ends")
+    assert {"i-1": 24, "i-2": 20, "i-3": 3} == await ends("last_ends")  # whoever stole a key can use it
 
 
 async def test_replicas_report_and_are_forgotten(database: Database) -> None:

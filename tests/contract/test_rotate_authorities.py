@@ -13,12 +13,16 @@ from app.authority.actor import Actor, Role
 from app.authority.authorities.authority_ports import AuthorityRole
 from app.authority.authorities.authority_set import pem_of
 from app.authority.authorities.make_authorities import Lifetimes
+from app.authority.certificates.converge_mesh import ConvergeMesh
+from app.authority.certificates.issue_certificate import Issuer
+from app.authority.certificates.serving_certificates import ListenerCertificates
 from app.ca.bundle import TrustBundle
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.identity.spiffe import TrustDomain
 from app.ledger.entry import EntryKind
-from app.limits import AuthorityLimits, CertificateLimits
+from app.limits import AuthorityLimits, CertificateLimits, Limits
+from app.storage.convergence_rows import ConvergenceRows
 from app.storage.database import Database
 from tests.support.authorities import ALICE, BOB, DAY, Kit, believes, make_kit
 from tests.support.certificates import NOW, TRUST_DOMAIN, create_issuing, make_pki, serial
@@ -347,6 +351,39 @@ async def test_an_expired_root_leaves_the_bundle_by_itself(database: Database) -
     kit.clock.advance(11 * DAY)
     assert await kit.authorities.refresh()
     assert (3, 1) == (kit.authorities.current().sequence, len(kit.authorities.current().bundle.roots))
+
+
+async def test_a_removal_does_not_wait_for_our_own_ports_when_the_mesh_converged(database: Database) -> None:
+    """A listener's certificate of a day is renewed with everybody's, and what it put away is no reason to wait."""
+    kit = await make_kit(database).open()
+    mesh = ConvergeMesh(ConvergenceRows(database), clock=kit.clock, limits=Limits())
+    assert kit.issuer is not None
+    rules = replace(kit.issuer.rules, converge_by=mesh.deadline)
+    kit.issuer = Issuer(kit.authorities.issuing, database, clock=kit.clock, limits=kit.limits, rules=rules)
+    kit.authorities.follow(kit.issuer.replace_state)
+    mine = ListenerCertificates(kit.issuer, clock=kit.clock, trust_domain=TRUST_DOMAIN, limits=kit.limits)
+    (old_root,) = [row.id for row in (await kit.rows()).values() if row.role == "root"]
+    await mine.renew()
+    await kit.issue(ttl_seconds=3_600)
+    _, issuing = await kit.rotate(AuthorityRole.ROOT)
+
+    await mesh.start(ALICE, by=kit.clock.now() + timedelta(hours=2))
+    assert mine.is_due
+    await mine.renew()
+    kit.clock.advance(timedelta(minutes=30))
+    await kit.issue(ttl_seconds=3_600)
+    kit.clock.advance(SETTLE)
+    await kit.do(Step.ACTIVATE, issuing)
+    kit.clock.advance(timedelta(minutes=80))
+    await kit.authorities.refresh()
+    assert mine.is_due
+    await mine.renew()
+    await kit.issue(ttl_seconds=3_600)
+    assert "are valid until" in await blocked(kit, Step.REMOVE, old_root)
+    kit.clock.advance(timedelta(hours=2))
+    await kit.authorities.refresh()
+    await mine.renew()  # as short as it was, it was due meanwhile
+    assert "retired" == (await kit.do(Step.REMOVE, old_root)).changes[old_root]
 
 
 async def test_a_start_without_the_key_file_of_who_signs_says_what_to_do(database: Database) -> None:

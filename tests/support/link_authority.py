@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +29,8 @@ class Authority:
     tokens: dict[str, Scope] = field(default_factory=lambda: {"good": EVERYTHING, "narrow": Scope(frozenset({"shop"}))})
     registry: WorkerRegistry = field(default_factory=WorkerRegistry)
     csrs: list[tuple[str, str]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    converge_by: datetime | None = None
     checkpoint: str = ""
     heard: list[tuple[str, str]] = field(default_factory=list)
     wanted: list[str] = field(default_factory=list)
@@ -42,8 +44,11 @@ class Authority:
             raise AppError(ErrorCode.UNAUTHENTICATED, "no such token")
         return WorkerCaller(token, self.tokens[token])
 
-    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
+    async def issue_serving_certificate(
+        self, worker: WorkerCaller, csr_pem: str, *, request_id: str, replaced: Sequence[str] = ()
+    ) -> list[str]:
         self.csrs.append((worker.name, csr_pem))
+        self.replaced.extend(replaced)
         if csr_pem == "crash":
             raise RuntimeError("secret text of a bug")
         if csr_pem == "bad":

@@ -171,12 +171,12 @@ class AuthoritySet:
         certificate, *above = self.chain(row)
         return Authority.of(certificate, tuple(above), self.trust_domain, authority_id=row.id)
 
-    def member(self, row: StoredAuthority, last_ends: Mapping[str, datetime]) -> Member:
+    def member(self, row: StoredAuthority, needed_ends: Mapping[str, datetime]) -> Member:
         """An authority as its life sees it."""
         chain = self.chain(row)
         since = row.state_since or row.created_at
         # Certificates of the first release do not say who signed them: any authority may have.
-        ends = [last_ends[name] for name in (row.id, "") if name in last_ends]
+        ends = [needed_ends[name] for name in (row.id, "") if name in needed_ends]
         return Member(
             id=row.id,
             role=AuthorityRole(row.role),
@@ -195,7 +195,7 @@ class AuthoritySet:
 def read_fleet(transaction: Transaction, known: AuthoritySet, rules: Rules, now: datetime) -> Fleet:
     """Everything that steps are judged by, over one consistent state."""
     rows = transaction.authorities
-    ends, holdings, bundles = rows.last_ends(now), rows.holdings(now, now - rules.propagation), rows.bundles()
+    ends, holdings, bundles = rows.needed_ends(now), rows.holdings(now, now - rules.propagation), rows.bundles()
     return Fleet(
         members={row.id: known.member(row, ends) for row in known.rows},
         coverage={

@@ -127,6 +127,10 @@ class AuthorityRows(Protocol):
         """When the last unexpired certificate of each authority expires, for those that have one."""
         ...
 
+    def needed_ends(self, now: datetime) -> Mapping[str, datetime]:
+        """The same of certificates that somebody may present: not of those that our own ports put away."""
+        ...
+
     def replicas(self) -> tuple[Replica, ...]:
         """The processes that said that they issue."""
         ...

@@ -153,6 +153,11 @@ class Issuer:
         return self._rules
 
     @property
+    def converge_by(self) -> datetime | None:
+        """Until when what is issued now shall have been renewed; None when nothing converges."""
+        return self._rules.converge_by()
+
+    @property
     def jobs_in_flight(self) -> int:
         """How many jobs run."""
         return len(self._jobs)
@@ -215,7 +220,7 @@ class Issuer:
             spread_by=holder,
             now=now,
             chain_not_after=state.authority.not_after,
-            converge_by=self._rules.converge_by() if holder else None,
+            converge_by=self.converge_by,
         )
 
     def _claim_key(self, order: Order, grant: TtlGrant, now: datetime) -> bool:

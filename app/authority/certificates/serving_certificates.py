@@ -2,11 +2,15 @@
 
 A listener's certificate is made by this process for itself, on record like any other, and replaced at half of its
 life without a restart. A worker sends a CSR over the link and gets the identity that we choose for workers.
+
+While the mesh converges, ours do too: what is due only after the deadline is made anew at once, and as short as
+everybody's. The order says which earlier ones are out of use, so that no root has to stay for those.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -34,18 +38,27 @@ _LOOK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerCertificate:
-    """What a listener presents: leaf and intermediates, and the key. Has what `app.rpc.tls` asks of one."""
+    """What a listener presents: leaf and intermediates, and the key. Has what `app.rpc.tls` asks of one.
+
+    `converges_by` is the deadline under which it was made, if there was one: it is as short as that allowed.
+    """
 
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
+    serial: str
     not_before: datetime
     not_after: datetime
+    converges_by: datetime | None = None
     client_roots_pem: bytes | None = None
 
     @property
     def renew_at(self) -> datetime:
         """Half of its life."""
         return self.not_before + (self.not_after - self.not_before) / 2
+
+    def is_late_for(self, deadline: datetime | None) -> bool:
+        """Whether the mesh shall have renewed before it would be, and one that is made now may be shorter."""
+        return deadline is not None and self.renew_at > deadline and self.converges_by != deadline
 
 
 class ListenerCertificates:
@@ -63,8 +76,11 @@ class ListenerCertificates:
         limits: CertificateLimits,
         names: tuple[str, ...] = DEFAULT_NAMES,
         lifetime: timedelta = timedelta(hours=24),
+        replica: str = "local",
     ) -> None:
         """Prepare; `names` are the DNS names and addresses under which the listeners are reached.
+
+        `replica` is the name of this process that stays after a restart; two with one name never run at once.
 
         Raises:
             AppError: `INVALID` when a name is neither a DNS name nor an address.
@@ -77,6 +93,8 @@ class ListenerCertificates:
         self._lifetime = lifetime
         self._certificate: ListenerCertificate | None = None
         self._root: x509.Certificate | None = None  # above it
+        self._process = {"replica": replica, "started": clock.now().isoformat()}
+        self._replaced: dict[str, datetime] = {}  # the ends of those before it, by serial
         self.problem = "ok"  # or why the newest attempt to make one failed
 
     def current(self) -> ListenerCertificate:
@@ -110,7 +128,9 @@ class ListenerCertificates:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        root = self._issuer.state.authority.root
+        root, converge_by = self._issuer.state.authority.root, self._issuer.converge_by
+        now = self._clock.now()
+        self._replaced = {serial: end for serial, end in self._replaced.items() if end > now}
         issued = await self._issuer.issue(
             Order(
                 identity=self._identity,
@@ -118,25 +138,35 @@ class ListenerCertificates:
                 ttl_seconds=int(self._lifetime.total_seconds()),
                 actor="system",
                 request_id="",
-                detail={"purpose": "listener", "names": [*self._names.hosts, *self._names.addresses]},
+                detail={
+                    "purpose": "listener",
+                    "names": [*self._names.hosts, *self._names.addresses],
+                    "replaced": list(self._replaced),
+                    **self._process,
+                },
                 serving_names=self._names,
             )
         )
+        if self._certificate is not None:
+            self._replaced[self._certificate.serial] = self._certificate.not_after
         self._certificate = ListenerCertificate(
             chain_pem="".join(issued.chain[:-1]).encode("ascii"),
             key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            serial=issued.svid.serial_hex,
             not_before=issued.svid.not_before,
             not_after=issued.svid.not_after,
+            converges_by=converge_by,
         )
         self._root, self.problem = root, "ok"
         return self._certificate
 
     @property
     def is_due(self) -> bool:
-        """Whether there is none, half of its life is over, or its root left the bundle: then callers refuse it."""
+        """Whether there is none, half of its life is over, the mesh converges before, or its root left the bundle."""
         return (
             self._certificate is None
             or self._clock.now() >= self.current().renew_at
+            or self.current().is_late_for(self._issuer.converge_by)
             or self._root not in self._issuer.state.bundle.roots
         )
 
@@ -170,7 +200,14 @@ class WorkerCertificates:
         self._limits = limits
         self.identity = SpiffeId.for_workload(trust_domain, GATEHOUSE_NAMESPACE, WORKER_ACCOUNT)
 
-    async def issue_serving_certificate(self, worker: WorkerCaller, csr_pem: str, *, request_id: str) -> list[str]:
+    @property
+    def converge_by(self) -> datetime | None:
+        """See `ServingCertificateIssuer.converge_by`."""
+        return self._issuer.converge_by
+
+    async def issue_serving_certificate(
+        self, worker: WorkerCaller, csr_pem: str, *, request_id: str, replaced: Sequence[str] = ()
+    ) -> list[str]:
         """The chain for the key in the CSR: leaf first, then each intermediate, then all roots.
 
         Raises:
@@ -182,7 +219,7 @@ class WorkerCertificates:
             ttl_seconds=0,
             actor=f"worker:{worker.name}",
             request_id=request_id,
-            detail={"worker": worker.name, "purpose": "serving"},
+            detail={"worker": worker.name, "purpose": "serving", "replaced": list(replaced)},
         )
         issued = await self._issuer.issue(order)
         _log.info("worker_certificate_issued", worker=worker.name, serial=issued.svid.serial_hex)

@@ -8,16 +8,19 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from app.decision.ports import StatusAnswer
 from app.errors import AppError, ErrorCode
 from app.limits import CheckLimits
 from app.link.client import LinkClient
 from app.link.remembered_checkpoint import RememberedCheckpoint
 from app.link.signing import ManifestSigningKey, ManifestVerifier
+from app.link.wire import ServingChain
 from app.policy.snapshot import PartRef, parse_part
 from tests.support.link_authority import LINK_LIMITS, Authority
 from tests.support.pki import TestAuthority
@@ -163,14 +166,14 @@ async def test_a_revoked_token_is_told_so() -> None:
 async def test_a_worker_remembers_the_newest_checkpoint_and_says_so(tmp_path: Path) -> None:
     """What the authority answers is kept across restarts and told back before it is replaced."""
     async with Authority().serving() as authority, _client(authority) as client:
-        assert await client.send_status({"worker": "w"}) is None
+        assert StatusAnswer() == await client.send_status({"worker": "w"})
         authority.checkpoint = "first\n"
         memory = RememberedCheckpoint(tmp_path / "w")
         for expected in ("first\n", "second\n"):
             status = {"worker": "w", **({"checkpoint": memory.note} if memory.note else {})}
             told = await client.send_status(status)
-            assert expected == told
-            await memory.keep(told)
+            assert StatusAnswer(checkpoint=expected) == told
+            await memory.keep(expected)
             assert expected == RememberedCheckpoint(tmp_path / "w").note
             authority.checkpoint = "second\n"
         assert [("first\n", "the worker 'w'")] == authority.heard
@@ -207,7 +210,7 @@ async def test_a_report_says_whose_keys_are_wanted_anew() -> None:
 async def test_a_serving_certificate_is_issued_for_the_worker_that_asks() -> None:
     """The CSR goes to the issuer with the worker's name; refusals come back as errors without inner text."""
     async with Authority().serving() as authority, _client(authority) as client:
-        assert ["leaf", "root"] == await client.request_serving_certificate("csr")
+        assert ServingChain(chain=["leaf", "root"]) == await client.request_serving_certificate("csr")
         assert [("good", "csr")] == authority.csrs
         for csr in ("bad", "crash"):
             with pytest.raises(AppError) as caught:
@@ -217,6 +220,19 @@ async def test_a_serving_certificate_is_issued_for_the_worker_that_asks() -> Non
             response = await http.post(f"{authority.url}/link/v1/serving-certificate", json={"csr": "crash"})
             assert 500 == response.status_code
             assert "secret" not in response.text
+
+
+async def test_a_worker_hears_of_a_deadline_and_says_what_it_put_away() -> None:
+    """With each report and each certificate; what is no list of serial numbers is refused."""
+    deadline = datetime(2026, 1, 1, 2, tzinfo=UTC)
+    async with Authority(converge_by=deadline).serving() as authority, _client(authority) as client:
+        assert StatusAnswer(converge_by=deadline) == await client.send_status({"worker": "w"})
+        made = await client.request_serving_certificate("csr", replaced=["4a01", "4a02"])
+        assert (deadline, ["4a01", "4a02"]) == (made.converges_by, authority.replaced)
+        async with httpx2.AsyncClient(trust_env=False, headers={"authorization": "Bearer good"}) as http:
+            for wrong in ("4a01", [1], ["4A01"], [""], ["1" * 41], ["1"] * 65, {"1": 1}, None):
+                url, body = f"{authority.url}/link/v1/serving-certificate", {"csr": "csr", "replaced": wrong}
+                assert 400 == (await http.post(url, json=body)).status_code
 
 
 @pytest.mark.parametrize("wait", ["-1", "nan", "inf", "x", ""])

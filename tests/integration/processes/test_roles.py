@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -34,6 +35,24 @@ async def _until_allowed(address: str, allowed: bool, *, within: float = 60.0) -
     return time.monotonic() - started
 
 
+async def _until_our_own_ports_converge(client: httpx2.AsyncClient) -> None:
+    """A deadline reaches the listeners and, over the link, workers: each has a certificate that is renewed before it."""
+    began = await client.post("/v1/ca/convergence", json={"withinSeconds": 3_600})
+    assert 201 == began.status_code, began.text
+    deadline = datetime.fromisoformat(began.json()["deadline"])
+    inside: set[str] = set()
+    async with asyncio.timeout(60):
+        while inside != {"listener", "serving"}:
+            await asyncio.sleep(0.2)
+            shown = (await client.get("/v1/certificates")).json()["items"]
+            inside = {one["purpose"] for one in shown if _renewal_of(one) <= deadline}
+
+
+def _renewal_of(shown: dict[str, str]) -> datetime:
+    begin, end = (datetime.fromisoformat(shown[name]) for name in ("notBefore", "notAfter"))
+    return begin + (end - begin) / 2
+
+
 async def test_workers_of_another_host_follow_the_authority_with_a_token_of_theirs(tmp_path: Path) -> None:
     """A change reaches them by the long poll and not by its end; a revoked token ends that, and they go on with what they have."""
     async with Gatehouse(tmp_path / "authority", role="authority") as authority:
@@ -51,6 +70,7 @@ async def test_workers_of_another_host_follow_the_authority_with_a_token_of_thei
                 status = (await client.get("/v1/status")).json()
                 (worker,) = status["workers"]
                 assert "edge" == worker["token"]
+                await _until_our_own_ports_converge(client)
                 revoked = await client.delete(f"/v1/tokens/{made.json()['token']['id']}")
                 assert revoked.status_code in (200, 204), revoked.text
                 await authority.kill()

@@ -1,6 +1,8 @@
 """The worker's own key and certificate."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +13,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.errors import AppError, ErrorCode
 from app.link.serving_identity import ServingIdentity
+from app.link.wire import ServingChain
 
 _ISSUER_KEY = ec.generate_private_key(ec.SECP256R1())
 _NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "root")])
 
 
-def _certificate(public_key: ec.EllipticCurvePublicKey, life: timedelta) -> str:
+def _certificate(public_key: ec.EllipticCurvePublicKey, life: timedelta, serial: int = 7) -> str:
     now = datetime.now(UTC).replace(microsecond=0)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .issuer_name(_NAME)
         .public_key(public_key)
-        .serial_number(7)
+        .serial_number(serial)
         .not_valid_before(now)
         .not_valid_after(now + life)
         .sign(_ISSUER_KEY, hashes.SHA256())
@@ -46,8 +49,11 @@ class Issuing:
         self.csrs: list[x509.CertificateSigningRequest] = []
         self.failures = 0
         self.other_key = False
+        self.replaced: list[tuple[str, ...]] = []
+        self.converge_by: datetime | None = None
 
-    async def request_serving_certificate(self, csr_pem: str) -> list[str]:
+    async def request_serving_certificate(self, csr_pem: str, *, replaced: Sequence[str] = ()) -> ServingChain:
+        self.replaced.append(tuple(replaced))
         if self.failures:
             self.failures -= 1
             raise AppError(ErrorCode.UNAVAILABLE, "away")
@@ -55,7 +61,9 @@ class Issuing:
         self.csrs.append(csr)
         key = _ISSUER_KEY.public_key() if self.other_key else csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        return [_certificate(key, self.life), _certificate(_ISSUER_KEY.public_key(), self.life), "roots"]
+        serial = 7 + len(self.csrs)
+        leaf, issuing = _certificate(key, self.life, serial), _certificate(_ISSUER_KEY.public_key(), self.life)
+        return ServingChain(chain=[leaf, issuing, "roots"], converges_by=self.converge_by)
 
 
 async def test_each_renewal_makes_a_new_key_and_presents_no_root() -> None:
@@ -106,6 +114,48 @@ async def test_a_root_that_leaves_the_bundle_makes_a_new_certificate() -> None:
     finally:
         running.cancel()
     assert 2 <= len(link.csrs)
+
+
+async def test_a_deadline_that_comes_before_the_renewal_makes_a_new_certificate_once() -> None:
+    """One made under the deadline is as short as it can be, however late that still is; a new deadline counts anew."""
+    link = Issuing()
+    identity = ServingIdentity(link)
+    deadline = datetime.now(UTC) + timedelta(minutes=20)
+    made = replace(await identity.renew(), converges_by=deadline)
+    assert [made.is_late_for(one) for one in (deadline, deadline - timedelta(minutes=1))] == [False, True]
+    assert not made.is_late_for(None)
+    assert not made.is_late_for(made.renew_at)
+
+    running = asyncio.create_task(identity.run())
+    try:
+        async with asyncio.timeout(60):
+            first = await identity.wait_ready()
+            while identity.current is first:  # that of the start
+                await asyncio.sleep(0.05)
+            second, link.converge_by = identity.current, deadline
+            identity.hear_deadline(deadline)
+            while identity.current is second:
+                await asyncio.sleep(0.05)
+    finally:
+        running.cancel()
+    assert identity.current is not None
+    assert deadline == identity.current.converges_by
+
+
+async def test_a_request_names_what_is_out_of_use(tmp_path: Path) -> None:
+    """What was replaced for good: presented no more, and not in the file from which the next start would serve."""
+    link, folder = Issuing(), tmp_path / "worker"
+    identity = ServingIdentity(link, folder / "serving.pem")
+    first, second = [await identity.renew() for _ in range(2)]
+    folder.rename(tmp_path / "kept")
+    folder.write_text("a file, where a folder must be")
+    third = await identity.renew()
+    folder.unlink()
+    for _ in range(2):
+        await identity.renew()
+
+    assert [(), (), (first.serial,), (first.serial,), (first.serial, third.serial)] == link.replaced
+    assert second.serial not in link.replaced[-1]
 
 
 async def test_an_authority_that_is_away_is_asked_again() -> None:

@@ -32,8 +32,9 @@ def plan_of(connection: Connection, ask: Any) -> str:
         lambda connection: coverage_rows.holdings(connection, NOW, NOW),
         lambda connection: coverage_rows.nodes_without(connection, ["aa"], NOW, NOW, 10),
         lambda connection: coverage_rows.last_ends(connection, NOW),
+        lambda connection: coverage_rows.needed_ends(connection, NOW),
     ],
-    ids=["holdings", "nodes_without", "last_ends"],
+    ids=["holdings", "nodes_without", "last_ends", "needed_ends"],
 )
 def test_sqlite_reads_no_expired_certificate(tmp_path: Path, ask: Any) -> None:
     """By the index on their end, and not in the order of another one over everything."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from app.authority.certificates.issue_certificate import IssuingState
+from app.authority.certificates.issue_certificate import Issuer, IssuingState
 from app.authority.certificates.serving_certificates import ListenerCertificates, WorkerCertificates
 from app.authority.link_ports import WorkerCaller
 from app.ca.bundle import TrustBundle
@@ -124,13 +125,41 @@ async def test_a_certificate_is_due_when_its_root_has_left_the_bundle() -> None:
     assert not mine.is_due
 
 
+async def test_a_listener_renews_for_a_mesh_that_converges_and_says_what_it_put_away() -> None:
+    """At once, once for each deadline, and as short as everybody; what is put away is named when it surely is."""
+    world = make_world()
+    deadlines: list[datetime] = []
+    rules = replace(world.issuer.rules, converge_by=lambda: deadlines[-1] if deadlines else None)
+    world.issuer = Issuer(world.issuer.state, world.ledger, clock=world.clock, limits=world.limits, rules=rules)
+    mine = listener(world, replica="one")
+    first = await mine.renew()
+    assert not mine.is_due
+    deadlines.append(world.clock.now() + timedelta(hours=2))
+    assert mine.is_due
+    second = await mine.renew()
+    assert second.renew_at < deadlines[-1]
+    assert not mine.is_due
+    deadlines.append(world.clock.now() + timedelta(seconds=10))  # sooner than any certificate is renewed
+    assert mine.is_due
+    third = await mine.renew()
+    assert third.renew_at > deadlines[-1]
+    assert not mine.is_due
+
+    said = [entry.detail for entry in world.ledger.of(EntryKind.CERTIFICATE_ISSUED)]
+    assert [[], [], [first.serial]] == [each["replaced"] for each in said]
+    assert ["none", "convergence", "convergence"] == [each["ttlClamp"] for each in said]
+    assert {("one", said[0]["started"])} == {(each["replica"], each["started"]) for each in said}
+    await listener(world, replica="one").renew()
+    assert said[0]["started"] != world.ledger.of(EntryKind.CERTIFICATE_ISSUED)[-1].detail["started"]
+
+
 async def test_a_worker_gets_the_workers_identity_whatever_its_csr_says() -> None:
     """A worker cannot ask to be somebody else."""
     world = make_world()
     issuing = WorkerCertificates(world.issuer, trust_domain=TRUST_DOMAIN, limits=world.limits)
     with capture_logs() as logs:
         chain = await issuing.issue_serving_certificate(
-            WorkerCaller("edge-1"), make_csr(names=(CART,)), request_id="r-1"
+            WorkerCaller("edge-1"), make_csr(names=(CART,)), request_id="r-1", replaced=["4a01"]
         )
     leaf = x509.load_pem_x509_certificate(chain[0].encode())
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -139,4 +168,5 @@ async def test_a_worker_gets_the_workers_identity_whatever_its_csr_says() -> Non
     identity = "spiffe://cluster.local/ns/gatehouse-system/sa/decision-worker"
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [identity]
     assert (record.actor, record.subject, record.request_id) == ("worker:edge-1", identity, "r-1")
+    assert record.detail["replaced"] == ["4a01"]
     assert [line["event"] for line in logs] == ["worker_certificate_issued"]
