@@ -7,6 +7,7 @@ out, so that re-ordering is never mistaken for a rotation.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -53,8 +54,8 @@ class TrustBundle:
         if not all(_is_authority(root) for root in by_der.values()):
             raise _invalid("it holds a certificate that is not a certificate authority")
         ordered = tuple(by_der[der] for der in sorted(by_der, key=lambda der: hashlib.sha256(der).digest()))
-        pem = "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in ordered)
-        return cls(trust_domain, ordered, pem, hashlib.sha256(pem.encode("ascii")).hexdigest())
+        pem = _pem(ordered)
+        return cls(trust_domain, ordered, pem, _fingerprint(pem))
 
     @classmethod
     def from_pem(cls, trust_domain: TrustDomain, pem: str) -> Self:
@@ -73,6 +74,19 @@ class TrustBundle:
         except ValueError:
             raise AppError(ErrorCode.MALFORMED, "the trust bundle holds what is not a certificate") from None
         return cls.of(trust_domain, roots)
+
+
+def fingerprint_of(roots: Mapping[str, x509.Certificate]) -> str:
+    """The fingerprint of the bundle that holds these roots, by the SHA-256 of their DER in hexadecimal."""
+    return _fingerprint(_pem(roots[digest] for digest in sorted(roots)))
+
+
+def _pem(ordered: Iterable[x509.Certificate]) -> str:
+    return "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in ordered)
+
+
+def _fingerprint(pem: str) -> str:
+    return hashlib.sha256(pem.encode("ascii")).hexdigest()
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -19,23 +19,31 @@ from app.ledger.entry import EntryKind, LedgerEntry, leaf_hash
 from app.limits import StorageLimits
 from app.storage.engines import create_engines, parse_url
 from app.storage.failures import as_app_error
+from app.storage.fsck_authorities import check_authorities, check_bundles, recorded_authorities
 from app.storage.ledger_check import check_tree
 from app.storage.ledger_head import damaged, stored_bytes
 from app.storage.ledger_reads import SqlLedgerRows
 from app.storage.ledger_rows import CERTIFICATE_COLUMNS, certificate_columns, microseconds, stored_text
-from app.storage.tables import certificates, intents, ledger
+from app.storage.tables import certificates, intents, ledger, tokens
 
 _PAGE = 500
+_TOKEN = "token/"  # noqa: S105 - what the subject of its entries begins with
 _ALWAYS_STORED = frozenset({"identity", "serial", "node", "not_after"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerReport:
-    """A ledger that holds; `unfinished` are the serials of all intents without a certificate."""
+    """A ledger that holds, and how much the tables beside it have.
+
+    `unfinished` are the serials of all intents without a certificate.
+    """
 
     size: int
     unnumbered: int
     certificates: int
+    authorities: int
+    bundles: int
+    tokens: int
     unfinished: tuple[str, ...]
 
 
@@ -61,8 +69,16 @@ def check_rows(connection: Connection, key: LogKey) -> LedgerReport:
     _check_columns(connection)
     issued = _check_certificates(connection)
     _check_intents(connection)
-    unfinished = tuple(_open_intents(connection))
-    return LedgerReport(size=size, unnumbered=unnumbered, certificates=issued, unfinished=unfinished)
+    recorded = recorded_authorities(_entries(connection, EntryKind.AUTHORITY_TRANSITION))
+    return LedgerReport(
+        size=size,
+        unnumbered=unnumbered,
+        certificates=issued,
+        authorities=check_authorities(connection, recorded),
+        bundles=check_bundles(connection, recorded),
+        tokens=_check_tokens(connection),
+        unfinished=tuple(_open_intents(connection)),
+    )
 
 
 @contextmanager
@@ -86,6 +102,13 @@ def _pages(connection: Connection, *conditions: Any) -> Iterator[Sequence[Row[An
     ).all():
         last = rows[-1].id
         yield rows
+
+
+def _entries(connection: Connection, kind: EntryKind, *conditions: Any) -> Iterator[tuple[LedgerEntry, str]]:
+    """Entries and where they stand, in the order in which they came on record."""
+    for rows in _pages(connection, ledger.c.kind == kind.value, *conditions):
+        for row in rows:
+            yield _entry(row), _where(row)
 
 
 def _open_intents(connection: Connection) -> Iterator[str]:
@@ -157,6 +180,33 @@ def _check_intents(connection: Connection) -> None:
         for row in rows:
             if serials[bytes(row.uid)] not in found:
                 raise damaged(f"neither a certificate nor an open intent is listed for the intent of {_where(row)}")
+
+
+def _check_tokens(connection: Connection) -> int:
+    """Whether every token was made and revoked as the ledger says; it keeps neither secrets nor ends."""
+    rows = {row.id: row for row in connection.execute(select(tokens).order_by(tokens.c.id))}
+    said: dict[str, dict[str, tuple[Any, str]]] = {}
+    for entry, where in _entries(connection, EntryKind.ADMIN_ACT, ledger.c.subject.startswith(_TOKEN)):
+        token_id = entry.subject.removeprefix(_TOKEN)
+        if entry.detail.get("act") == "token.create":
+            made = {**_named(entry), "created_by": entry.actor, "created_at": entry.time, "revoked_at": None}
+            said[token_id] = {column: (value, where) for column, value in made.items()}
+        elif entry.detail.get("act") == "token.revoke" and token_id in said:
+            said[token_id]["revoked_at"] = (entry.time, where)
+    for token_id in rows.keys() - said.keys():
+        raise damaged(f"the table of tokens has {token_id}, which no entry records")
+    for token_id, columns in said.items():
+        row = rows.get(token_id)
+        for column, (value, where) in columns.items():
+            if row is None:
+                raise damaged(f"the table of tokens misses {token_id} of {where}")
+            if getattr(row, column) != value:
+                raise damaged(f"the table of tokens says another {column} of {token_id} than {where}")
+    return len(rows)
+
+
+def _named(entry: LedgerEntry) -> dict[str, Any]:
+    return {name: entry.detail[name] for name in ("name", "role") if name in entry.detail}
 
 
 def _compare(row: Row[Any], entry: LedgerEntry, where: str) -> None:
