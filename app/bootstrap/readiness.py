@@ -44,6 +44,7 @@ class Readiness:
         self._ledger = ledger
         self._clock_guard = clock_guard
         self._reasons: dict[str, str] = {"start": "was not checked yet"}
+        self._signing_failure = ""
         self._is_stopped = False
         self._servers: tuple[GrpcServer, ...] = ()
 
@@ -106,8 +107,11 @@ class Readiness:
             async with asyncio.timeout(_INTERVAL_SECONDS):
                 await self._keeper.probe(self._issuer.state.authority.id)
         except (AppError, TimeoutError) as error:
-            _log.error("readiness_signing_failed", error=repr(error))
+            if self._signing_failure != repr(error):  # a key that is not in its file may stay away for long
+                self._signing_failure = repr(error)
+                _log.error("readiness_signing_failed", error=self._signing_failure)
             return "the signer does not sign"
+        self._signing_failure = ""
         return "ok"
 
     async def _ask_database(self) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from app.authority.authorities.adopt_parent import AdoptParent
 from app.authority.authorities.authority_ports import AuthorityRole, ParentFiles
 from app.authority.authorities.authority_set import pem_of
 from app.authority.authorities.open_authorities import open_authorities
 from app.ca.lifecycle import Step
 from app.errors import AppError, ErrorCode
 from app.storage.database import Database
-from tests.support.authorities import believes, make_kit
+from tests.support.authorities import Kit, believes, make_kit
 from tests.support.certificates import NOW, TRUST_DOMAIN, Pki, create_issuing, make_pki, serial
 
 MINUTE = timedelta(minutes=1)
@@ -95,6 +96,122 @@ async def test_more_roots_in_the_file_are_trusted_too(database: Database, tmp_pa
     kit, pki, next_root = await make_kit(database).open(), make_pki(), make_pki().root
     await kit.parent.adopt_parent(files_of(pki, tmp_path, roots=pem_of(next_root, pki.root)), actor="files")
     assert {next_root, pki.root} < set(kit.authorities.current().bundle.roots)
+
+
+async def started_again(kit: Kit) -> Kit:
+    """The next process over the same database: it has no key in memory."""
+    return await make_kit(kit.database, clock=kit.clock).open(create=False)
+
+
+async def refusal(kit: Kit) -> str:
+    with pytest.raises(AppError) as caught:
+        await kit.issue()
+    assert ErrorCode.UNAVAILABLE is caught.value.code
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["at once", "after a crash in between"])
+async def test_an_intermediate_that_was_exchanged_while_nobody_ran_takes_over(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, crashes: bool
+) -> None:
+    """Everybody has its root, so the key of the one before is not needed; a crash loses no step."""
+    kit, pki = make_kit(database), make_pki()
+    await open_authorities(kit.authorities, create=True, parent=files_of(pki, tmp_path))
+    await kit.open(create=False)
+    before = await kit.issue()
+    kit.clock.advance(MINUTE)
+    second = renewed(pki)
+    files = files_of(second, tmp_path)
+
+    kit = await started_again(kit)
+    entries = len(await database.read_ledger(0, 100))
+    assert "put that file back, or activate another" in await refusal(kit)
+    assert entries == len(await database.read_ledger(0, 100))  # no intent of what can never be signed
+    if crashes:
+        with monkeypatch.context() as patch:
+            patch.setattr(AdoptParent, "_activate_if_safe", _die)
+            with pytest.raises(SystemExit):
+                await kit.parent.adopt_parent(files, actor="files")
+        kit = await started_again(kit)
+        assert "put that file back" in await refusal(kit)
+    assert await kit.parent.adopt_parent(files, actor="files") is not crashes
+    if crashes:
+        assert ["activate"] == [due.chore.value for due in await kit.chores.turn()]
+    assert second.authority.certificate == kit.authorities.issuing.authority.certificate
+    assert believes((await kit.issue()).chain, before.chain[-1], kit.clock.now())
+    assert second.authority.certificate == (await started_again(kit)).authorities.issuing.authority.certificate
+
+
+async def _die(*_: object) -> None:
+    raise SystemExit
+
+
+async def test_a_root_that_was_exchanged_while_nobody_ran_is_published_and_signs_nothing_yet(
+    database: Database, tmp_path: Path
+) -> None:
+    """Nobody believes in it, and the key that everybody believes in is gone: a start stages, and cuts nobody off.
+
+    With the old key back in its place, in the same process or the next one, the rotation goes its way.
+    """
+    kit, old, new = make_kit(database), make_pki(), make_pki()
+    first = files_of(old, tmp_path)
+    await open_authorities(kit.authorities, create=True, parent=first)
+    await kit.open(create=False)
+    await kit.issue()
+    files = files_of(new, tmp_path)
+    for is_first in (True, False):
+        kit = await started_again(kit)
+        assert await kit.parent.adopt_parent(files, actor="files") is is_first
+        kit.clock.advance(MINUTE)
+        assert [] == await kit.chores.turn()
+        assert {old.root, new.root} == set(kit.authorities.current().bundle.roots)
+        assert old.authority.certificate == kit.authorities.issuing.authority.certificate
+        assert "put that file back" in await refusal(kit)
+
+    files_of(old, tmp_path)
+    assert not await kit.authorities.refresh()
+    assert believes((await kit.issue()).chain, pem_of(old.root), kit.clock.now())
+    files_of(new, tmp_path)
+    assert not await kit.parent.adopt_parent(files, actor="files")
+    assert ["activate"] == [due.chore.value for due in await kit.chores.turn()]
+    assert believes((await kit.issue()).chain, pem_of(new.root), kit.clock.now())
+
+
+async def test_an_authority_whose_key_is_not_in_its_file_is_not_activated(database: Database, tmp_path: Path) -> None:
+    """Not by itself, not by an administrator: the one that signs would stop, and nobody would go on."""
+    kit, old, new = make_kit(database), make_pki(), make_pki()
+    await open_authorities(kit.authorities, create=True, parent=files_of(old, tmp_path))
+    await kit.open(create=False)
+    await kit.parent.adopt_parent(files_of(new, tmp_path), actor="files")
+    files_of(old, tmp_path)
+    kit = await started_again(kit)
+    kit.clock.advance(MINUTE)
+    (prepared,) = [row.id for row in (await kit.rows()).values() if row.role == "issuing" and row.state == "prepared"]
+    assert [] == await kit.chores.turn()
+    with pytest.raises(AppError, match="does not belong to its certificate"):
+        await kit.do(Step.ACTIVATE, prepared)
+    assert believes((await kit.issue()).chain, pem_of(old.root), kit.clock.now())
+    files_of(new, tmp_path)
+    assert ["activate"] == [due.chore.value for due in await kit.chores.turn()]
+    assert believes((await kit.issue()).chain, pem_of(new.root), kit.clock.now())
+
+
+async def test_whoever_still_signs_does_not_wait_for_a_key_that_is_not_here(database: Database, tmp_path: Path) -> None:
+    """Another replica has the new files already; this one goes on with what it has until it has them, too."""
+    kit, pki = make_kit(database), make_pki()
+    await open_authorities(kit.authorities, create=True, parent=files_of(pki, tmp_path))
+    await kit.open(create=False)
+    other = await make_kit(database, clock=kit.clock, replica_id="two").open(create=False)
+    (tmp_path / "elsewhere").mkdir()
+    files = files_of(renewed(pki), tmp_path / "elsewhere")
+    assert await other.parent.adopt_parent(files, actor="files")
+    (tmp_path / "elsewhere" / "ca-key.pem").unlink()
+    kit.clock.advance(MINUTE)
+    assert await kit.authorities.refresh()
+    assert ["activate"] == [due.chore.value for due in await other.chores.turn()]
+    with pytest.raises(AppError, match="key file"):
+        await kit.authorities.refresh()
+    assert believes((await kit.issue()).chain, pem_of(pki.root), kit.clock.now())
 
 
 @pytest.mark.parametrize("what", ["another root", "no root", "two certificates", "another key"])

@@ -386,16 +386,6 @@ async def test_a_removal_does_not_wait_for_our_own_ports_when_the_mesh_converged
     assert "retired" == (await kit.do(Step.REMOVE, old_root)).changes[old_root]
 
 
-async def test_a_start_without_the_key_file_of_who_signs_says_what_to_do(database: Database) -> None:
-    """Its files were exchanged for those under a new root, which not everybody has received yet."""
-    kit = await make_kit(database).open()
-    active = (await kit.rows())[kit.authorities.issuing.authority.id]
-    moved = replace(active, sealed_key=b"", key_ref="file:/nowhere/ca-key.pem")
-    await database.write(lambda transaction: transaction.authorities.replace(moved))
-    with pytest.raises(AppError, match="put its own files back"):
-        await make_kit(database, clock=kit.clock).open(create=False)
-
-
 async def test_when_every_root_has_expired_a_new_one_can_be_made(database: Database) -> None:
     """Nobody believes in anything then, and nothing is issued; but the process runs, and starts, to be mended."""
     kit = await make_kit(database, lifetimes=Lifetimes(root=30 * DAY, issuing=10 * DAY)).open()

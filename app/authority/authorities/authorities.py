@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -87,6 +88,7 @@ class Authorities:
         self._replica_id = replica_id
         self._observer = observer
         self._open_keys: set[str] = set()
+        self._missing_keys: dict[str, str] = {}  # why they did not open, by the id of the authority
         self._in_force: InForce | None = None
         self._lease_ends: datetime | None = None
         self._reported_epoch: int | None = None
@@ -156,6 +158,8 @@ class Authorities:
             is_new = current is None or current.known.epoch != epoch or self._has_expired_root(current, now)
             if is_new:
                 current = await self._take_over(now)
+            elif current is not None and current.known.active_id() in self._missing_keys:
+                await self._open_keys_of(current.known)
             assert current is not None
             await self._keep_lease(current.known.epoch, now)
             return is_new
@@ -194,9 +198,10 @@ class Authorities:
         """Make a change and take it over.
 
         Raises:
-            AppError: as `check_clock` and `commit_change`, and `UNAVAILABLE`.
+            AppError: as `check_clock`, `check_keys` and `commit_change`, and `UNAVAILABLE`.
         """
         self.check_clock()
+        await self.check_keys(change)
         stored = await self.store.write(lambda transaction: commit_change(transaction, change, self.trust_domain))
         _log.info(
             "authorities_changed",
@@ -207,6 +212,16 @@ class Authorities:
         )
         await self.take_over_now()
         return stored
+
+    async def check_keys(self, change: AuthorityChange) -> None:
+        """Refuse to let an authority sign whose key does not open here: then nobody would.
+
+        Raises:
+            AppError: `FAILED_PRECONDITION`, or `UNAVAILABLE` when its key cannot be asked for now.
+        """
+        for row in change.replaced:
+            if row.role == "issuing" and row.state == AuthorityState.ACTIVE and row.id not in self._open_keys:
+                await self.maker.open(row)
 
     async def take_over_now(self) -> None:
         """Take over a change that is stored; where that fails it is done all the same, and the next poll does."""
@@ -243,6 +258,13 @@ class Authorities:
         row = next((one for one in self.in_force.known.rows if one.id == authority_id), None)
         if row is None or row.state in (AuthorityState.TAINTED, AuthorityState.RETIRED):
             raise AppError(ErrorCode.UNAVAILABLE, "the authority was just replaced; try again")
+        if authority_id in self._missing_keys:
+            raise AppError(
+                ErrorCode.UNAVAILABLE,
+                "the key of the authority that signs is not in its file: put that file back, or activate another "
+                "authority (`gatehouse ca list`)",
+                diagnosis=self._missing_keys[authority_id],
+            )
 
     async def _take_over(self, now: datetime) -> InForce:
         known, published = await self._read(now)
@@ -254,7 +276,10 @@ class Authorities:
         issuing = None
         if active is not None:
             signer = _GuardedSigner(self, active.id, self._keeper.signer(active.id))
-            issuing = IssuingState.of(known.authority(active), signer, bundle)
+            issuing = replace(
+                IssuingState.of(known.authority(active), signer, bundle),
+                check_may_sign=partial(self.check_may_sign, active.id),
+            )
         self._in_force = InForce(
             known=known,
             published=PublishedBundle(
@@ -291,24 +316,42 @@ class Authorities:
         return known, published
 
     async def _open_keys_of(self, known: AuthoritySet) -> None:
-        """Open the key of every issuing authority that may still sign something, if only a revocation list."""
+        """Open the key of every issuing authority that may still sign something, if only a revocation list.
+
+        Whoever has exchanged the files of a parent while no process ran has taken away the key that signs. Where that
+        cannot be opened a process starts all the same, refuses each signature, and tries again: it publishes the roots
+        in the new files, and only a running one can let a new authority take over.
+        """
         for row in known.rows:
             if row.id in self._open_keys or not _wants_key(row):
                 continue
             try:
                 await self.maker.open(row)
             except AppError as error:
-                if row.state == AuthorityState.ACTIVE:
-                    raise _with_advice(error, row) from error
-                _log.error("authority_key_not_opened", authority=row.id, reason=error.detail)
+                if row.state == AuthorityState.ACTIVE and not self._may_wait_for(row, error):
+                    raise
+                if self._missing_keys.get(row.id) != error.detail:
+                    _log.error("authority_key_not_opened", authority=row.id, state=row.state, reason=error.detail)
+                self._missing_keys[row.id] = error.detail
                 continue
+            self._missing_keys.pop(row.id, None)
             self._open_keys.add(row.id)
+
+    def _may_wait_for(self, row: StoredAuthority, error: AppError) -> bool:
+        """Whether to stand with an authority that cannot sign: its key is in somebody's file, and none signs here yet.
+
+        A process in which another one still signs stays with that one.
+        """
+        before = self._in_force.known.active_id() if self._in_force is not None else ""
+        is_file = error.code is ErrorCode.FAILED_PRECONDITION and row.key_ref.startswith("file:")
+        return is_file and before not in self._open_keys
 
     async def _close_keys_of(self, known: AuthoritySet) -> None:
         wanted = {row.id for row in known.rows if _wants_key(row)}
         for authority_id in self._open_keys - wanted:
             await self._keeper.close_authority(authority_id)
         self._open_keys &= wanted
+        self._missing_keys = {name: why for name, why in self._missing_keys.items() if name in wanted}
 
     def _has_expired_root(self, current: InForce, now: datetime) -> bool:
         """Whether time takes a root out of the bundle; not by a clock that is wrong."""
@@ -344,18 +387,6 @@ class _GuardedSigner:
         """A signature, if the authority may sign."""
         self._authorities.check_may_sign(self._authority_id)
         return await self._signer.sign(tbs)
-
-
-def _with_advice(error: AppError, row: StoredAuthority) -> AppError:
-    """What to do when the key of the authority that signs cannot be opened because somebody else keeps it in a file."""
-    if error.code is not ErrorCode.FAILED_PRECONDITION or not row.key_ref.startswith("file:"):
-        return error
-    return AppError(
-        error.code,
-        f"{error.detail}; it is the one that signs until another one is activated: put its own files back, "
-        "start, and let `gatehouse ca list` say when a new set has taken over",
-        diagnosis=error.diagnosis,
-    )
 
 
 def _wants_key(row: StoredAuthority) -> bool:

@@ -121,6 +121,11 @@ class AuthoritySet:
         """The issuing authority that signs."""
         return next((row for row in self.rows if row.role == "issuing" and row.state == "active"), None)
 
+    def active_id(self) -> str:
+        """Its id; empty while nobody signs."""
+        active = self.active()
+        return active.id if active is not None else ""
+
     def signed_last(self) -> StoredAuthority | None:
         """Of the issuing authorities that are tainted, the last; its key is still here."""
         tainted = [row for row in self.rows if row.role == "issuing" and row.state == AuthorityState.TAINTED]

@@ -104,9 +104,12 @@ class PendingActs:
 
         Raises:
             AppError: `PERMISSION_DENIED` when the actor may not confirm it; `PRECONDITION_FAILED` for another hash;
-                `CONFLICT` when it is decided or too old, or the authorities changed; as `Authorities.check_clock`.
+                `CONFLICT` when it is decided or too old, or the authorities changed; as `Authorities.check_clock` and
+                `Authorities.check_keys`.
         """
         self._authorities.check_clock()
+        if change is not None:
+            await self._authorities.check_keys(change)
 
         def work(transaction: Transaction) -> None:
             transaction.lock()

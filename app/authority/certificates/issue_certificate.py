@@ -41,12 +41,16 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuingState:
-    """What certificates are issued with now; replaced as a whole when an authority or the bundle changes."""
+    """What certificates are issued with now; replaced as a whole when an authority or the bundle changes.
+
+    `check_may_sign` raises while the authority may not sign, so that nothing is recorded which never can be signed.
+    """
 
     authority: Authority
     signer: Signer
     bundle: TrustBundle
     path: PathChecker
+    check_may_sign: Callable[[], None] = lambda: None
 
     @classmethod
     def of(cls, authority: Authority, signer: Signer, bundle: TrustBundle) -> Self:
@@ -177,6 +181,7 @@ class Issuer:
         self._check_quarantine(order)  # before anything is on record
         state, now = self._state, self._clock.now()
         grant = self._grant(order.identity, order.ttl_seconds, order.holder, state, now)
+        state.check_may_sign()
         is_shared = self._claim_key(order, grant, now)
         prepared = prepare(
             order.identity,

@@ -17,7 +17,7 @@ from app.ca.spiffe_bundle import write_spiffe_bundle
 from app.demo.node_agent import NodeAgent, WorkloadCertificate
 from tests.support.certificates import TRUST_DOMAIN, make_pki
 from tests.support.gatehouse import Gatehouse
-from tests.support.istio_files import istiods_own, small_plugged_in
+from tests.support.istio_files import Key, istiods_own, small_plugged_in
 from tests.support.raw_server import raw_server, replying
 from tests.support.vault import Vault
 
@@ -80,6 +80,22 @@ async def test_istiods_root_issues_and_a_change_of_its_files_takes_over_while_ru
     assert [own.root] == x509.load_pem_x509_certificates(bundle.read_bytes())
     assert 0o644 == stat.S_IMODE(bundle.stat().st_mode)
     assert "no cRLSign" in gatehouse.log.read_text()
+
+    await _exchange_while_nobody_runs(gatehouse, folder, under=(own.root, own.key))
+
+
+async def _exchange_while_nobody_runs(
+    gatehouse: Gatehouse, folder: Path, *, under: tuple[x509.Certificate, Key]
+) -> None:
+    """The key that signed is gone when the next process starts; another one under the known root takes over."""
+    small_plugged_in(under=under).write(folder)
+    async with gatehouse, await gatehouse.admin() as api:
+        client = Client(gatehouse, api)
+        await client.prepare()
+        third = await client.certificate()
+    assert x509.load_pem_x509_certificate((folder / "ca-cert.pem").read_bytes()) == issuer_of(third)
+    assert (under[0],) == third.roots
+    assert "authority_key_not_opened" in gatehouse.log.read_text()
 
 
 def _remove_the_key(folder: Path) -> None:
