@@ -190,3 +190,18 @@ async def test_the_next_address_is_tried_where_one_takes_no_connection() -> None
         decisions = OpaDecisions(OpaAddress.parse(f"http://opa.shop:{stand_in.port}"), LIMITS, resolve=twice)
         assert RuleValue(True, 1) == await _ask(decisions)
         await decisions.close()
+
+
+async def test_a_token_in_the_clear_stays_on_this_host_whatever_a_name_leads_to() -> None:
+    """The address that is connected to is judged, not how it is written."""
+    stand_in = OpaStandIn(RULES, token="t1")
+
+    async def elsewhere(_: str, __: int) -> list[str]:
+        return ["127.0.0.1", "192.0.2.1"]
+
+    async with serve(stand_in):
+        address = OpaAddress.parse(f"http://localhost:{stand_in.port}")
+        refused = await _refused(OpaDecisions(address, LIMITS, token="t1", resolve=elsewhere))
+
+    assert (ErrorCode.UNAVAILABLE, []) == (refused.code, stand_in.asked)
+    assert "token" in refused.detail
