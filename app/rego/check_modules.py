@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
@@ -24,6 +25,8 @@ from app.rego.process import RegoProcess
 _ADDRESS_SPACE_OF_GO = 4  # times the memory bound: the runtime reserves more than it uses
 _MAX_MESSAGE_CHARS = 300
 _MAX_REPORT_BYTES = 1_048_576
+# Of annotations `opa check` reads schemas, and whatever URL or file a schema refers to. As a comment they are none.
+_ANNOTATION = re.compile(r"(#[^\S\n]*)METADATA")
 
 
 class ChildChecker:
@@ -113,7 +116,7 @@ def _write(folder: Path, modules: Sequence[RegoModule]) -> None:
     for module in modules:
         file = folder / module.file
         file.parent.mkdir(exist_ok=True)
-        file.write_text(module.rego, encoding="utf-8", errors="replace")
+        file.write_text(_ANNOTATION.sub(r"\1metadata", module.rego), encoding="utf-8", errors="replace", newline="")
     (folder / "data.json").write_text(json.dumps(data_documents(modules)), encoding="utf-8")
 
 

@@ -98,6 +98,18 @@ async def test_opa_finds_what_rego_cpp_does_not() -> None:
     ]
 
 
+async def test_no_module_leads_the_checking_program_elsewhere(tmp_path: Path) -> None:
+    """Of annotations `opa check` reads schemas, and what a schema refers to: any URL, and any file of the authority."""
+    seen = tmp_path / "seen"
+    program = tmp_path / "opa"
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\ncat "$last"/*/*.rego > {seen}\n')
+    program.chmod(0o700)
+    text = 'package shop.authz\n\n#\u00a0 METADATA \n# schemas:\n# - input: {$ref: "http://10.0.0.1/"}\nallow := "METADATA"\n'
+    assert [] == list(await OpaChecker(program, LIMITS).check([module("authz", text)]))
+
+    assert text.replace(" METADATA ", " metadata ") == seen.read_text()
+
+
 async def test_a_program_that_is_not_there_is_no_engine(tmp_path: Path) -> None:
     """The document is then stored with a warning, by whoever asked."""
     assert ErrorCode.FAILED_PRECONDITION == await _refused(OpaChecker(tmp_path / "opa", LIMITS), [GOOD])
