@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ _log = structlog.get_logger(__name__)
 _READ_BYTES = 65_536
 _MAX_HEADER_BYTES = 16_384
 _WHO_ARE_YOU = (401, 403)
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -223,7 +225,8 @@ def _read(status: int, body: bytes) -> RuleValue:
 def _refusal(status: int, body: bytes) -> str:
     answer = _parsed(body)
     code = answer.get("code") if isinstance(answer, dict) else ""
-    return f"OPA answered {status} {str(code or '')[:64]}".rstrip()
+    known = isinstance(code, str) and _CODE.fullmatch(code)
+    return f"OPA answered {status} {code}" if known else f"OPA answered {status}"
 
 
 def _parsed(body: bytes) -> Any:

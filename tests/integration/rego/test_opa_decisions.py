@@ -85,13 +85,15 @@ async def test_a_question_that_was_sent_is_never_sent_again() -> None:
     [
         (500, b'{"code":"internal_error","message":"eval_conflict_error: secret"}', ErrorCode.UNAVAILABLE),
         (404, b"not found", ErrorCode.UNAVAILABLE),
+        (500, b'{"code":"\\ud800 secret"}', ErrorCode.UNAVAILABLE),
+        (500, b'{"code":"\\u001b[2J secret"}', ErrorCode.UNAVAILABLE),
         (200, b"no json", ErrorCode.INTERNAL),
         (200, b"[true]", ErrorCode.INTERNAL),
         (200, b"", ErrorCode.INTERNAL),
         (200, b"[" * 100_000, ErrorCode.INTERNAL),
         (200, b'{"result":"' + b"x" * LIMITS.max_result_bytes + b'"}', ErrorCode.TOO_LARGE),
     ],
-    ids=["500", "404", "no JSON", "no object", "empty", "deep", "large"],
+    ids=["500", "404", "code that is no text", "code with controls", "no JSON", "no object", "empty", "deep", "large"],
 )
 async def test_an_answer_that_is_none_is_an_error(status: int, body: bytes, code: ErrorCode) -> None:
     """And says nothing of what the server said but its code."""
