@@ -109,6 +109,16 @@ async def test_data_in_the_same_place_twice_is_refused(database: Database) -> No
     assert "stands where other data is already" in error.detail
 
 
+async def test_data_does_not_take_the_place_of_a_rule_of_another_namespace(database: Database) -> None:
+    """Whoever writes it: an engine would believe the data where the rule has no value."""
+    administration = _administration(database, ScriptedChecker())
+    await administration.put_policy(ALICE, module_document("authz", "package shop.authz\n\nallow if input.admin\n"))
+    theirs = module_document("free", "package shop\n", {"authz": {"allow": True}}, namespace="evil")
+    error = await refused(administration.put_policy(ALICE, theirs))
+
+    assert "the data of RegoModule evil/free stands where RegoModule shop/authz has shop.authz.allow" in error.detail
+
+
 async def test_a_rollback_is_checked_too(database: Database) -> None:
     """What was fine then may not be now."""
     checker = ScriptedChecker()

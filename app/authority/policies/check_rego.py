@@ -6,6 +6,7 @@ others need is not refused: their rules are undefined then, and undefined denies
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -16,7 +17,7 @@ from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
 from app.policy.document import REGO_MODULE, parse_document
-from app.policy.rego_module import ModuleProblem, RegoModule, data_documents, rego_module_from_document
+from app.policy.rego_module import ModuleProblem, RegoModule, refuse_clashes, rego_module_from_document
 
 _TEXT = "/spec/rego"
 _NOT_CHECKED = "stored unchecked: {}; a module that does not compile denies every request that asks for a rule"
@@ -60,7 +61,7 @@ async def check_rego(
     if len(modules) > limits.rego.max_modules:
         raise AppError(ErrorCode.TOO_LARGE, f"more Rego modules than rego.max_modules ({limits.rego.max_modules})")
     ordered = [modules[key] for key in sorted(modules)]
-    data_documents(ordered)
+    await asyncio.to_thread(refuse_clashes, ordered)
     by_file = {module.file: index for index, module in changed.values()}
     try:
         problems = await _found(checker, ordered, limits)
