@@ -19,6 +19,7 @@ from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import RegoLimits
+from app.policy.canonical import canonical_json
 from app.policy.document import Document
 from app.policy.finding import Finding, warning
 
@@ -57,6 +58,11 @@ class RegoModule:
     def file(self) -> str:
         """What engines and bundles call it."""
         return f"{self.namespace}/{self.name}.rego"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text and the data."""
+        return len(self.rego.encode("utf-8", "replace")) + len(canonical_json(self.data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.authority.administration import Administration
 from app.errors import AppError, ErrorCode
-from app.limits import Limits
+from app.limits import Limits, RegoLimits
 from app.policy.rego_module import ModuleProblem, RegoModule
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, policy, refused
@@ -31,8 +31,11 @@ class ScriptedChecker:
         return self.problems
 
 
-def _administration(database: Database, checker: ScriptedChecker | None) -> Administration:
-    return Administration(database, clock=StandingClock(), limits=Limits(), aside=DirectAside(), rego=checker)
+def _administration(
+    database: Database, checker: ScriptedChecker | None, limits: RegoLimits | None = None
+) -> Administration:
+    bounds = Limits(rego=limits or RegoLimits())
+    return Administration(database, clock=StandingClock(), limits=bounds, aside=DirectAside(), rego=checker)
 
 
 async def test_a_module_is_checked_together_with_those_that_are_stored(database: Database) -> None:
@@ -117,6 +120,18 @@ async def test_data_does_not_take_the_place_of_a_rule_of_another_namespace(datab
     error = await refused(administration.put_policy(ALICE, theirs))
 
     assert "the data of RegoModule evil/free stands where RegoModule shop/authz has shop.authz.allow" in error.detail
+
+
+async def test_modules_that_no_bundle_holds_are_refused(database: Database) -> None:
+    """Else one author's could keep every OPA from a bundle; up to there every module is part of the check."""
+    checker = ScriptedChecker()
+    administration = _administration(database, checker, RegoLimits(max_bundle_bytes=400))
+    for name in "abcde":
+        await administration.put_policy(ALICE, module_document(name, f"package {name}\n", {"of": "x" * 50}))
+    large = await refused(administration.put_policy(ALICE, module_document("f", "package f\n", {"of": "x" * 100})))
+
+    assert [f"shop/{name}.rego" for name in "abcde"] == checker.asked[-1]
+    assert (ErrorCode.TOO_LARGE, True) == (large.code, "rego.max_bundle_bytes" in large.detail)
 
 
 async def test_a_rollback_is_checked_too(database: Database) -> None:

@@ -61,7 +61,7 @@ async def check_rego(
     if len(modules) > limits.rego.max_modules:
         raise AppError(ErrorCode.TOO_LARGE, f"more Rego modules than rego.max_modules ({limits.rego.max_modules})")
     ordered = [modules[key] for key in sorted(modules)]
-    await asyncio.to_thread(refuse_clashes, ordered)
+    await asyncio.to_thread(_refuse_what_does_not_fit, ordered, limits.rego.max_bundle_bytes)
     by_file = {module.file: index for index, module in changed.values()}
     try:
         problems = await _found(checker, ordered, limits)
@@ -72,6 +72,14 @@ async def check_rego(
         problems = [replace(unchecked, file=file) for file in by_file]
     _refuse([problem for problem in problems if problem.is_error], by_file, numbered=numbered)
     return tuple(_warned(item, index, problems, by_file) for index, item in enumerate(prepared))
+
+
+def _refuse_what_does_not_fit(modules: Sequence[RegoModule], max_bytes: int) -> None:
+    refuse_clashes(modules)
+    if sum(module.size for module in modules) > max_bytes:
+        raise AppError(
+            ErrorCode.TOO_LARGE, f"the Rego modules are together larger than rego.max_bundle_bytes ({max_bytes})"
+        )
 
 
 async def _found(checker: RegoChecker | None, modules: Sequence[RegoModule], limits: Limits) -> list[ModuleProblem]:
@@ -87,7 +95,7 @@ async def _stored(store: Store, limits: Limits) -> dict[str, RegoModule]:
             kind=REGO_MODULE,
             namespace="",
             limit=limits.rego.max_modules + 1,
-            max_bytes=limits.rego.max_bundle_bytes,
+            max_bytes=limits.rego.max_modules * limits.policy.max_document_bytes,  # all of them
         )
 
     found = await store.read(work)
