@@ -58,7 +58,7 @@ def _serve(engine: Any, answers: BinaryIO, max_rules: int, max_result_bytes: int
         if verb == "load":
             answers.write(json_frame(_load(engine, selections, argument, max_rules)))
         elif verb == "check":
-            problems = engine.check_modules(argument["modules"], argument["data"])
+            problems = engine.check_modules(argument["modules"], argument["data"], argument["packages"])
             answers.write(json_frame({"problems": [problem.as_json() for problem in problems]}))
         else:
             document = read_frame(sys.stdin.buffer)

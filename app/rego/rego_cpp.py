@@ -106,10 +106,12 @@ class RuleSet:
         return compiled
 
 
-def check_modules(modules: Sequence[tuple[str, str, str]], data: Mapping[str, Any]) -> list[Problem]:
+def check_modules(
+    modules: Sequence[tuple[str, str, str]], data: Mapping[str, Any], packages: Sequence[str]
+) -> list[Problem]:
     """What is wrong with modules (file, text, package) by themselves and together.
 
-    Each package is evaluated once with an empty input: rego-cpp finds unknown functions and recursion only then.
+    Some packages are evaluated with an empty input: rego-cpp finds unknown functions and recursion only then.
     """
     problems = []
     for file, text, _ in modules:
@@ -127,12 +129,24 @@ def check_modules(modules: Sequence[tuple[str, str, str]], data: Mapping[str, An
         together.set_input_term("{}")
     except RegoError as error:
         return [Problem("", 0, _message(error))]
-    for package in sorted({package for *_, package in modules}):
-        files = [(file, text) for file, text, of in modules if of == package]
-        problem = _try(together, package, files)
-        if problem is not None:
-            problems.append(problem)
-    return problems
+    files: dict[str, list[tuple[str, str]]] = {}
+    for file, text, package in modules:
+        files.setdefault(package, []).append((file, text))
+    return _evaluated(together, sorted(packages), files)
+
+
+def _evaluated(
+    interpreter: Interpreter, packages: Sequence[str], files: Mapping[str, Sequence[tuple[str, str]]]
+) -> list[Problem]:
+    """The problems of packages; all in one question and by halves where it fails, for each reads all modules anew."""
+    if len(packages) <= 1:
+        found = [_try(interpreter, package, files[package]) for package in packages]
+        return [problem for problem in found if problem is not None]
+    with suppress(RegoError, ValueError):
+        if interpreter.query("; ".join(f"data.{package}" for package in packages)).ok():
+            return []
+    half = len(packages) // 2
+    return _evaluated(interpreter, packages[:half], files) + _evaluated(interpreter, packages[half:], files)
 
 
 def _try(interpreter: Interpreter, package: str, files: Sequence[tuple[str, str]]) -> Problem | None:

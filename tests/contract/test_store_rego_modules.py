@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from app.authority.administration import Administration
 from app.errors import AppError, ErrorCode
@@ -23,9 +23,13 @@ class ScriptedChecker:
         self.problems: list[ModuleProblem] = []
         self.error: AppError | None = None
         self.asked: list[list[str]] = []
+        self.changed: list[list[str]] = []
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
+    async def check(
+        self, modules: Sequence[RegoModule], *, changed: Collection[str] | None = None
+    ) -> Sequence[ModuleProblem]:
         self.asked.append([module.file for module in modules])
+        self.changed.append(sorted(changed or ()))
         if self.error is not None:
             raise self.error
         return self.problems
@@ -47,6 +51,7 @@ async def test_a_module_is_checked_together_with_those_that_are_stored(database:
     await administration.put_policy(ALICE, policy("other"))
 
     assert [["shop/lib.rego"], ["shop/authz.rego", "shop/lib.rego"]] == checker.asked
+    assert [["shop/lib.rego"], ["shop/authz.rego"]] == checker.changed
 
 
 async def test_an_error_refuses_the_document_and_names_the_line(database: Database) -> None:

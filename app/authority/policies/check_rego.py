@@ -7,7 +7,7 @@ others need is not refused: their rules are undefined then, and undefined denies
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -26,8 +26,13 @@ _NOT_CHECKED = "stored unchecked: {}; a module that does not compile denies ever
 class RegoChecker(Protocol):
     """An engine that can say what is wrong with modules, in bounded time and memory."""
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
+    async def check(
+        self, modules: Sequence[RegoModule], *, changed: Collection[str] | None = None
+    ) -> Sequence[ModuleProblem]:
         """What is wrong with modules by themselves and together; empty when nothing is.
+
+        `changed` are the files of those that are to be stored, without it all: who is not among them may be left out
+        of what is evaluated.
 
         Raises:
             AppError: `FAILED_PRECONDITION` when there is no engine here; `INVALID` when the modules end it or take
@@ -64,7 +69,7 @@ async def check_rego(
     await asyncio.to_thread(_refuse_what_does_not_fit, ordered, limits.rego.max_bundle_bytes)
     by_file = {module.file: index for index, module in changed.values()}
     try:
-        problems = await _found(checker, ordered, limits)
+        problems = await _found(checker, ordered, by_file, limits)
     except AppError as error:
         if error.code is not ErrorCode.FAILED_PRECONDITION:
             raise
@@ -82,10 +87,12 @@ def _refuse_what_does_not_fit(modules: Sequence[RegoModule], max_bytes: int) -> 
         )
 
 
-async def _found(checker: RegoChecker | None, modules: Sequence[RegoModule], limits: Limits) -> list[ModuleProblem]:
+async def _found(
+    checker: RegoChecker | None, modules: Sequence[RegoModule], changed: Collection[str], limits: Limits
+) -> list[ModuleProblem]:
     if checker is None:
         raise AppError(ErrorCode.FAILED_PRECONDITION, "no Rego engine is configured")
-    return list(await checker.check(modules))[: limits.rego.max_findings]
+    return list(await checker.check(modules, changed=changed))[: limits.rego.max_findings]
 
 
 async def _stored(store: Store, limits: Limits) -> dict[str, RegoModule]:
