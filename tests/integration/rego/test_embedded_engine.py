@@ -239,6 +239,21 @@ async def test_a_result_that_is_nested_too_deep_does_not_end_the_child() -> None
         assert (RuleValue(True, True), 0) == (await _ask(engine, "good/yes"), engine.restarts)
 
 
+async def test_a_rule_that_is_none_breaks_no_other() -> None:
+    """Whatever a provider asks for, rules that are asked for later are what they are."""
+    text = "package odd\n\nf(x) := x\n\nbad := nosuch(1)\n\nrecursive if g(1)\n\ng(x) if recursive\n"
+    rules = module("rules", "package rules\n\n" + "".join(f"r{index} := {index}\n" for index in range(12)))
+    async with _engine(module("odd", text), rules) as engine:
+        answers = []
+        for index, name in enumerate(("odd/f", "odd/bad", "odd/recursive", "odd/g", "odd/none", "none/none")):
+            for path in (name, name, f"rules/r{index}"):
+                answers += await asyncio.gather(_ask(engine, path), return_exceptions=True)
+        found = [await _ask(engine, f"rules/r{index}") for index in range(12)]
+
+        assert [RuleValue(True, index) for index in range(6)] == answers[2::3]
+        assert [RuleValue(True, index) for index in range(12)] == found
+
+
 async def test_questions_beyond_the_bound_are_refused_at_once() -> None:
     """A queue that does not drain is no service."""
     async with _engine(GOOD, limits=replace(LIMITS, max_waiting=2)) as engine:
