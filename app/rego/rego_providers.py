@@ -96,6 +96,8 @@ class OpaProvider:
         address = _address(spec)
         server = self._servers.get(address)
         if server is None:
+            if address.is_tls and self._tls is None:
+                self._tls = ssl.create_default_context()  # once: it reads the system's roots while nobody is answered
             is_listed = address in self._token_for
             server = self._servers[address] = OpaDecisions(
                 address,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from app.bootstrap.rego_engines import rego_engines
 from app.decision.ports import ProviderAnswer
 from app.errors import AppError
+from app.limits import RegoLimits
 from app.policy.provider import RegoEngine
 from app.rego.opa_address import OpaAddress
 from app.rego.rego_providers import EmbeddedProvider, OpaProvider
@@ -102,6 +104,23 @@ async def test_the_token_goes_where_the_settings_say_whatever_a_document_names(t
         await provider.close()
 
     assert [{"Bearer t"}, {""}, {"Bearer t"}] == [ours.tokens, theirs.tokens, socket.tokens]
+
+
+async def test_the_roots_of_the_system_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a worker tens of milliseconds, and documents name as many servers as their authors like."""
+    made: list[ssl.SSLContext] = []
+
+    def context() -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", context)
+    provider = OpaProvider(RegoLimits(opa_connect_seconds=0.001))
+    for port in (1, 2, 3):
+        await provider.ask(question(engine=RegoEngine.OPA, url=f"https://127.0.0.1:{port}"))
+    await provider.close()
+
+    assert 1 == len(made)
 
 
 async def test_a_server_that_wants_a_token_and_is_not_listed_says_what_to_write() -> None:
