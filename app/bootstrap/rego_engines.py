@@ -25,7 +25,8 @@ async def rego_engines(settings: Settings) -> AsyncIterator[dict[RegoEngine, Emb
     rego, limits = settings.rego, settings.limits.rego
     token = "" if rego.opa_token_file is None else _read_token(rego.opa_token_file)
     embedded = EmbeddedProvider(limits, user=rego.user)
-    opa = OpaProvider(limits, token=token, tls=None if rego.opa_ca_file is None else _roots(rego.opa_ca_file))
+    tls = None if rego.opa_ca_file is None else _roots(rego.opa_ca_file)
+    opa = OpaProvider(limits, token=token, token_for=rego.opa_token_addresses, tls=tls)
     try:
         yield {RegoEngine.EMBEDDED: embedded, RegoEngine.OPA: opa}
     finally:

@@ -16,7 +16,13 @@ from app.cli.text import Format, Output, counted, print_value, printable, say
 from app.errors import AppError
 from app.limits import PolicyLimits, RegoLimits
 from app.policy.document import REGO_MODULE, parse_document
-from app.policy.rego_module import ModuleProblem, RegoModule, rego_module_doubts, rego_module_from_document
+from app.policy.rego_module import (
+    ModuleProblem,
+    RegoModule,
+    refuse_clashes,
+    rego_module_doubts,
+    rego_module_from_document,
+)
 
 app = typer.Typer(name="rego", help="Rego modules: check them, test them, give them to OPA.", no_args_is_help=True)
 
@@ -41,6 +47,7 @@ def check(
     from app.rego.check_modules import ChildChecker, OpaChecker
 
     modules = _modules(files)
+    refuse_clashes(modules)
     checker = ChildChecker(_LIMITS, user=_NOBODY) if opa is None else OpaChecker(opa, _LIMITS)
     doubts = [
         ModuleProblem(message=doubt.message, file=module.file, is_error=False)

@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import RegoLimits
+from app.policy.canonical import canonical_json
 from app.policy.document import Document
 from app.policy.finding import Finding, warning
 
 RESERVED_ROOTS = frozenset({"system", "gatehouse"})  # OPA's own; and the set itself as data, in our bundle
+_NO_ROOTS = frozenset({"data", "input"})  # `package data.shop` is data.data.shop to engines
 
 _FIELDS = frozenset({"rego", "data"})
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PACKAGE = re.compile(r"package[ \t]+([^\s#;]+)[ \t]*(?:#.*)?")
+# A rule as formatters write it, from the first column: inside of bodies stand names of values.
+_RULE = re.compile(r"^(?:default[ \t]+)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII | re.MULTILINE)
 _MAX_SEGMENTS = 16
 _DEFAULTS = RegoLimits()
 # What rego-cpp 1.5 cannot do: such a call is undefined there, where OPA has an answer.
@@ -53,6 +58,11 @@ class RegoModule:
     def file(self) -> str:
         """What engines and bundles call it."""
         return f"{self.namespace}/{self.name}.rego"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text and the data."""
+        return len(self.rego.encode("utf-8", "replace")) + len(canonical_json(self.data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +130,30 @@ def rego_module_from_document(document: Document) -> RegoModule:
 
 
 def rego_module_doubts(module: RegoModule) -> Iterator[Finding]:
-    """What a module does that not every engine can."""
-    for line, name in only_in_opa(module.rego):
-        yield warning(
-            "/spec/rego", f"line {line}: {name} exists in OPA only; embedded, a request that needs it is denied"
-        )
-    for line, name in otherwise_in_opa(module.rego):
-        yield warning(
-            "/spec/rego", f"line {line}: {name} is not what it is in OPA; the embedded engine refuses the module"
-        )
+    """What a module does that not every engine can; of a module that is full of it, the first."""
+    lacking = "exists in OPA only; embedded, a request that needs it is denied"
+    different = "is not what it is in OPA; the embedded engine refuses the module"
+    said = [
+        *(f"line {line}: {name} {lacking}" for line, name in only_in_opa(module.rego)),
+        *(f"line {line}: {name} {different}" for line, name in otherwise_in_opa(module.rego)),
+    ]
+    for message in said[: _DEFAULTS.max_findings]:
+        yield warning("/spec/rego", message)
 
 
 def only_in_opa(text: str) -> list[tuple[int, str]]:
-    """Calls (line, name) of what the embedded engine does not have; possibly one that a comment names."""
+    """The first calls (line, name) of what the embedded engine does not have; possibly one that a comment names."""
     return _mentions(_ONLY_IN_OPA, text)
 
 
 def otherwise_in_opa(text: str) -> list[tuple[int, str]]:
-    """Calls (line, name) of functions that answer otherwise in the embedded engine; possibly one in a comment."""
+    """The first calls (line, name) of functions that are others in the embedded engine; possibly one in a comment."""
     return _mentions(_OTHERWISE, text)
 
 
 def _mentions(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
-    found = [(text.count("\n", 0, match.start()) + 1, match[0].rstrip("( \t\r\n")) for match in pattern.finditer(text)]
+    first = islice(pattern.finditer(text), _DEFAULTS.max_findings)
+    found = [(text.count("\n", 0, match.start()) + 1, match[0].rstrip("( \t\r\n")) for match in first]
     return [(line, "a flag in a regular expression" if "?" in name else name) for line, name in found]
 
 
@@ -181,6 +192,51 @@ def data_documents(modules: Iterable[RegoModule]) -> dict[str, Any]:
     return root
 
 
+def refuse_clashes(modules: Sequence[RegoModule]) -> None:
+    """Refuse data where other data, a rule or a package stands, whoever wrote which.
+
+    The embedded engine takes such data in place of a rule that has no value, and OPA refuses the whole bundle. Found in
+    the text: where a rule does not begin in the first column, only OPA's own check finds it.
+
+    Raises:
+        AppError: `INVALID`, naming the module whose data it is.
+    """
+    data = data_documents(modules)
+    for module in modules:
+        if _reaches(data, module.package) is None:
+            continue
+        for name in {match[1] for match in _RULE.finditer(module.rego)}:
+            path = (*module.package, *name.split("."))
+            if _reaches(data, path) is not None:
+                raise _stands_at(path, module, modules)
+
+
+def _reaches(data: Any, path: Sequence[str]) -> Any:
+    """What stands at a path, or in its way; None where nothing does."""
+    for segment in path:
+        if not isinstance(data, dict):
+            return data
+        if segment not in data:
+            return None
+        data = data[segment]
+    return data if data is not None else False
+
+
+def _stands_at(path: tuple[str, ...], module: RegoModule, modules: Sequence[RegoModule]) -> AppError:
+    owner = next(
+        each
+        for each in modules
+        if each.data
+        and path[: len(each.package)] == each.package[: len(path)]
+        and _reaches(each.data, path[len(each.package) :]) is not None
+    )
+    return AppError(
+        ErrorCode.INVALID,
+        f"the data of RegoModule {owner.namespace}/{owner.name} stands where RegoModule "
+        f"{module.namespace}/{module.name} has {'.'.join(path)}; give it another name",
+    )
+
+
 def roots(modules: Iterable[RegoModule]) -> list[str]:
     """The roots of a bundle of these modules: their packages, without those that lie below another."""
     found: list[tuple[str, ...]] = []
@@ -191,15 +247,15 @@ def roots(modules: Iterable[RegoModule]) -> list[str]:
 
 
 def _package(text: str, errors: list[FieldError]) -> tuple[str, ...]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # as engines: to them `\r` and what Unicode has of separators end no comment
         statement = line.strip()
         if not statement or statement.startswith("#"):
             continue
         match = _PACKAGE.fullmatch(statement)
-        segments = tuple(match[1].removeprefix("data.").split(".")) if match else ()
+        segments = tuple(match[1].split(".")) if match else ()
         if not segments or len(segments) > _MAX_SEGMENTS - 1 or not all(map(_IDENTIFIER.fullmatch, segments)):
             break
-        if segments[0] in RESERVED_ROOTS:
+        if segments[0] in RESERVED_ROOTS | _NO_ROOTS:
             errors.append(FieldError("/spec/rego", f"the package {segments[0]} is reserved; choose another"))
         return segments
     errors.append(

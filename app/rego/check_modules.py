@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from app.rego.process import RegoProcess
 _ADDRESS_SPACE_OF_GO = 4  # times the memory bound: the runtime reserves more than it uses
 _MAX_MESSAGE_CHARS = 300
 _MAX_REPORT_BYTES = 1_048_576
+# Of annotations `opa check` reads schemas, and whatever URL or file a schema refers to. As a comment they are none.
+_ANNOTATION = re.compile(r"(#[^\S\n]*)METADATA")
 
 
 class ChildChecker:
@@ -34,11 +37,19 @@ class ChildChecker:
         self._user = user
         self._turn = asyncio.Lock()  # one at a time: a check may take a core and all the memory that it may
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
-        """As `RegoChecker`."""
+    async def check(
+        self, modules: Sequence[RegoModule], *, changed: Collection[str] | None = None
+    ) -> Sequence[ModuleProblem]:
+        """As `RegoChecker`; those that are not changed are read, never evaluated.
+
+        What a stored module does by now (a rule may ask for the time) keeps nobody's change out, and what a change
+        takes from others rego-cpp does not find anyway.
+        """
+        packages = {module.package for module in modules if changed is None or module.file in changed}
         argument = {
             "modules": [(module.file, module.rego, ".".join(module.package)) for module in modules],
             "data": data_documents(modules),
+            "packages": [".".join(package) for package in packages],
         }
         async with self._turn:
             child = await RegoProcess.start(self._limits, user=self._user)
@@ -62,7 +73,12 @@ class OpaChecker:
         self._limits = limits
         self._turn = asyncio.Lock()
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
+    async def check(
+        self,
+        modules: Sequence[RegoModule],
+        *,
+        changed: Collection[str] | None = None,  # noqa: ARG002 - nothing is evaluated
+    ) -> Sequence[ModuleProblem]:
         """As `RegoChecker`."""
         async with self._turn:
             with tempfile.TemporaryDirectory(prefix="gatehouse-rego-") as folder:
@@ -113,7 +129,7 @@ def _write(folder: Path, modules: Sequence[RegoModule]) -> None:
     for module in modules:
         file = folder / module.file
         file.parent.mkdir(exist_ok=True)
-        file.write_text(module.rego, encoding="utf-8", errors="replace")
+        file.write_text(_ANNOTATION.sub(r"\1metadata", module.rego), encoding="utf-8", errors="replace", newline="")
     (folder / "data.json").write_text(json.dumps(data_documents(modules)), encoding="utf-8")
 
 

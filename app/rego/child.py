@@ -21,8 +21,8 @@ from app.errors import AppError
 _USER_SETTING = "rego.user"
 
 
-def main(memory_bytes: int, user: str, max_rules: int) -> int:
-    """Serve until the other end closes; returns the exit code."""
+def main(memory_bytes: str, user: str, max_rules: str, max_result_bytes: str) -> int:
+    """Serve until the other end closes; returns the exit code. The arguments are those of the command line."""
     answers = take_over_stdout()
     try:
         forbid_core_dumps()
@@ -32,7 +32,7 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
 
         _rehearse(rego_cpp)
         become(user, setting=_USER_SETTING)
-        memory = MemoryBound(memory_bytes)
+        memory = MemoryBound(int(memory_bytes))
         enter()
     except ImportError:
         answers.write(json_frame({"failed": "regopy is not installed: pip install 'gatehouse[rego]'"}))
@@ -41,7 +41,7 @@ def main(memory_bytes: int, user: str, max_rules: int) -> int:
         answers.write(json_frame({"failed": error.detail}))
         return 1
     answers.write(json_frame({HELLO: os.getuid()}))
-    _serve(rego_cpp, answers, max_rules, memory)
+    _serve(rego_cpp, answers, int(max_rules), int(max_result_bytes), memory)
     return 0
 
 
@@ -51,19 +51,18 @@ def _rehearse(engine: Any) -> None:
     assert rules.evaluate("rehearsal/ok", '{"x":1}') == (True, 1)
 
 
-def _serve(engine: Any, answers: BinaryIO, max_rules: int, memory: MemoryBound) -> None:
+def _serve(engine: Any, answers: BinaryIO, max_rules: int, max_result_bytes: int, memory: MemoryBound) -> None:
     selections: dict[str, Any] = {}
     while not memory.is_over() and (data := read_frame(sys.stdin.buffer)) is not None:
         verb, argument = json.loads(data)
         if verb == "load":
-            answer = _load(engine, selections, argument, max_rules)
+            answers.write(json_frame(_load(engine, selections, argument, max_rules)))
         elif verb == "check":
-            problems = engine.check_modules(argument["modules"], argument["data"])
-            answer = {"problems": [problem.as_json() for problem in problems]}
+            problems = engine.check_modules(argument["modules"], argument["data"], argument["packages"])
+            answers.write(json_frame({"problems": [problem.as_json() for problem in problems]}))
         else:
             document = read_frame(sys.stdin.buffer)
-            answer = _ask(engine, selections, argument, document or b"")
-        answers.write(json_frame(answer))
+            answers.write(_ask(engine, selections, argument, document or b"", max_result_bytes))
 
 
 def _load(engine: Any, selections: dict[str, Any], argument: Any, max_rules: int) -> Any:
@@ -76,14 +75,20 @@ def _load(engine: Any, selections: dict[str, Any], argument: Any, max_rules: int
     return {"loaded": True}
 
 
-def _ask(engine: Any, selections: dict[str, Any], argument: Any, document: bytes) -> Any:
+def _ask(engine: Any, selections: dict[str, Any], argument: Any, document: bytes, max_bytes: int) -> bytes:
+    """The frame of the answer; a value that is none ends nobody's child."""
     selection, path = argument
     try:
         is_defined, value = selections[selection].evaluate(path, document.decode("ascii"))
+        answer = json_frame({"value": value} if is_defined else {})
     except engine.RuleError as error:
-        return {"error": str(error)}
-    return {"value": value} if is_defined else {}
+        return json_frame({"error": str(error)})
+    except RecursionError:
+        return json_frame({"error": "the value of the rule cannot be read: it is nested too deep"})
+    if len(answer) > max_bytes:
+        return json_frame({"error": "the value of the rule is larger than rego.max_result_bytes"})
+    return answer
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    sys.exit(main(*sys.argv[1:]))

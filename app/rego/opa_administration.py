@@ -31,7 +31,7 @@ class OpaAdministration:
 
         Raises:
             AppError: `FAILED_PRECONDITION` when opa-python-client is not installed; `INVALID` for a UNIX socket, which
-                it does not speak.
+                it does not speak, and for a token that would be read on the way.
         """
         try:
             from opa_client.opa_async import AsyncOpaClient
@@ -41,6 +41,8 @@ class OpaAdministration:
             ) from None
         if address.socket_path:
             raise AppError(ErrorCode.INVALID, "modules are not pushed over a UNIX socket; let that OPA pull our bundle")
+        if token and not address.is_private:
+            raise AppError(ErrorCode.INVALID, f"a token to {address} would be read on the way; use https, or loopback")
         self._client: Any = AsyncOpaClient(
             host=address.host,
             port=address.port,

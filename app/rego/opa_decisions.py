@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
+import structlog
 
 from app.errors import AppError, ErrorCode
 from app.fetch.reach import Reach, reach_of
@@ -26,8 +28,12 @@ from app.policy.rego_module import rule_path
 from app.rego.opa_address import OpaAddress
 from app.rego.rule_engine import UNDEFINED_RULE, RuleValue
 
+_log = structlog.get_logger(__name__)
+
 _READ_BYTES = 65_536
 _MAX_HEADER_BYTES = 16_384
+_WHO_ARE_YOU = (401, 403)
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -54,11 +60,15 @@ class OpaDecisions:
         limits: RegoLimits,
         *,
         token: str = "",
+        is_token_withheld: bool = False,
         tls: ssl.SSLContext | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         resolve: Resolve = resolve,
     ) -> None:
-        """`tls` is for an https address; the default verifies against the system's roots."""
+        """`tls` is for an https address; the default verifies against the system's roots.
+
+        A `token` never leaves this host in the clear. `is_token_withheld` says that there is one, for other servers.
+        """
         self._address = address
         self._limits = limits
         self._monotonic = monotonic
@@ -68,6 +78,9 @@ class OpaDecisions:
         self._free = asyncio.Semaphore(limits.opa_connections)
         self._waiting = 0
         self._is_closing = False
+        self._is_token_withheld = is_token_withheld
+        self._is_withholding_logged = False
+        self._is_secret_in_clear = bool(token) and not address.is_tls
         self._headers = [("host", address.authority), ("content-type", "application/json")]
         if token:
             self._headers.append(("authorization", f"Bearer {token}"))
@@ -88,6 +101,8 @@ class OpaDecisions:
             raise AppError(ErrorCode.TIMEOUT, "OPA did not answer in time") from None
         finally:
             self._waiting -= 1
+        if self._is_token_withheld and status in _WHO_ARE_YOU:
+            raise self._unknown(status, body)
         return _read(status, body)
 
     async def close(self) -> None:
@@ -96,6 +111,16 @@ class OpaDecisions:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+    def _unknown(self, status: int, body: bytes) -> AppError:
+        """Said where an operator looks: no check of documents knows the settings of a worker."""
+        if not self._is_withholding_logged:
+            self._is_withholding_logged = True
+            _log.warning("opa_token_not_sent", server=str(self._address), status=status)
+        return AppError(
+            ErrorCode.UNAVAILABLE,
+            f"{_refusal(status, body)}; it got no token, for rego.opa_token_for does not list {self._address}",
+        )
 
     async def _exchange(self, target: str, body: bytes) -> tuple[int, bytes]:
         connection = await self._connection()
@@ -142,11 +167,14 @@ class OpaDecisions:
         """
         host, port = self._address.host, self._address.port
         addresses = await self._resolve(host, port)
-        if any(reach_of(ipaddress.ip_address(text.partition("%")[0])) is Reach.FORBIDDEN for text in addresses):
+        reached = [reach_of(ipaddress.ip_address(text.partition("%")[0])) for text in addresses]
+        if Reach.FORBIDDEN in reached:
             raise AppError(
                 ErrorCode.UNAVAILABLE,
                 f"{host} leads to a link-local, metadata or multicast address: no OPA is asked there",
             )
+        if self._is_secret_in_clear and any(each is not Reach.LOOPBACK for each in reached):
+            raise AppError(ErrorCode.UNAVAILABLE, f"{host} leads off this host: no token goes there over plain http")
         failure = OSError("its name does not resolve")
         for text in addresses:
             try:
@@ -186,13 +214,23 @@ class OpaDecisions:
 
 
 def _read(status: int, body: bytes) -> RuleValue:
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        answer = None
     if status != 200:
-        code = answer.get("code") if isinstance(answer, dict) else ""
-        raise AppError(ErrorCode.UNAVAILABLE, f"OPA answered {status} {str(code or '')[:64]}".rstrip())
+        raise AppError(ErrorCode.UNAVAILABLE, _refusal(status, body))
+    answer = _parsed(body)
     if not isinstance(answer, dict):
         raise AppError(ErrorCode.INTERNAL, "the answer of OPA is no JSON object")
     return RuleValue(True, answer["result"]) if "result" in answer else UNDEFINED_RULE
+
+
+def _refusal(status: int, body: bytes) -> str:
+    answer = _parsed(body)
+    code = answer.get("code") if isinstance(answer, dict) else ""
+    known = isinstance(code, str) and _CODE.fullmatch(code)
+    return f"OPA answered {status} {code}" if known else f"OPA answered {status}"
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

@@ -27,7 +27,7 @@ class RegoProcess:
             AppError: `FAILED_PRECONDITION` when the library is not installed or the child cannot be confined;
                 `UNAVAILABLE` when it ends or is not ready in time.
         """
-        arguments = (str(limits.memory_bytes), user, str(limits.max_rules_compiled))
+        arguments = (str(limits.memory_bytes), user, str(limits.max_rules_compiled), str(limits.max_result_bytes))
         return cls(await ConfinedChild.start(_MODULE, arguments, within_seconds=limits.start_seconds))
 
     @property

@@ -1,8 +1,10 @@
 """rego-cpp (`regopy`) as this project uses it: modules in, values of rules out, errors with their line.
 
 Only ever imported in a child process: native code that fails ends the process that runs it. One `Interpreter` carries
-its input as state and is never shared. Input goes in as JSON text: `Interpreter.set_input` of regopy 1.5 does not
-escape strings, so that a quote or a NUL in a header would change what the policy sees.
+its input as state and is never shared. It builds one rule and no more: it keeps the entrypoints of every `build`, so
+that one which is no rule (a function) breaks those after it, and one that is named twice gives its value to others.
+Input goes in as JSON text: `Interpreter.set_input` of regopy 1.5 does not escape strings, so that a quote or a NUL in a
+header would change what the policy sees.
 """
 
 from __future__ import annotations
@@ -55,17 +57,14 @@ class RuleSet:
                 raise RuleError(
                     f"{file}, line {line}: {name} is not what it is in OPA; ask an OPA server, or write it anew"
                 )
-        self._interpreter = _interpreter()
-        # A call of what is not implemented is undefined, and `not` makes true of that: there, errors stay errors.
-        self._interpreter.strict_built_in_errors = any(only_in_opa(text) for _, text in modules)
-        try:
-            for file, text in modules:
-                self._interpreter.add_module(file, text)
-            self._interpreter.add_data(data)
-        except RegoError as error:
-            raise RuleError(_message(error)) from error
+        self._modules = modules
+        self._data = data
         self._max_rules = max_rules
-        self._compiled: dict[str, Any] = {}
+        # A call of what is not implemented is undefined, and `not` makes true of that: there, errors stay errors.
+        self._is_strict = any(only_in_opa(text) for _, text in modules)
+        self._evaluator = self._new()
+        self._builder: Interpreter | None = self._read()
+        self._compiled: dict[str, Any] = {}  # kept for good: the evaluator knows a bundle by its address
 
     def prepare(self, paths: Sequence[str]) -> None:
         """Compile rules before they are asked for; one that does not compile says so when it is."""
@@ -82,8 +81,8 @@ class RuleSet:
         """
         compiled = self._compile(path)
         try:
-            self._interpreter.set_input_term(input_json)
-            output = self._interpreter.query_bundle_entrypoint(compiled, path)
+            self._evaluator.set_input_term(input_json)
+            output = self._evaluator.query_bundle_entrypoint(compiled, path)
         except (RegoError, ValueError) as error:
             raise RuleError(_message(error)) from error
         if not output.ok():
@@ -96,8 +95,9 @@ class RuleSet:
         if compiled is None:
             if len(self._compiled) >= self._max_rules:
                 raise RuleError("more rules are asked for than rego.max_rules_compiled")
+            builder, self._builder = self._builder or self._read(), None
             try:
-                compiled = self._interpreter.build(None, [path])
+                compiled = builder.build(None, [path])
             except (RegoError, ValueError) as error:
                 raise RuleError(_message(error)) from error
             if not compiled.ok():
@@ -105,11 +105,28 @@ class RuleSet:
             self._compiled[path] = compiled
         return compiled
 
+    def _new(self) -> Interpreter:
+        interpreter = _interpreter()
+        interpreter.strict_built_in_errors = self._is_strict
+        return interpreter
 
-def check_modules(modules: Sequence[tuple[str, str, str]], data: Mapping[str, Any]) -> list[Problem]:
+    def _read(self) -> Interpreter:
+        interpreter = self._new()
+        try:
+            for file, text in self._modules:
+                interpreter.add_module(file, text)
+            interpreter.add_data(self._data)
+        except RegoError as error:
+            raise RuleError(_message(error)) from error
+        return interpreter
+
+
+def check_modules(
+    modules: Sequence[tuple[str, str, str]], data: Mapping[str, Any], packages: Sequence[str]
+) -> list[Problem]:
     """What is wrong with modules (file, text, package) by themselves and together.
 
-    Each package is evaluated once with an empty input: rego-cpp finds unknown functions and recursion only then.
+    Some packages are evaluated with an empty input: rego-cpp finds unknown functions and recursion only then.
     """
     problems = []
     for file, text, _ in modules:
@@ -127,12 +144,24 @@ def check_modules(modules: Sequence[tuple[str, str, str]], data: Mapping[str, An
         together.set_input_term("{}")
     except RegoError as error:
         return [Problem("", 0, _message(error))]
-    for package in sorted({package for *_, package in modules}):
-        files = [(file, text) for file, text, of in modules if of == package]
-        problem = _try(together, package, files)
-        if problem is not None:
-            problems.append(problem)
-    return problems
+    files: dict[str, list[tuple[str, str]]] = {}
+    for file, text, package in modules:
+        files.setdefault(package, []).append((file, text))
+    return _evaluated(together, sorted(packages), files)
+
+
+def _evaluated(
+    interpreter: Interpreter, packages: Sequence[str], files: Mapping[str, Sequence[tuple[str, str]]]
+) -> list[Problem]:
+    """The problems of packages; all in one question and by halves where it fails, for each reads all modules anew."""
+    if len(packages) <= 1:
+        found = [_try(interpreter, package, files[package]) for package in packages]
+        return [problem for problem in found if problem is not None]
+    with suppress(RegoError, ValueError):
+        if interpreter.query("; ".join(f"data.{package}" for package in packages)).ok():
+            return []
+    half = len(packages) // 2
+    return _evaluated(interpreter, packages[:half], files) + _evaluated(interpreter, packages[half:], files)
 
 
 def _try(interpreter: Interpreter, package: str, files: Sequence[tuple[str, str]]) -> Problem | None:

@@ -53,10 +53,18 @@ class EmbeddedProvider:
 class OpaProvider:
     """Answers for providers with the OPA servers that they name."""
 
-    def __init__(self, limits: RegoLimits, *, token: str = "", tls: ssl.SSLContext | None = None) -> None:
-        """`token` is what every OPA server gets; over plain HTTP only where that does not leave the host."""
+    def __init__(
+        self,
+        limits: RegoLimits,
+        *,
+        token: str = "",
+        token_for: frozenset[OpaAddress] = frozenset(),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`token` goes to the servers of `token_for` and to no other: who writes a Provider chooses only the server."""
         self._limits = limits
         self._token = token
+        self._token_for = token_for
         self._tls = tls
         self._servers: dict[OpaAddress, OpaDecisions] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -88,8 +96,16 @@ class OpaProvider:
         address = _address(spec)
         server = self._servers.get(address)
         if server is None:
-            token = self._token if address.is_tls or spec.is_local else ""
-            server = self._servers[address] = OpaDecisions(address, self._limits, token=token, tls=self._tls)
+            if address.is_tls and self._tls is None:
+                self._tls = ssl.create_default_context()  # once: it reads the system's roots while nobody is answered
+            is_listed = address in self._token_for
+            server = self._servers[address] = OpaDecisions(
+                address,
+                self._limits,
+                token=self._token if is_listed else "",
+                is_token_withheld=bool(self._token) and not is_listed,
+                tls=self._tls,
+            )
         return server
 
 

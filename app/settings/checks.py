@@ -42,6 +42,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _exposure(settings)
     yield from _placement(settings)
     yield from _check_http(settings)
+    yield from _rego(settings)
     yield from _secrets(settings)
     yield from contradicting_clusters(
         settings.cluster,
@@ -225,6 +226,17 @@ def _check_http(settings: Settings) -> Iterator[str]:
         yield f"check.http: the header {name} is named for two things; give each its own"
     if http.nginx_prefix is not None and not (http.method_header and http.uri_header and http.host_header):
         yield "check.http: auth_request needs method_header, uri_header and host_header, or set nginx_prefix to null"
+
+
+def _rego(settings: Settings) -> Iterator[str]:
+    rego = settings.rego
+    if rego.opa_token_file is not None and not rego.opa_token_for:
+        yield (
+            "rego.opa_token_for: must list where the token of rego.opa_token_file goes, for example "
+            '["https://opa.shop:8181", "unix:///run/opa.sock"]; a server that only a Provider document names gets none'
+        )
+    if rego.opa_token_file is None and rego.opa_token_for:
+        yield "rego.opa_token_file: must name the file of the token that rego.opa_token_for lists addresses for"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from app.authority.administration import Administration
 from app.errors import AppError, ErrorCode
-from app.limits import Limits
+from app.limits import Limits, RegoLimits
 from app.policy.rego_module import ModuleProblem, RegoModule
 from app.storage.database import Database
 from tests.support.administration import ALICE, StandingClock, policy, refused
@@ -23,16 +23,23 @@ class ScriptedChecker:
         self.problems: list[ModuleProblem] = []
         self.error: AppError | None = None
         self.asked: list[list[str]] = []
+        self.changed: list[list[str]] = []
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
+    async def check(
+        self, modules: Sequence[RegoModule], *, changed: Collection[str] | None = None
+    ) -> Sequence[ModuleProblem]:
         self.asked.append([module.file for module in modules])
+        self.changed.append(sorted(changed or ()))
         if self.error is not None:
             raise self.error
         return self.problems
 
 
-def _administration(database: Database, checker: ScriptedChecker | None) -> Administration:
-    return Administration(database, clock=StandingClock(), limits=Limits(), aside=DirectAside(), rego=checker)
+def _administration(
+    database: Database, checker: ScriptedChecker | None, limits: RegoLimits | None = None
+) -> Administration:
+    bounds = Limits(rego=limits or RegoLimits())
+    return Administration(database, clock=StandingClock(), limits=bounds, aside=DirectAside(), rego=checker)
 
 
 async def test_a_module_is_checked_together_with_those_that_are_stored(database: Database) -> None:
@@ -44,6 +51,7 @@ async def test_a_module_is_checked_together_with_those_that_are_stored(database:
     await administration.put_policy(ALICE, policy("other"))
 
     assert [["shop/lib.rego"], ["shop/authz.rego", "shop/lib.rego"]] == checker.asked
+    assert [["shop/lib.rego"], ["shop/authz.rego"]] == checker.changed
 
 
 async def test_an_error_refuses_the_document_and_names_the_line(database: Database) -> None:
@@ -107,6 +115,28 @@ async def test_data_in_the_same_place_twice_is_refused(database: Database) -> No
     error = await refused(administration.put_policy(ALICE, module_document("two", "package shop\n", {"a": 2})))
 
     assert "stands where other data is already" in error.detail
+
+
+async def test_data_does_not_take_the_place_of_a_rule_of_another_namespace(database: Database) -> None:
+    """Whoever writes it: an engine would believe the data where the rule has no value."""
+    administration = _administration(database, ScriptedChecker())
+    await administration.put_policy(ALICE, module_document("authz", "package shop.authz\n\nallow if input.admin\n"))
+    theirs = module_document("free", "package shop\n", {"authz": {"allow": True}}, namespace="evil")
+    error = await refused(administration.put_policy(ALICE, theirs))
+
+    assert "the data of RegoModule evil/free stands where RegoModule shop/authz has shop.authz.allow" in error.detail
+
+
+async def test_modules_that_no_bundle_holds_are_refused(database: Database) -> None:
+    """Else one author's could keep every OPA from a bundle; up to there every module is part of the check."""
+    checker = ScriptedChecker()
+    administration = _administration(database, checker, RegoLimits(max_bundle_bytes=400))
+    for name in "abcde":
+        await administration.put_policy(ALICE, module_document(name, f"package {name}\n", {"of": "x" * 50}))
+    large = await refused(administration.put_policy(ALICE, module_document("f", "package f\n", {"of": "x" * 100})))
+
+    assert [f"shop/{name}.rego" for name in "abcde"] == checker.asked[-1]
+    assert (ErrorCode.TOO_LARGE, True) == (large.code, "rego.max_bundle_bytes" in large.detail)
 
 
 async def test_a_rollback_is_checked_too(database: Database) -> None:

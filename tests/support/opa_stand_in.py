@@ -32,6 +32,7 @@ class OpaStandIn:
     data: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     connections: set[int] = field(default_factory=set)
+    tokens: set[str] = field(default_factory=set)  # Authorization headers of questions; empty: there was none
     hang_up: bool = False  # close the connection instead of answering
     answer: web.Response | None = None  # instead of what a rule says
     port: int = 0
@@ -44,6 +45,7 @@ class OpaStandIn:
         self.asked.append((request.method, request.raw_path))
         assert request.transport is not None
         self.connections.add(id(request.transport))
+        self.tokens.add(request.headers.get("authorization", ""))
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return web.json_response({"code": "unauthorized", "message": "who?"}, status=401)
         if self.hang_up:

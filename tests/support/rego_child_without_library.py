@@ -6,4 +6,4 @@ sys.modules["regopy"] = None  # type: ignore[assignment]
 
 from app.rego.child import main  # noqa: E402
 
-sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+sys.exit(main(*sys.argv[1:]))

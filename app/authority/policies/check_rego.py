@@ -6,7 +6,8 @@ others need is not refused: their rules are undefined then, and undefined denies
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from app.authority.store import Store, Transaction
 from app.errors import AppError, ErrorCode, FieldError
 from app.limits import Limits
 from app.policy.document import REGO_MODULE, parse_document
-from app.policy.rego_module import ModuleProblem, RegoModule, data_documents, rego_module_from_document
+from app.policy.rego_module import ModuleProblem, RegoModule, refuse_clashes, rego_module_from_document
 
 _TEXT = "/spec/rego"
 _NOT_CHECKED = "stored unchecked: {}; a module that does not compile denies every request that asks for a rule"
@@ -25,8 +26,13 @@ _NOT_CHECKED = "stored unchecked: {}; a module that does not compile denies ever
 class RegoChecker(Protocol):
     """An engine that can say what is wrong with modules, in bounded time and memory."""
 
-    async def check(self, modules: Sequence[RegoModule]) -> Sequence[ModuleProblem]:
+    async def check(
+        self, modules: Sequence[RegoModule], *, changed: Collection[str] | None = None
+    ) -> Sequence[ModuleProblem]:
         """What is wrong with modules by themselves and together; empty when nothing is.
+
+        `changed` are the files of those that are to be stored, without it all: who is not among them may be left out
+        of what is evaluated.
 
         Raises:
             AppError: `FAILED_PRECONDITION` when there is no engine here; `INVALID` when the modules end it or take
@@ -60,10 +66,10 @@ async def check_rego(
     if len(modules) > limits.rego.max_modules:
         raise AppError(ErrorCode.TOO_LARGE, f"more Rego modules than rego.max_modules ({limits.rego.max_modules})")
     ordered = [modules[key] for key in sorted(modules)]
-    data_documents(ordered)
+    await asyncio.to_thread(_refuse_what_does_not_fit, ordered, limits.rego.max_bundle_bytes)
     by_file = {module.file: index for index, module in changed.values()}
     try:
-        problems = await _found(checker, ordered, limits)
+        problems = await _found(checker, ordered, by_file, limits)
     except AppError as error:
         if error.code is not ErrorCode.FAILED_PRECONDITION:
             raise
@@ -73,10 +79,20 @@ async def check_rego(
     return tuple(_warned(item, index, problems, by_file) for index, item in enumerate(prepared))
 
 
-async def _found(checker: RegoChecker | None, modules: Sequence[RegoModule], limits: Limits) -> list[ModuleProblem]:
+def _refuse_what_does_not_fit(modules: Sequence[RegoModule], max_bytes: int) -> None:
+    refuse_clashes(modules)
+    if sum(module.size for module in modules) > max_bytes:
+        raise AppError(
+            ErrorCode.TOO_LARGE, f"the Rego modules are together larger than rego.max_bundle_bytes ({max_bytes})"
+        )
+
+
+async def _found(
+    checker: RegoChecker | None, modules: Sequence[RegoModule], changed: Collection[str], limits: Limits
+) -> list[ModuleProblem]:
     if checker is None:
         raise AppError(ErrorCode.FAILED_PRECONDITION, "no Rego engine is configured")
-    return list(await checker.check(modules))[: limits.rego.max_findings]
+    return list(await checker.check(modules, changed=changed))[: limits.rego.max_findings]
 
 
 async def _stored(store: Store, limits: Limits) -> dict[str, RegoModule]:
@@ -86,7 +102,7 @@ async def _stored(store: Store, limits: Limits) -> dict[str, RegoModule]:
             kind=REGO_MODULE,
             namespace="",
             limit=limits.rego.max_modules + 1,
-            max_bytes=limits.rego.max_bundle_bytes,
+            max_bytes=limits.rego.max_modules * limits.policy.max_document_bytes,  # all of them
         )
 
     found = await store.read(work)

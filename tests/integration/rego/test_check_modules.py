@@ -69,6 +69,44 @@ async def test_a_module_that_takes_too_long_is_refused() -> None:
 
 
 @needs_regopy
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x if {\n  some i in numbers.range(1, 2000)\n  some j in numbers.range(1, 2000)\n  i * j == 0\n}\n",
+        "x := count(numbers.range(1, 100000000))\n",
+        "x := nosuch(1)\n",
+    ],
+    ids=["endless", "greedy", "wrong"],
+)
+async def test_what_a_stored_module_does_by_now_keeps_no_other_out(text: str) -> None:
+    """It was fine when it was stored, and waited for the day."""
+    bomb = module("bomb", f"package bomb\n\nlib := data.shop.lib\n{text}")
+
+    assert [] == list(await ChildChecker(LIMITS).check([bomb, GOOD, LIB], changed=[LIB.file]))
+
+
+@needs_regopy
+async def test_a_change_that_goes_in_circles_with_a_stored_module_is_found() -> None:
+    """Each is fine without the other."""
+    stored = module("authz", "package shop.authz\n\nallow if data.shop.lib.x\n")
+    changed = module("lib", "package shop.lib\n\nx if data.shop.authz.allow\n")
+    problems = await ChildChecker(LIMITS).check([stored, changed], changed=[changed.file])
+
+    assert [("shop/lib.rego", True)] == [(problem.file, problem.is_error) for problem in problems]
+
+
+@needs_regopy
+async def test_many_modules_are_checked_in_the_time_of_one() -> None:
+    """And the one that is wrong among them is found."""
+    body = "".join(f"r{rule} if input.x == {rule}\n" for rule in range(10))
+    many = [module(f"m{index}", f"package many.p{index}\n\n{body}") for index in range(100)]
+    many[70] = module("m70", "package many.p70\n\nx := nosuch(1)\n")
+    problems = await ChildChecker(replace(LIMITS, load_seconds=60.0)).check(many)
+
+    assert ["shop/m70.rego"] == [problem.file for problem in problems]
+
+
+@needs_regopy
 async def test_rules_that_contradict_each_other_without_input_are_a_doubt() -> None:
     """With a real input they may not."""
     text = "package doubt\n\nx := 1 if not input.a\nx := 2 if not input.b\n"
@@ -96,6 +134,18 @@ async def test_opa_finds_what_rego_cpp_does_not() -> None:
     assert ["conflicting rule for data path clash/x found"] == [
         problem.message for problem in await checker.check([clash])
     ]
+
+
+async def test_no_module_leads_the_checking_program_elsewhere(tmp_path: Path) -> None:
+    """Of annotations `opa check` reads schemas, and what a schema refers to: any URL, and any file of the authority."""
+    seen = tmp_path / "seen"
+    program = tmp_path / "opa"
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\ncat "$last"/*/*.rego > {seen}\n')
+    program.chmod(0o700)
+    text = 'package shop.authz\n\n#\u00a0 METADATA \n# schemas:\n# - input: {$ref: "http://10.0.0.1/"}\nallow := "METADATA"\n'
+    assert [] == list(await OpaChecker(program, LIMITS).check([module("authz", text)]))
+
+    assert text.replace(" METADATA ", " metadata ") == seen.read_text()
 
 
 async def test_a_program_that_is_not_there_is_no_engine(tmp_path: Path) -> None:

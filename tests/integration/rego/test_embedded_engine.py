@@ -222,10 +222,36 @@ async def test_a_function_that_only_opa_has_is_an_error_and_not_undefined() -> N
 
 
 async def test_a_result_beyond_the_bound_is_no_answer() -> None:
-    """A module does not fill the worker's memory either."""
+    """A module does not fill the worker's memory either; its child goes on for others."""
     text = 'package big\n\nx := [s | some i in numbers.range(1, 300); s := sprintf("%d-%s", [i, "text"])]\n'
-    async with _engine(module("big", text), limits=replace(LIMITS, max_result_bytes=1_000)) as engine:
-        assert "its answer is too large or no JSON" == (await _refused(engine, "big/x")).detail
+    async with _engine(GOOD, module("big", text), limits=replace(LIMITS, max_result_bytes=1_000)) as engine:
+        assert "the value of the rule is larger than rego.max_result_bytes" == (await _refused(engine, "big/x")).detail
+        assert (RuleValue(True, True), 0) == (await _ask(engine, "good/yes"), engine.restarts)
+
+
+async def test_a_result_that_is_nested_too_deep_does_not_end_the_child() -> None:
+    """How deep that is differs between versions of Python."""
+    deep = '"["' + " | some _ in numbers.range(1, 1200)"
+    text = f'package deep\n\nx := json.unmarshal(concat("", array.concat([{deep}], [{deep.replace("[", "]")}])))\n'
+    async with _engine(GOOD, module("deep", text)) as engine:
+        (found,) = await asyncio.gather(_ask(engine, "deep/x"), return_exceptions=True)
+        assert isinstance(found, RuleValue) or str(found).endswith("it is nested too deep")
+        assert (RuleValue(True, True), 0) == (await _ask(engine, "good/yes"), engine.restarts)
+
+
+async def test_a_rule_that_is_none_breaks_no_other() -> None:
+    """Whatever a provider asks for, rules that are asked for later are what they are."""
+    text = "package odd\n\nf(x) := x\n\nbad := nosuch(1)\n\nrecursive if g(1)\n\ng(x) if recursive\n"
+    rules = module("rules", "package rules\n\n" + "".join(f"r{index} := {index}\n" for index in range(12)))
+    async with _engine(module("odd", text), rules) as engine:
+        answers = []
+        for index, name in enumerate(("odd/f", "odd/bad", "odd/recursive", "odd/g", "odd/none", "none/none")):
+            for path in (name, name, f"rules/r{index}"):
+                answers += await asyncio.gather(_ask(engine, path), return_exceptions=True)
+        found = [await _ask(engine, f"rules/r{index}") for index in range(12)]
+
+        assert [RuleValue(True, index) for index in range(6)] == answers[2::3]
+        assert [RuleValue(True, index) for index in range(12)] == found
 
 
 async def test_questions_beyond_the_bound_are_refused_at_once() -> None:

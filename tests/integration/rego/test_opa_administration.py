@@ -50,3 +50,11 @@ def test_a_socket_is_not_for_pushing() -> None:
     """The client speaks TCP only; such an OPA pulls."""
     with pytest.raises(AppError, match="pull our bundle"):
         OpaAdministration(OpaAddress.parse("unix:///run/opa.sock"), LIMITS)
+
+
+def test_a_token_does_not_travel_in_the_clear() -> None:
+    """Plain HTTP with a token is for this host."""
+    with pytest.raises(AppError, match="https") as caught:
+        OpaAdministration(OpaAddress.parse("http://opa.shop:8181"), LIMITS, token="t")
+
+    assert ErrorCode.INVALID == caught.value.code

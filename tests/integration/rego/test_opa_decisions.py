@@ -85,13 +85,15 @@ async def test_a_question_that_was_sent_is_never_sent_again() -> None:
     [
         (500, b'{"code":"internal_error","message":"eval_conflict_error: secret"}', ErrorCode.UNAVAILABLE),
         (404, b"not found", ErrorCode.UNAVAILABLE),
+        (500, b'{"code":"\\ud800 secret"}', ErrorCode.UNAVAILABLE),
+        (500, b'{"code":"\\u001b[2J secret"}', ErrorCode.UNAVAILABLE),
         (200, b"no json", ErrorCode.INTERNAL),
         (200, b"[true]", ErrorCode.INTERNAL),
         (200, b"", ErrorCode.INTERNAL),
         (200, b"[" * 100_000, ErrorCode.INTERNAL),
         (200, b'{"result":"' + b"x" * LIMITS.max_result_bytes + b'"}', ErrorCode.TOO_LARGE),
     ],
-    ids=["500", "404", "no JSON", "no object", "empty", "deep", "large"],
+    ids=["500", "404", "code that is no text", "code with controls", "no JSON", "no object", "empty", "deep", "large"],
 )
 async def test_an_answer_that_is_none_is_an_error(status: int, body: bytes, code: ErrorCode) -> None:
     """And says nothing of what the server said but its code."""
@@ -190,3 +192,18 @@ async def test_the_next_address_is_tried_where_one_takes_no_connection() -> None
         decisions = OpaDecisions(OpaAddress.parse(f"http://opa.shop:{stand_in.port}"), LIMITS, resolve=twice)
         assert RuleValue(True, 1) == await _ask(decisions)
         await decisions.close()
+
+
+async def test_a_token_in_the_clear_stays_on_this_host_whatever_a_name_leads_to() -> None:
+    """The address that is connected to is judged, not how it is written."""
+    stand_in = OpaStandIn(RULES, token="t1")
+
+    async def elsewhere(_: str, __: int) -> list[str]:
+        return ["127.0.0.1", "192.0.2.1"]
+
+    async with serve(stand_in):
+        address = OpaAddress.parse(f"http://localhost:{stand_in.port}")
+        refused = await _refused(OpaDecisions(address, LIMITS, token="t1", resolve=elsewhere))
+
+    assert (ErrorCode.UNAVAILABLE, []) == (refused.code, stand_in.asked)
+    assert "token" in refused.detail

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.bootstrap.rego_engines import rego_engines
 from app.decision.ports import ProviderAnswer
 from app.errors import AppError
 from app.limits import RegoLimits
 from app.policy.provider import RegoEngine
+from app.rego.opa_address import OpaAddress
 from app.rego.rego_providers import EmbeddedProvider, OpaProvider
 from app.settings import Settings
 from tests.support.decisions import Worker, worker
@@ -71,9 +74,9 @@ async def test_an_answer_that_is_none_denies_with_its_reason(embedded: EmbeddedP
 
 
 async def test_each_server_is_asked_over_its_own_connections_and_forgotten_with_its_provider() -> None:
-    """The token goes to a server on this host also without TLS."""
-    stand_in = OpaStandIn({"shop/authz/allow": lambda _document: True}, token="t")
-    provider, serving = OpaProvider(LIMITS, token="t"), await worker()
+    """One after the other over one connection, and over another when it is named anew."""
+    stand_in = OpaStandIn({"shop/authz/allow": lambda _document: True})
+    provider, serving = OpaProvider(LIMITS), await worker()
     async with serve(stand_in):
         url = f"http://127.0.0.1:{stand_in.port}"
         await _follow(provider, serving, _provider(engine="opa", path="shop/authz/allow", opa={"url": url}))
@@ -87,16 +90,52 @@ async def test_each_server_is_asked_over_its_own_connections_and_forgotten_with_
         await provider.close()
 
 
-async def test_the_token_does_not_leave_the_host_in_the_clear() -> None:
-    """Plain HTTP to another host is asked without it."""
-    provider = OpaProvider(RegoLimits(), token="t")
-    near, far = (
-        question(engine=RegoEngine.OPA, url="http://127.0.0.1:1"),
-        question(engine=RegoEngine.OPA, url="http://10.0.0.1"),
-    )
-    headers = [dict(provider._server(each.provider.rego)._headers) for each in (near, far) if each.provider.rego]
+async def test_the_token_goes_where_the_settings_say_whatever_a_document_names(tmp_path: Path) -> None:
+    """Whoever may write a Provider cannot have it sent to a server of theirs, not even on the same host."""
+    rules = {"shop/authz/allow": lambda _document: True}
+    ours, theirs, socket = (OpaStandIn(rules) for _ in range(3))
+    path = str(tmp_path / "opa.sock")
+    async with serve(ours), serve(theirs), serve(socket, socket_path=path):
+        url, other = (f"http://127.0.0.1:{each.port}" for each in (ours, theirs))
+        listed = frozenset({OpaAddress.parse(url), OpaAddress.parse(f"unix://{path}")})
+        provider = OpaProvider(LIMITS, token="t", token_for=listed)
+        for rego in ({"url": url}, {"url": other}, {"unix_socket": path}):
+            assert ProviderAnswer(True) == await provider.ask(question(engine=RegoEngine.OPA, **rego))
+        await provider.close()
 
-    assert ["Bearer t", None] == [each.get("authorization") for each in headers]
+    assert [{"Bearer t"}, {""}, {"Bearer t"}] == [ours.tokens, theirs.tokens, socket.tokens]
+
+
+async def test_the_roots_of_the_system_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a worker tens of milliseconds, and documents name as many servers as their authors like."""
+    made: list[ssl.SSLContext] = []
+
+    def context() -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", context)
+    provider = OpaProvider(RegoLimits(opa_connect_seconds=0.001))
+    for port in (1, 2, 3):
+        await provider.ask(question(engine=RegoEngine.OPA, url=f"https://127.0.0.1:{port}"))
+    await provider.close()
+
+    assert 1 == len(made)
+
+
+async def test_a_server_that_wants_a_token_and_is_not_listed_says_what_to_write() -> None:
+    """In the hint of each decision, and once in the log."""
+    stand_in = OpaStandIn({"shop/authz/allow": lambda _document: True}, token="t")
+    provider = OpaProvider(LIMITS, token="t", token_for=frozenset({OpaAddress.parse("https://opa.shop")}))
+    async with serve(stand_in):
+        url = f"http://127.0.0.1:{stand_in.port}"
+        with capture_logs() as logs:
+            answers = [await provider.ask(question(engine=RegoEngine.OPA, url=url)) for _ in range(2)]
+        await provider.close()
+
+    said = f"OPA answered 401 unauthorized; it got no token, for rego.opa_token_for does not list {url}"
+    assert [ProviderAnswer(False, hint=f"shop/authz/allow: {said}")] * 2 == answers
+    assert [("opa_token_not_sent", url)] == [(each["event"], each["server"]) for each in logs]
 
 
 @pytest.mark.parametrize("text", [b"", b"two words", b"\xff", None])
@@ -105,7 +144,7 @@ async def test_a_token_file_that_holds_none_is_said_at_the_start(tmp_path: Path,
     file = tmp_path / "token"
     if text is not None:
         file.write_bytes(text)
-    settings = Settings(state_dir=tmp_path, rego={"opa_token_file": file})
+    settings = Settings(state_dir=tmp_path, rego={"opa_token_file": file, "opa_token_for": ["https://opa.shop"]})
     with pytest.raises(AppError, match=r"rego\.opa_token_file"):
         async with rego_engines(settings):
             pass

@@ -10,7 +10,15 @@ from app.errors import AppError
 from app.limits import PolicyLimits, RegoLimits
 from app.policy.document import parse_document
 from app.policy.document_values import read_value
-from app.policy.rego_module import RegoModule, data_documents, only_in_opa, otherwise_in_opa, roots, rule_path
+from app.policy.rego_module import (
+    RegoModule,
+    data_documents,
+    only_in_opa,
+    otherwise_in_opa,
+    refuse_clashes,
+    roots,
+    rule_path,
+)
 from app.policy.validate import Severity, validate
 
 GOOD = "# Orders.\n\npackage shop.authz # the shop\n\ndefault allow := false\n"
@@ -53,6 +61,8 @@ def test_a_module_has_its_package_its_text_and_its_data() -> None:
         ({"rego": "package shop/../system\n"}, "/spec/rego"),
         ({"rego": "package system.authz\n"}, "/spec/rego"),
         ({"rego": "package data.system\n"}, "/spec/rego"),
+        ({"rego": "package data.shop\n"}, "/spec/rego"),
+        ({"rego": "package input\n"}, "/spec/rego"),
         ({"rego": "package gatehouse\n"}, "/spec/rego"),
         ({"rego": GOOD, "data": []}, "/spec/data"),
         ({"rego": GOOD, "text": "x"}, "/spec/text"),
@@ -65,6 +75,17 @@ def test_what_is_wrong_with_a_module_is_said_where_it_stands(spec: dict[str, Any
         read_value(_document(spec))
 
     assert [pointer] == [error.pointer for error in caught.value.errors]
+
+
+@pytest.mark.parametrize("separator", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_comment_ends_where_it_does_for_engines(separator: str) -> None:
+    """At a line feed, and at nothing else that ends lines elsewhere: a package is not claimed behind another name."""
+    with pytest.raises(AppError) as caught:
+        read_value(_document({"rego": f"# {separator}package shop.authz\npackage system.authz\nallow := true\n"}))
+    module = read_value(_document({"rego": f"# {separator}package shop.authz\r\npackage bank.authz\r\n"}))
+
+    assert ["the package system is reserved; choose another"] == [error.message for error in caught.value.errors]
+    assert ("bank", "authz") == module.package
 
 
 @pytest.mark.parametrize("text", ["shop/authz/allow", "shop.authz.allow", "data.shop.authz.allow"])
@@ -118,6 +139,47 @@ def test_data_stands_at_the_package_and_clashes_are_refused() -> None:
     for clashing in (_module("shop.authz", {"a": 2}), _module("shop.authz.a", {"c": 1})):
         with pytest.raises(AppError, match="stands where other data is"):
             data_documents([above, below, clashing])
+
+
+@pytest.mark.parametrize(
+    ("data", "package", "rule"),
+    [
+        ({"authz": {"allow": True}}, "shop.authz", "default allow := false"),
+        ({"authz": {"allow": True}}, "shop.authz", "allow if input.admin"),
+        ({"authz": {"allow": {"x": 1}}}, "shop.authz", "allow contains 1"),
+        ({"authz": {"allow": True}}, "shop.authz", "allow.deep := 1"),
+        ({"authz": {"allow": True}}, "shop", "authz.allow := false"),
+        ({"authz": True}, "shop.authz", "allow := false"),
+        ({"authz": True}, "shop", "authz := false"),
+    ],
+)
+def test_data_where_a_rule_stands_is_refused(data: dict[str, Any], package: str, rule: str) -> None:
+    """The embedded engine would take it in place of a rule that is undefined, and OPA refuses the whole bundle."""
+    rules = read_value(_document({"rego": f"package {package}\n\n{rule}\n"}, "rules"))
+    with pytest.raises(AppError, match="data of RegoModule shop/m stands where RegoModule shop/rules has"):
+        refuse_clashes([_module("shop", data), rules])
+
+
+def test_data_below_a_rule_is_refused_too() -> None:
+    """Where the module of the data has the longer package."""
+    rules = read_value(_document({"rego": "package shop\n\nauthz := 1\n"}, "rules"))
+    with pytest.raises(AppError, match="data of RegoModule shop/m stands where RegoModule shop/rules has shop"):
+        refuse_clashes([rules, _module("shop.authz.deep", {"x": 1})])
+
+
+def test_data_beside_rules_is_what_it_is_for() -> None:
+    """Also under a name that the body of a rule gives to a value of its own: nothing is raised."""
+    text = "package shop\n\nallow if {\n  limits := data.shop.limits\n  limits.a > 1\n}\n\nlimits_of(x) := 1\nkeys.b := 2\n"
+    rules = read_value(_document({"rego": text, "data": {"limits": {"a": 1}, "keys": {"a": 1}}}))
+
+    refuse_clashes([rules])
+
+
+def test_doubts_about_one_module_are_bounded() -> None:
+    """A module that is nothing but such calls is no flood of warnings."""
+    calls = validate(_document({"rego": GOOD + "max(\n" * 20_000}), PolicyLimits())
+
+    assert RegoLimits().max_findings == len(calls)
 
 
 def test_roots_are_the_packages_without_those_below_others() -> None:
