@@ -72,6 +72,7 @@ class Limits:
             max_connections=5_000,
             max_concurrent_streams=64,
             max_concurrent_rpcs=4_000,
+            max_pending_rpcs=10_000,
             rpc_budget_seconds=10.0,
             max_connection_idle_seconds=600.0,
         )
@@ -82,6 +83,7 @@ class Limits:
             max_connections=2_000,
             max_concurrent_streams=16,
             max_concurrent_rpcs=1_000,
+            max_pending_rpcs=4_000,
             rpc_budget_seconds=10.0,
             max_connection_idle_seconds=60.0,
             max_connection_age_seconds=120.0,  # how long a connection outlives the root that it was verified with
@@ -93,6 +95,7 @@ class Limits:
             max_connections=2_000,
             max_concurrent_streams=1_000,
             max_concurrent_rpcs=4_000,
+            max_pending_rpcs=4_000,
             rpc_budget_seconds=0.15,
             max_connection_age_seconds=8.0,  # how connections leave a draining worker: docs/adr/0003-drain.md
             max_connection_age_grace_seconds=5.0,

@@ -13,6 +13,7 @@ class GrpcLimits:
     max_connections: int  # per listener and process
     max_concurrent_streams: int  # per connection
     max_concurrent_rpcs: int  # per process; the last resort behind the limiters of the use cases
+    max_pending_rpcs: int  # arrived and not looked at yet; gRPC itself cancels what comes beyond, and tells nobody
     rpc_budget_seconds: float  # our own deadline, because the clients set none
     min_ping_interval_seconds: float = 10.0
     max_ping_strikes: int = 5

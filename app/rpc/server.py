@@ -26,6 +26,10 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
         ("grpc.max_send_message_length", limits.max_message_bytes),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        # By default gRPC cancels some of more than 1,000 calls that it has not handed over yet, at random, and all
+        # beyond 3,000: of a mesh that comes at once many would be refused by chance, before our admission sees them.
+        ("grpc.server.max_pending_requests", limits.max_pending_rpcs - 1),
+        ("grpc.server.max_pending_requests_hard_limit", limits.max_pending_rpcs - 1),
         # Without "_recv_": the name with it exists and has no effect on a server.
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(limits.min_ping_interval_seconds)),
         ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),

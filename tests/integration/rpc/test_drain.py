@@ -28,6 +28,7 @@ LIMITS = GrpcLimits(
     max_concurrent_streams=10,
     max_connections=100,
     max_concurrent_rpcs=10,
+    max_pending_rpcs=100,
     rpc_budget_seconds=5.0,
     max_connection_age_seconds=1.0,
 )

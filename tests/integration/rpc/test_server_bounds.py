@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -61,6 +62,13 @@ async def running(methods: Sequence[UnaryMethod], limits: GrpcLimits = LIMITS) -
         yield server, port
     finally:
         await server.stop(0)
+
+
+def occupy_the_loop_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def channel(port: int) -> grpc.aio.Channel:
@@ -143,6 +151,29 @@ async def test_m7_calls_beyond_the_last_resort_are_shed_at_once() -> None:
 
     assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert answers == [b"opened", b"opened"]
+
+
+async def test_calls_that_come_at_once_wait_up_to_the_bound_and_none_is_cancelled_at_random() -> None:
+    """A loop that was busy answers the calls that came meanwhile; by itself gRPC cancels some of more than 1,000."""
+    waiting = 1_500
+    limits = replace(LIMITS, max_pending_rpcs=waiting, max_concurrent_streams=2 * waiting)
+    async with running([method(echo)], limits) as (_, port):
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as client:
+            call = client.unary_unary(ECHO)
+            assert b"x" == await asyncio.to_thread(call, b"x", timeout=30)
+            # One is let in beside those that wait: the server always asks gRPC for the next.
+            calls = [call.future(b"x") for _ in range(1 + waiting + 1)]
+            occupy_the_loop_until(lambda: any(call.done() for call in calls))
+            codes = await asyncio.to_thread(lambda: Counter(call.code() for call in calls))
+
+    assert {grpc.StatusCode.OK: 1 + waiting, grpc.StatusCode.CANCELLED: 1} == codes
+
+
+def test_more_calls_may_wait_than_may_be_worked_on() -> None:
+    """So we choose whom to refuse, and say so, before gRPC cancels whoever comes last; two calls a connection fit."""
+    limits = Limits()
+    for listener in (limits.ca_grpc, limits.ca_mtls_grpc, limits.check_grpc):
+        assert max(listener.max_concurrent_rpcs, 2 * listener.max_connections) <= listener.max_pending_rpcs
 
 
 async def test_connections_beyond_the_bound_are_turned_away() -> None:
