@@ -19,6 +19,7 @@ from app.rpc.pb.ext_authz_pb2 import CheckRequest, CheckResponse
 from tests.support.check_client import ask
 from tests.support.decisions import GATEWAY_REF, LOCAL_WAYPOINT, ORDERS_IP, WAYPOINT
 from tests.support.gatehouse import Gatehouse
+from tests.support.processes import until_gone
 from tests.support.rego import module_document, needs_regopy
 
 pytestmark = [pytest.mark.e2e, needs_regopy]
@@ -100,4 +101,6 @@ async def test_the_example_decides_in_a_worker_and_outlives_its_child(tmp_path: 
             bundle = await opa.get("/v1/opa/bundles/modules", headers={"authorization": f"Bearer {token}"})
         with tarfile.open(fileobj=io.BytesIO(bundle.content), mode="r:gz") as tar:
             assert ["/.manifest", "/data.json", "/shop/refunds.rego"] == tar.getnames()
-    assert [] == _children(worker)
+        last = _children(worker)
+    assert last
+    await until_gone([worker, *last])

@@ -17,6 +17,7 @@ from app.keys.passphrase import Passphrase
 from app.keys.private_key import decode_key, encode_key
 from app.keys.sealing import Sealer
 from tests.support.gatehouse import Gatehouse
+from tests.support.processes import until_gone
 
 CANARY = "a-canary-passphrase-that-nobody-else-has"
 
@@ -29,14 +30,6 @@ def children(pid: int) -> dict[int, str]:
             found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
             found |= children(int(child))
     return found
-
-
-def is_running(pid: int) -> bool:
-    """Whether it is there and more than a line in the table of processes."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def memory(pid: int) -> Iterator[bytes]:
@@ -148,9 +141,7 @@ async def test_the_signer_is_replaced_under_a_running_gatehouse_and_ends_with_it
                 await asyncio.sleep(0.02)
         await gatehouse.until(lambda found: all(child["ready"] for child in found.values()))
         last = signers()
-    async with asyncio.timeout(30):
-        while any(is_running(pid) for pid in last):
-            await asyncio.sleep(0.02)
+    await until_gone(last)
 
 
 async def test_the_passphrase_is_asked_for_at_a_terminal(tmp_path: Path) -> None:

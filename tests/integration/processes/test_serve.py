@@ -17,6 +17,7 @@ from app.bootstrap.foundation import open_foundation
 from app.settings import load_settings
 from tests.support.check_client import ask
 from tests.support.gatehouse import Gatehouse
+from tests.support.processes import until_gone
 
 NO_SNAPSHOT = "NO_SNAPSHOT"
 
@@ -204,10 +205,7 @@ async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
         gatehouse.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(25.0):  # less than the least drain
             assert 0 != await gatehouse.process.wait()
-            while any(
-                Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children
-            ):
-                await asyncio.sleep(0.05)
+            await until_gone(children)
 
 
 async def test_killing_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
